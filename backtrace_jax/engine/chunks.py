@@ -1,0 +1,71 @@
+"""Runs a compiled function over a batch in padded chunks of one size.
+
+One executable serves every example, so an example's relevance has the same bytes alone, in any batch and at any
+position in it. The size follows from the model and the device, never from the batch at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..errors import SettingError
+
+_LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
+_GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
+_ROWS = 8  # XLA's CPU matmuls give a row the same bits at any position in multiples of this many rows
+
+
+def default_chunk(flops: float, platform: str) -> int:
+    """Examples per call: 1 where a single example fills the machine, more where padding costs nothing one notices."""
+    effort = flops if platform == "cpu" else flops / _GPU_FACTOR
+    if effort >= _HEAVY:
+        return 1
+    return _ROWS if effort >= _LIGHT else 4 * _ROWS
+
+
+def check_chunk(chunk: Any) -> None:
+    """Refuse chunk sizes at which an example's bytes would depend on its position.
+
+    Raises:
+        SettingError: For anything but 1 or a multiple of 8.
+    """
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1 or (chunk > 1 and chunk % _ROWS):
+        raise SettingError(
+            f"chunk must be 1 or a multiple of {_ROWS}, found {chunk!r}: at other sizes the bytes of a result would "
+            "depend on an example's position in the batch"
+        )
+
+
+def run_chunks(
+    call: Callable[[Any], Any],
+    arrays: Any,
+    count: int,
+    chunk: int,
+    progress: Callable[[int, int], None] | None,
+) -> Any:
+    """Call a function chunk by chunk and join the results.
+
+    Args:
+        call: Takes and returns pytrees of arrays whose first axis is the chunk.
+        arrays: Pytree of arrays whose first axis is the batch.
+        count: Size of the batch.
+        chunk: Size of a chunk.
+        progress: Called with (examples done, examples in all) after every chunk.
+    """
+    parts = []
+    for part, size in _padded(arrays, count, chunk):
+        parts.append(jax.tree.map(lambda array, size=size: np.asarray(array)[:size], call(part)))
+        if progress:
+            progress(min(len(parts) * chunk, count), count)
+    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+
+
+def _padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:
+    """Slices of `chunk` examples; the last one repeats its last example, which is sure to be a valid one."""
+    for first in range(0, count, chunk):
+        chosen = np.minimum(np.arange(first, first + chunk), count - 1)
+        yield jax.tree.map(lambda array, chosen=chosen: array[chosen], arrays), min(chunk, count - first)

@@ -1,0 +1,69 @@
+"""Facts about values that follow from the graph alone: saturation ranges and signs."""
+
+from __future__ import annotations
+
+import math
+
+from ..ir import Eqn, Graph
+from ..ops import MOVE, OPS, SELECT
+
+Range = tuple[float, float]
+
+SATURATION: dict[str, Range] = {
+    "tanh": (-2.0, 2.0),
+    "sigmoid": (-4.0, 4.0),
+    "softmax": (-1.0, 2.0),
+    "silu": (-6.0, math.inf),
+}
+"""Outside (l, u) the activation no longer answers to evidence on that side (RULES 1.1)."""
+
+_REARRANGING = {
+    "reshape",
+    "transpose",
+}  # every entry once and unchanged, so the activation behind still consumes z alone
+_NEVER_NEGATIVE = {"abs", "exp", "relu", "sigmoid", "softmax", "softplus", "sqrt"}
+_SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "add", "cast"}
+
+
+def saturation(graph: Graph) -> dict[str, Range]:
+    """Saturation range of every value that one saturating activation alone consumes, by the value's name."""
+    readers, outputs = graph.consumers(), {var.name for var in graph.outputs}
+    found: dict[str, Range] = {}
+    for eqn in reversed(graph.eqns):
+        for var in eqn.outvars:
+            alone = readers[var.name][0] if len(readers[var.name]) == 1 and var.name not in outputs else None
+            limits = _limits(alone, found) if alone else None
+            if limits:
+                found[var.name] = limits
+    return found
+
+
+def _limits(reader: Eqn, found: dict[str, Range]) -> Range | None:
+    if reader.op in _REARRANGING:
+        return found.get(reader.outvars[0].name)
+    return SATURATION.get(reader.op)
+
+
+def nonnegative_values(graph: Graph) -> frozenset[str]:
+    """Names of the values that can be seen never to be negative."""
+    found: set[str] = set()
+    for eqn in graph.eqns:
+        if (
+            eqn.op in _NEVER_NEGATIVE
+            or _clipped_at_zero(eqn)
+            or (_keeps_sign(eqn) and _all_found(eqn, found))
+        ):
+            found.update(var.name for var in eqn.outvars)
+    return frozenset(found)
+
+
+def _clipped_at_zero(eqn: Eqn) -> bool:
+    return eqn.op == "clip" and (eqn.params["low"] if eqn.params["low"] is not None else -math.inf) >= 0
+
+
+def _keeps_sign(eqn: Eqn) -> bool:
+    return eqn.op in _SIGN_KEEPING or OPS[eqn.op].kind in (MOVE, SELECT)
+
+
+def _all_found(eqn: Eqn, found: set[str]) -> bool:
+    return all(var.name in found for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i))

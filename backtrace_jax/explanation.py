@@ -1,0 +1,180 @@
+"""What `explain` returns: relevance per input value, and the ledger that accounts for all of it.
+
+An `Explanation` holds plain NumPy arrays, batch first. Its `Ledger` keeps the books: the relevance that was started at
+the output equals what reached the inputs plus what was kept back on the way, by cause:
+
+    start = inputs + bias + constant + stabiliser + dead
+
+Everything here needs NumPy only. Pictures, HTML and files are made by `backtrace_jax.report`, imported when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backtrace_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("start", "inputs", "bias", "constant", "stabiliser", "dead")
+"""The columns of a ledger, in the order in which they are stored."""
+
+ALL_UNITS = -1
+"""The target of an example whose relevance was started at every unit of the output (regression)."""
+
+
+def _column(name: str) -> property:
+    index = COLUMNS.index(name)
+    return property(
+        lambda ledger: ledger.signed[:, index], doc=f"Signed total of `{name}` per example, [batch]."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """The books of an explanation, or of one node of its graph.
+
+    For a node, `start` is the relevance it received and `inputs` what it handed on to its operands.
+
+    Attributes:
+        signed: [batch, 6] float64, signed totals, columns in the order of `COLUMNS`.
+        absolute: [batch, 6] float64, sums of magnitudes, so that errors which cancel in `signed` still show.
+        by_node: the ledger of every graph node, by name; empty for the ledger of a node.
+
+    Raises:
+        InputError: an array is not [batch, 6] float64, or the two shapes differ.
+    """
+
+    signed: np.ndarray
+    absolute: np.ndarray
+    by_node: Mapping[str, Ledger] = field(default_factory=dict)
+
+    start = _column("start")
+    inputs = _column("inputs")
+    bias = _column("bias")
+    constant = _column("constant")
+    stabiliser = _column("stabiliser")
+    dead = _column("dead")
+
+    def __post_init__(self) -> None:
+        """Check the shapes here, so that a wrong column can never be read as another one later."""
+        for name, array in (("signed", self.signed), ("absolute", self.absolute)):
+            if array.ndim != 2 or array.shape[1] != len(COLUMNS) or array.dtype != np.float64:
+                found = f"{array.dtype} {list(array.shape)}"
+                raise InputError(f"Ledger.{name} must be float64 [batch, {len(COLUMNS)}], got {found}")
+        if self.signed.shape != self.absolute.shape:
+            shapes = f"{list(self.signed.shape)} and {list(self.absolute.shape)}"
+            raise InputError(f"Ledger.signed and Ledger.absolute must have one shape, got {shapes}")
+
+    @property
+    def error(self) -> np.ndarray:
+        """How far the books are from closing, [batch]: |start - the rest| relative to the largest magnitude."""
+        gap = np.abs(self.signed[:, 0] - self.signed[:, 1:].sum(axis=1))
+        size = self.absolute.max(axis=1)
+        return np.divide(gap, size, out=np.where(gap == 0, 0.0, np.inf), where=size != 0)
+
+    def __repr__(self) -> str:
+        """Batch size, number of nodes and the largest closing error."""
+        worst = f"{self.error.max():.1e}" if len(self.signed) else "none"
+        return f"Ledger({len(self.signed)} examples, {len(self.by_node)} nodes, closing error {worst})"
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why a model answered what it answered, for a batch of examples.
+
+    Attributes:
+        relevance: input name -> relevance, shaped like that input (integer inputs: float relevance per token).
+        inputs: input name -> the inputs that were explained.
+        outputs: output name -> the model's outputs.
+        output: name of the explained output.
+        target: [batch], flat index of the explained unit within one example of the output; `ALL_UNITS` (-1) where
+            relevance was started at all of them. None when the caller gave the start relevance.
+        layers: name -> relevance of the intermediate values that were asked for.
+        ledger: the books of the explanation, in total and per graph node.
+        fingerprint: what the bits depend on: model hash, mode, settings, versions, device. JSON values only.
+    """
+
+    relevance: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    output: str
+    target: np.ndarray | None
+    layers: dict[str, np.ndarray]
+    ledger: Ledger
+    fingerprint: dict[str, Any]
+
+    def __len__(self) -> int:
+        """Count the examples."""
+        return len(self.ledger.signed)
+
+    def plot(
+        self,
+        example: int = 0,
+        *,
+        input: str | None = None,
+        feature_names: Sequence[str] | None = None,
+        tokens: Sequence[str] | None = None,
+        path: str | PathLike[str] | None = None,
+    ) -> Figure:
+        """Draw the relevance of one example in the form that fits the input.
+
+        Images [channels, height, width] become a heat map over the input, feature vectors signed bars, integer
+        sequences coloured tokens, series [steps, features] a heat strip over time.
+
+        Args:
+            example: position in the batch.
+            input: which input to draw; by default the one that holds most of the example's relevance.
+            feature_names: one name per feature (bars are drawn, whatever the dtype).
+            tokens: one text per position (coloured tokens are drawn; relevance is summed over features).
+            path: also save the picture there, whole or not at all; the suffix picks the format.
+
+        Raises:
+            SettingError: `example` or `input` does not exist, the names do not fit, or `path` cannot be written.
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from backtrace_jax.report import pictures
+
+        figure = pictures.draw(self, example, input_name=input, feature_names=feature_names, tokens=tokens)
+        if path is not None:
+            pictures.save(figure, path)
+        return figure
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything into one `.npz` file at exactly `path`: the whole file, or nothing.
+
+        Raises:
+            SettingError: the file cannot be written, or the fingerprint holds something that JSON cannot.
+        """
+        from backtrace_jax.report import archive
+
+        archive.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Explanation:
+        """Read a file written by `save`; every array comes back bit for bit.
+
+        Raises:
+            InputError: the file is missing, broken, from a newer version, or not a saved explanation.
+        """
+        from backtrace_jax.report import archive
+
+        return archive.load(path)
+
+    def __repr__(self) -> str:
+        """One line: mode, explained output, shapes, closing error."""
+        shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in self.relevance.items())
+        mode = self.fingerprint.get("mode", "unknown")
+        return f"Explanation(mode={mode!r}, output={self.output!r}, relevance={{{shapes}}}, {self.ledger!r})"
+
+    def _repr_html_(self) -> str:
+        """Show the explanation in a notebook: self-contained HTML, with a picture where matplotlib is installed."""
+        from backtrace_jax.report import html
+
+        return html.render(self)

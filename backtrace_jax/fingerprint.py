@@ -1,0 +1,28 @@
+"""What a result depends on, so that it can be made again to the byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jaxlib
+
+from .numerics import COMPILER_OPTIONS
+
+
+def fingerprint(model_hash: str, settings: Mapping[str, Any], device: jax.Device) -> dict[str, Any]:
+    """Model hash, settings, versions, device and compiler flags, ready for JSON."""
+    return {
+        "model_sha256": model_hash,
+        **settings,
+        "backtrace_jax": version("backtrace-jax"),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "backend": device.platform,
+        "device": device.device_kind,
+        "compiler_options": COMPILER_OPTIONS.get(device.platform, {}),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }

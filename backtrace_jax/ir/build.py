@@ -1,0 +1,100 @@
+"""Builds a graph equation by equation, evaluating at once whatever has known operands only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..ops import OPS, evaluate, result_types
+from .graph import Eqn, Graph, Program, Source, Var
+
+Known: TypeAlias = np.ndarray
+Value: TypeAlias = np.ndarray | Var
+"""A value while a graph is built: a known array or a variable of the graph."""
+
+_TEMPORARY = "\0"  # marks names that the builder made up and replaces when the graph is closed
+
+
+class Builder:
+    """Collects equations; known operands become params of the graph the moment an equation reads them."""
+
+    def __init__(self) -> None:
+        self.source = Source()
+        self._inputs: list[Var] = []
+        self._eqns: list[Eqn] = []
+        self._params: dict[int, tuple[Var, np.ndarray]] = {}
+        self._names: dict[str, str] = {}
+        self._labels: dict[int, tuple[str, np.ndarray]] = {}
+        self._taken: set[str] = set()
+        self._count = 0
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Var:
+        """Add an input of the graph."""
+        var = Var(self._unique(name), shape, np.dtype(dtype))
+        self._inputs.append(var)
+        return var
+
+    def label(self, array: np.ndarray, name: str) -> None:
+        """Give a known array the name it shall have should it become a param."""
+        self._labels.setdefault(id(array), (name, array))
+
+    def label_of(self, value: Value) -> str:
+        """The name a known array was given; empty if it has none."""
+        return self._labels[id(value)][0] if id(value) in self._labels else ""
+
+    def rename(self, var: Var, name: str) -> None:
+        """Give a computed variable the model's own name; the first name given stays."""
+        if var.name.startswith(_TEMPORARY) and var.name not in self._names:
+            self._names[var.name] = self._unique(name)
+
+    def emit(self, op: str, *operands: Value, **params: Any) -> Any:
+        """Add an equation and return its result, or a tuple of results where the operation has several.
+
+        Known operands only: the result is computed here and is known as well.
+        """
+        if all(isinstance(operand, np.ndarray) for operand in operands):
+            return evaluate(op, operands, params)
+        invars = tuple(self._as_var(operand) for operand in operands)
+        types = result_types(op, invars, params)
+        outvars = tuple(Var(self._temporary(op), shape, dtype) for shape, dtype in types)
+        self._eqns.append(Eqn(op, invars, outvars, params, self.source))
+        return outvars if OPS[op].many else outvars[0]
+
+    def finish(self, outputs: Mapping[str, Value]) -> Program:
+        """Close the graph with these outputs, by the model's own names."""
+        variables = {name: self._as_var(value) for name, value in outputs.items()}
+        params = tuple(var for var, _ in self._params.values())
+        eqns = tuple(self._renamed(eqn) for eqn in self._eqns)
+        results = tuple(self._final(var) for var in variables.values())
+        graph = Graph(tuple(self._inputs), params, eqns, results, tuple(outputs))
+        return Program(graph, {var.name: array for var, array in self._params.values()})
+
+    def _as_var(self, value: Value) -> Var:
+        if isinstance(value, Var):
+            return value
+        if id(value) not in self._params:
+            name = self._labels.get(id(value), ("constant", value))[0]
+            self._params[id(value)] = Var(self._unique(name), value.shape, value.dtype), value
+        return self._params[id(value)][0]
+
+    def _renamed(self, eqn: Eqn) -> Eqn:
+        invars, outvars = (tuple(map(self._final, variables)) for variables in (eqn.invars, eqn.outvars))
+        return Eqn(eqn.op, invars, outvars, eqn.params, eqn.source)
+
+    def _final(self, var: Var) -> Var:
+        if var.name.startswith(_TEMPORARY) and var.name not in self._names:
+            self._names[var.name] = self._unique(var.name.split(_TEMPORARY)[1])
+        return Var(self._names.get(var.name, var.name), var.shape, var.dtype)
+
+    def _temporary(self, op: str) -> str:
+        self._count += 1
+        return f"{_TEMPORARY}{op}{_TEMPORARY}{self._count}"
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self._taken:
+            candidate, count = f"{name}.{count}", count + 1
+        self._taken.add(candidate)
+        return candidate

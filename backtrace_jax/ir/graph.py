@@ -1,0 +1,114 @@
+"""Frozen graph data: variables, equations, graphs, and a graph together with its weights.
+
+A graph is a list of equations in the order of computation, `outvars = op[params] invars`, as a jaxpr is. It is specialised
+to the shapes of one example (batch axis of size 1); the engine adds the batch by `vmap`. Weights are named by variables
+and kept beside the graph, never inside it, so that they can be arguments of the compiled function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    """A value of the graph: its name (unique in the graph), shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the values are floating-point numbers (bfloat16 and its kind included)."""
+        return not (np.issubdtype(self.dtype, np.integer) or self.dtype == np.bool_)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the values are integers, signed or not."""
+        return bool(np.issubdtype(self.dtype, np.integer))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an equation came from: node name, qualified operator, and module path where the exporter left one."""
+
+    node: str = ""
+    operator: str = ""
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class Eqn:
+    """One equation: `outvars = op[params] invars`; sub-graphs are params."""
+
+    op: str
+    invars: tuple[Var, ...]
+    outvars: tuple[Var, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = Source()
+
+    def __str__(self) -> str:
+        from .printer import format_eqn
+
+        return format_eqn(self)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph of equations.
+
+    Attributes:
+        inputs: What the user passes, one example (batch axis of size 1).
+        params: Weights and constants, passed beside the inputs.
+        eqns: Equations in the order of computation; every operand is defined before it is used.
+        outputs: Values returned; may be inputs or params.
+        output_names: The model's own name of each output.
+    """
+
+    inputs: tuple[Var, ...]
+    params: tuple[Var, ...]
+    eqns: tuple[Eqn, ...]
+    outputs: tuple[Var, ...]
+    output_names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        from .printer import format_graph
+
+        return format_graph(self)
+
+    def variables(self) -> Iterator[Var]:
+        """Every value of the graph in the order of definition."""
+        yield from self.inputs
+        yield from self.params
+        for eqn in self.eqns:
+            yield from eqn.outvars
+
+    def producers(self) -> dict[str, Eqn]:
+        """The equation that computes each value, by the value's name."""
+        return {var.name: eqn for eqn in self.eqns for var in eqn.outvars}
+
+    def consumers(self) -> dict[str, list[Eqn]]:
+        """The equations that read each value, by the value's name; one entry per operand that reads it."""
+        readers: dict[str, list[Eqn]] = {var.name: [] for var in self.variables()}
+        for eqn in self.eqns:
+            for var in eqn.invars:
+                readers[var.name].append(eqn)
+        return readers
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph and its weights.
+
+    Attributes:
+        graph: The graph.
+        weights: Array of each of `graph.params`, by name.
+    """
+
+    graph: Graph
+    weights: Mapping[str, np.ndarray]

@@ -1,0 +1,80 @@
+"""Numerics policy: float types, contraction precision, and the compiler options that make a backend deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from .errors import NumericsError, SettingError
+from .ir import Eqn, Graph
+
+FLOAT_TYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+PRECISIONS = ("highest", "high", "default")
+
+COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "gpu": {"xla_gpu_deterministic_ops": True, "xla_gpu_exclude_nondeterministic_ops": True},
+}
+"""Options of each compiled function, by backend; set per function, so no process-wide flag is touched."""
+
+
+def float_type(name: str) -> np.dtype:
+    """The float type of this name.
+
+    Raises:
+        SettingError: For any other name.
+    """
+    if name not in FLOAT_TYPES:
+        raise SettingError(f"dtype {name!r} does not exist; there are: {', '.join(FLOAT_TYPES)}")
+    return FLOAT_TYPES[name]
+
+
+@contextmanager
+def exact_types(precision: str = "highest") -> Iterator[None]:
+    """Inside, 64-bit types are kept as they are and contractions have this precision; nothing global changes."""
+    with jax.enable_x64(True), jax.default_matmul_precision(precision):
+        yield
+
+
+def check_finite(
+    graph: Graph, weights: Mapping[str, Any], example: Mapping[str, np.ndarray], output: str
+) -> None:
+    """Raise an error that names the first equation that turns finite operands into NaN or Inf.
+
+    Args:
+        graph: The graph.
+        weights: Its weights.
+        example: One example's inputs, in the shapes of the graph.
+        output: Name of the output found not to be finite.
+    """
+    from .engine.forward import compute
+
+    values: dict[str, Any] = {**weights, **example}
+    culprit = None
+    with exact_types():
+        for eqn in graph.eqns:
+            values.update(compute(eqn, values))
+            if culprit is None and _breaks(eqn, values):
+                culprit = eqn
+    origin = f", first in node {culprit.source.node!r} ({culprit.source.operator})" if culprit else ""
+    raise NumericsError(
+        f"output {output!r} is NaN or Inf on these inputs{origin}; check their scale, and that every index lies inside its table"
+    )
+
+
+def _breaks(eqn: Eqn, values: Mapping[str, Any]) -> bool:
+    """Whether an equation made NaN, or Inf out of finite operands."""
+    results, operands = (
+        [np.asarray(values[var.name]) for var in variables if var.is_float]
+        for variables in (eqn.outvars, eqn.invars)
+    )
+    if all(np.isfinite(array).all() for array in results):
+        return False
+    made_nan = any(np.isnan(array).any() for array in results) and not any(
+        np.isnan(array).any() for array in operands
+    )
+    return made_nan or all(np.isfinite(array).all() for array in operands)

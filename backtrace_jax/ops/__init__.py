@@ -1,0 +1,46 @@
+"""Operations of the intermediate representation, by kind. Importing this package fills the table `OPS`."""
+
+from . import comparing, linear, moving, normalising, pointwise, selecting
+from .registry import (
+    KINDS,
+    LINEAR,
+    MOVE,
+    NONE,
+    NORM,
+    OPS,
+    POINTWISE,
+    PRODUCT,
+    QUOTIENT,
+    SELECT,
+    SOFTMAX,
+    SUM,
+    Op,
+    evaluate,
+    register,
+    result_types,
+)
+
+__all__ = [
+    "KINDS",
+    "LINEAR",
+    "MOVE",
+    "NONE",
+    "NORM",
+    "OPS",
+    "POINTWISE",
+    "PRODUCT",
+    "QUOTIENT",
+    "SELECT",
+    "SOFTMAX",
+    "SUM",
+    "Op",
+    "comparing",
+    "evaluate",
+    "linear",
+    "moving",
+    "normalising",
+    "pointwise",
+    "register",
+    "result_types",
+    "selecting",
+]

@@ -1,0 +1,143 @@
+"""Linear operations: products of two operands (linear in each), fixed-weight linear maps, sums.
+
+A product becomes a linear map as soon as only one of its factors bears relevance: the other one is then its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .registry import LINEAR, PRODUCT, QUOTIENT, SUM, register
+
+Sizes: TypeAlias = tuple[int, ...]
+Padding: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def same_rank(*arrays: Array) -> list[Array]:
+    """Give all arrays the rank of the largest by leading axes of size 1, as NumPy's broadcasting does."""
+    rank = max(array.ndim for array in arrays)
+    return [jnp.expand_dims(array, tuple(range(rank - array.ndim))) for array in arrays]
+
+
+def add(*arrays: Array) -> Array:
+    """Sum of any number of operands, broadcast against each other."""
+    first, *others = same_rank(*arrays)
+    for other in others:
+        first = first + other
+    return first
+
+
+def sub(a: Array, b: Array) -> Array:
+    """Difference, broadcast."""
+    a, b = same_rank(a, b)
+    return a - b
+
+
+def mul(a: Array, b: Array) -> Array:
+    """Product entry by entry, broadcast."""
+    a, b = same_rank(a, b)
+    return a * b
+
+
+def div(a: Array, b: Array) -> Array:
+    """Quotient entry by entry, broadcast; integers truncate towards zero."""
+    a, b = same_rank(a, b)
+    return lax.div(*jnp.broadcast_arrays(a, b))
+
+
+def einsum(a: Array, b: Array, *, equation: str) -> Array:
+    """Einstein summation of two operands."""
+    return jnp.einsum(equation, a, b)
+
+
+def conv(x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int) -> Array:
+    """Convolution of any rank: x [N, C, *spatial], K [O, C/groups, *window]."""
+    return lax.conv_general_dilated(x, K, strides, padding, rhs_dilation=dilation, feature_group_count=groups)
+
+
+def conv_transpose(
+    x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int
+) -> Array:
+    """Transposed convolution of any rank: x [N, C, *spatial], K [C, O/groups, *window].
+
+    `padding` is what is cut off (or, where negative, added to) the full result on either side.
+    """
+    window = K.shape[2:]
+    grouped = K.reshape(groups, K.shape[0] // groups, *K.shape[1:])
+    kernel = jnp.flip(jnp.swapaxes(grouped, 1, 2), tuple(range(3, grouped.ndim)))
+    kernel = kernel.reshape(K.shape[1] * groups, K.shape[0] // groups, *window)
+    reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
+    pads = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1,) * len(window),
+        pads,
+        lhs_dilation=strides,
+        rhs_dilation=dilation,
+        feature_group_count=groups,
+    )
+
+
+def avg_pool(
+    x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes, counted: Padding
+) -> Array:
+    """Mean over windows: x [N, C, *spatial]; `counted` is the part of the padding that counts as entries."""
+    ones = (1, 1)
+    total = lax.reduce_window(
+        x,
+        np.zeros((), x.dtype),
+        lax.add,
+        ones + window,
+        ones + strides,
+        ((0, 0), (0, 0), *padding),
+        window_dilation=ones + dilation,
+    )
+    sizes = np.ones((), x.dtype)
+    for axis, counts in enumerate(map(_entries, x.shape[2:], window, strides, padding, dilation, counted)):
+        sizes = sizes * np.expand_dims(counts.astype(x.dtype), [a for a in range(x.ndim) if a != axis + 2])
+    return total / sizes
+
+
+def _entries(
+    size: int, window: int, stride: int, padding: tuple[int, int], dilation: int, counted: tuple[int, int]
+) -> np.ndarray:
+    """How many entries each window of one axis counts."""
+    span = dilation * (window - 1) + 1
+    starts = np.arange(0, sum(padding) + size - span + 1, stride) - padding[0]
+    positions = starts[:, None] + dilation * np.arange(window)
+    return ((positions >= -counted[0]) & (positions < size + counted[1])).sum(axis=1)
+
+
+def reduce_sum(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:
+    """Sum over axes."""
+    return jnp.sum(x, axis=tuple(axes), keepdims=keepdims, dtype=x.dtype)
+
+
+def reduce_mean(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:
+    """Mean over axes."""
+    count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+    return lax.div(reduce_sum(x, axes=axes, keepdims=keepdims), jnp.asarray(count, x.dtype))
+
+
+def cumsum(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
+    """Running sum along an axis."""
+    total = lax.cumsum(x, axis=axis, reverse=reverse)
+    return total - x if exclusive else total
+
+
+register(
+    PRODUCT,
+    {"mul": mul, "matmul": jnp.matmul, "einsum": einsum, "conv": conv, "conv_transpose": conv_transpose},
+)
+register(QUOTIENT, {"div": div})
+register(
+    LINEAR, {"avg_pool": avg_pool, "reduce_sum": reduce_sum, "reduce_mean": reduce_mean, "cumsum": cumsum}
+)
+register(SUM, {"add": add})
+register(SUM, {"sub": sub}, signs=(1, -1))

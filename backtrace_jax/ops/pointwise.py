@@ -1,0 +1,119 @@
+"""One-input functions applied entry by entry; further operands are settings and carry no relevance."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .linear import same_rank
+from .registry import POINTWISE, register
+
+
+def cast(x: Array, *, dtype: str) -> Array:
+    """Conversion to another dtype; floats become booleans by being non-zero."""
+    return lax.convert_element_type(x, jnp.dtype(dtype)) if dtype != "bool" else x != 0
+
+
+def prelu(x: Array, slope: Array) -> Array:
+    """Leaky rectifier with a slope per channel."""
+    x, slope = same_rank(x, slope)
+    return jnp.where(x < 0, slope * x, x)
+
+
+def pow_(x: Array, exponent: Array) -> Array:
+    """x raised to an exponent, broadcast."""
+    x, exponent = same_rank(x, exponent)
+    return jnp.power(x, exponent)
+
+
+def clip(x: Array, *, low: float | None, high: float | None) -> Array:
+    """x kept inside an interval; None leaves a side open."""
+    return jnp.clip(x, low, high)
+
+
+def gelu(x: Array, *, approximate: bool) -> Array:
+    """Gaussian error linear unit, exact or by tanh."""
+    return jax.nn.gelu(x, approximate=approximate)
+
+
+def leaky_relu(x: Array, *, alpha: float) -> Array:
+    """x where positive, alpha x elsewhere."""
+    return jnp.where(x < 0, x * alpha, x)
+
+
+def elu(x: Array, *, alpha: float) -> Array:
+    """x where positive, alpha (exp(x) - 1) elsewhere."""
+    return jnp.where(x < 0, jnp.expm1(jnp.minimum(x, 0)) * alpha, x)
+
+
+def selu(x: Array, *, alpha: float, gamma: float) -> Array:
+    """Scaled exponential linear unit."""
+    return elu(x, alpha=alpha) * gamma
+
+
+def celu(x: Array, *, alpha: float) -> Array:
+    """Continuously differentiable exponential linear unit."""
+    return jnp.where(x < 0, jnp.expm1(jnp.minimum(x, 0) / alpha) * alpha, x)
+
+
+def hard_sigmoid(x: Array, *, alpha: float, beta: float) -> Array:
+    """alpha x + beta kept inside [0, 1]."""
+    return jnp.clip(x * alpha + beta, 0, 1)
+
+
+def hard_swish(x: Array) -> Array:
+    """x times the hard sigmoid with slope 1/6 and offset 1/2."""
+    return x * hard_sigmoid(x, alpha=1 / 6, beta=0.5)
+
+
+def thresholded_relu(x: Array, *, alpha: float) -> Array:
+    """x where above alpha, 0 elsewhere."""
+    return jnp.where(x > alpha, x, jnp.zeros_like(x))
+
+
+def shrink(x: Array, *, bias: float, lambd: float) -> Array:
+    """x moved towards 0 by `bias` where its magnitude is above `lambd`, 0 elsewhere."""
+    zero = jnp.zeros_like(x)
+    return jnp.where(x < -lambd, x + bias, jnp.where(x > lambd, x - bias, zero))
+
+
+register(
+    POINTWISE,
+    {
+        "abs": jnp.abs,
+        "cast": cast,
+        "ceil": jnp.ceil,
+        "celu": celu,
+        "clip": clip,
+        "cos": jnp.cos,
+        "elu": elu,
+        "erf": lax.erf,
+        "exp": jnp.exp,
+        "floor": jnp.floor,
+        "gelu": gelu,
+        "hard_sigmoid": hard_sigmoid,
+        "hard_swish": hard_swish,
+        "leaky_relu": leaky_relu,
+        "log": jnp.log,
+        "mish": jax.nn.mish,
+        "neg": lax.neg,
+        "reciprocal": jnp.reciprocal,
+        "relu": jax.nn.relu,
+        "round": jnp.round,
+        "rsqrt": lax.rsqrt,
+        "selu": selu,
+        "shrink": shrink,
+        "sigmoid": jax.nn.sigmoid,
+        "sign": jnp.sign,
+        "silu": jax.nn.silu,
+        "sin": jnp.sin,
+        "softplus": jax.nn.softplus,
+        "softsign": jax.nn.soft_sign,
+        "sqrt": jnp.sqrt,
+        "tan": jnp.tan,
+        "tanh": jnp.tanh,
+        "thresholded_relu": thresholded_relu,
+    },
+)
+register(POINTWISE, {"prelu": prelu, "pow": pow_}, carriers=(0,))

@@ -1,0 +1,99 @@
+"""The table of operations: what each one computes and what kind of thing it is.
+
+The kind decides which relevance rules apply (RULES: section 1 to 9); an operation is a line in this table, and every mode
+explains it from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+LINEAR = "linear"  # linear in its one operand, with fixed weights that are not negative
+MOVE = "move"  # the result holds entries of the operands unchanged
+SELECT = "select"  # the winners of a comparison
+SUM = "sum"  # operands added, each with a sign
+PRODUCT = "product"  # linear in each of two operands; an optional third operand is an additive bias
+QUOTIENT = "quotient"  # one operand divided by another
+POINTWISE = "pointwise"  # one-input function applied entry by entry
+NORM = "norm"  # normalisation by statistics of the operand itself
+SOFTMAX = "softmax"  # softmax and its logarithm
+NONE = "none"  # carries no relevance: comparisons, integer results, shapes
+
+KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, NONE)
+
+
+class Typed(Protocol):
+    """Anything with a shape and a dtype."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the entries."""
+        ...
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Attributes:
+        name: Name in the graph.
+        kind: One of `KINDS`.
+        apply: What it computes: arrays positional, static params as keywords.
+        carriers: Operand positions through which relevance can flow; None: every operand.
+        signs: For sums, the sign of each operand; None: all positive.
+        many: Whether it returns a tuple of results.
+    """
+
+    name: str
+    kind: str
+    apply: Callable[..., Any]
+    carriers: tuple[int, ...] | None = None
+    signs: tuple[int, ...] | None = None
+    many: bool = False
+
+    def __call__(self, *operands: Any, **params: Any) -> Any:
+        """Compute the result; a product's third operand is added to it."""
+        if self.kind == PRODUCT and len(operands) == 3:
+            return self.apply(*operands[:2], **params) + operands[2]
+        return self.apply(*operands, **params)
+
+    def carries(self, position: int) -> bool:
+        """Whether relevance can flow through the operand at this position."""
+        if self.kind == NONE or (self.kind == PRODUCT and position == 2):
+            return False
+        return self.carriers is None or position in self.carriers
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(kind: str, functions: Mapping[str, Callable[..., Any]], **settings: Any) -> None:
+    """Add operations of one kind to the table."""
+    for name, function in functions.items():
+        OPS[name] = Op(name, kind, function, **settings)
+
+
+def evaluate(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
+    """Compute an operation on known arrays, with every dtype kept as it is."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, OPS[op](*operands, **params))
+
+
+def result_types(
+    op: str, operands: Sequence[Typed], params: Mapping[str, Any]
+) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of each result, found by abstract evaluation."""
+    with jax.enable_x64(True):
+        arguments = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
+        results = jax.eval_shape(lambda *arrays: OPS[op](*arrays, **params), *arguments)
+    return [(result.shape, np.dtype(result.dtype)) for result in (results if OPS[op].many else (results,))]

@@ -1,0 +1,71 @@
+"""Explanations in notebooks: one self-contained piece of HTML, every text escaped, the picture embedded."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from backtrace_jax.errors import BacktraceError
+from backtrace_jax.explanation import COLUMNS, Explanation
+from backtrace_jax.report.describe import number, unit
+
+MOST_ROWS = 10
+
+_TABLE = "border-collapse:collapse;margin:0.5em 0;font-variant-numeric:tabular-nums"
+_CELL = "text-align:right;padding:0.15em 0.7em;border-bottom:1px solid rgba(128,128,128,0.3)"
+
+
+def render(explanation: Explanation) -> str:
+    """The explanation as HTML: a row per example (the first ten), and a picture of the first example."""
+    mode = explanation.fingerprint.get("mode", "unknown")
+    shown = min(len(explanation), MOST_ROWS)
+    parts = [
+        f"<div><b>Explanation</b> of {escape(explanation.output)}, mode {escape(str(mode))}, "
+        f"{len(explanation)} examples{'' if shown == len(explanation) else f', the first {shown} shown'}</div>",
+        _table(["example", "explained", *explanation.relevance], _totals(explanation, shown)),
+        _table(["ledger", *COLUMNS, "error"], _books(explanation, shown)),
+        _picture(explanation),
+    ]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _totals(explanation: Explanation, shown: int) -> list[list[str]]:
+    """Per example: the explained unit and the total relevance of every input."""
+    return [
+        [str(example), unit(explanation, example)]
+        + [
+            number(float(np.sum(array[example], dtype=np.float64)))
+            for array in explanation.relevance.values()
+        ]
+        for example in range(shown)
+    ]
+
+
+def _books(explanation: Explanation, shown: int) -> list[list[str]]:
+    signed, error = explanation.ledger.signed, explanation.ledger.error
+    return [
+        [str(example), *(number(total) for total in signed[example]), f"{error[example]:.1e}"]
+        for example in range(shown)
+    ]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th style="{_CELL}">{escape(text)}</th>' for text in heads)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(text)}</td>' for text in row) + "</tr>" for row in rows
+    )
+    return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _picture(explanation: Explanation) -> str:
+    """The first example as an embedded PNG; nothing where matplotlib is missing or no form of picture fits."""
+    from backtrace_jax.report import pictures
+
+    try:
+        data = base64.b64encode(pictures.png(pictures.draw(explanation))).decode("ascii")
+    except BacktraceError:
+        return ""
+    return f'<img alt="relevance of the first example" src="data:image/png;base64,{data}">'

@@ -1,0 +1,143 @@
+"""Explanations as plain text: the prediction, the inputs that mattered most, the ledger. ASCII, for any terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from backtrace_jax.explanation import ALL_UNITS, COLUMNS, Explanation
+from backtrace_jax.report.describe import check_example, number, position, unit
+
+WIDEST_BAR = 20
+
+
+def summary(
+    explanation: Explanation,
+    example: int = 0,
+    *,
+    count: int = 5,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    label: int | None = None,
+) -> str:
+    """Everything about one example: prediction, top inputs, ledger.
+
+    Args:
+        explanation: what to report.
+        example: position in the batch.
+        count: how many input values to list.
+        feature_names: names of the values of a [features] input, instead of their indices.
+        class_names: names of the units of the explained output.
+        label: the true class, shown beside the prediction.
+
+    Raises:
+        SettingError: there is no such example.
+    """
+    check_example(explanation, example)
+    parts = [
+        prediction(explanation, example, class_names=class_names, label=label),
+        top_inputs(explanation, example, count=count, feature_names=feature_names),
+        ledger(explanation, example),
+    ]
+    return "\n\n".join(parts)
+
+
+def prediction(
+    explanation: Explanation,
+    example: int,
+    *,
+    class_names: Sequence[str] | None = None,
+    label: int | None = None,
+) -> str:
+    """What the model said and which unit is explained, one fact per line."""
+    values = np.asarray(explanation.outputs[explanation.output][example], np.float64)
+    lines = [f"example      {example}"]
+    if values.ndim == 1 and values.size > 1:
+        lines.append(f"prediction   {_class(int(values.argmax()), class_names)}, {_score(values.max())}")
+    elif values.size == 1:
+        lines.append(f"prediction   {_score(values.item())}")
+    if label is not None:
+        lines.append(f"label        {_class(label, class_names)}")
+    lines.append(f"explained    {unit(explanation, example)}{_value(explanation, values, example)}")
+    return "\n".join(lines)
+
+
+def top_inputs(
+    explanation: Explanation,
+    example: int,
+    *,
+    count: int = 5,
+    feature_names: Sequence[str] | None = None,
+) -> str:
+    """The input values of largest |relevance| over all inputs, with a bar of + or - for each."""
+    entries = _largest(explanation, example, count)
+    if not entries:
+        return "top inputs   none: no input bears relevance"
+    longest = abs(entries[0][2])
+    named = [
+        (_input_name(explanation, name, flat, feature_names), name, flat, share)
+        for name, flat, share in entries
+    ]
+    width = max(12, *(len(entry[0]) for entry in named))
+    lines = [f"{'top inputs':<{width + 2}}  {'value':>10}  {'relevance':>12}"]
+    for text, name, flat, share in named:
+        value = np.asarray(explanation.inputs[name][example]).ravel()[flat]
+        lines.append(
+            f"  {text:<{width}}  {value:>10.4g}  {number(share):>12}  {_bar(share, longest)}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def ledger(explanation: Explanation, example: int) -> str:
+    """The books of one example, a line per column, and how far they are from closing."""
+    books = explanation.ledger
+    lines = [f"{'ledger':<14}  {'signed':>12}  {'absolute':>12}"]
+    for index, name in enumerate(COLUMNS):
+        signed, absolute = books.signed[example, index], books.absolute[example, index]
+        lines.append(f"  {name:<12}  {number(signed):>12}  {number(absolute).lstrip('+'):>12}")
+    lines.append(f"  {'error':<12}  {books.error[example]:>12.1e}")
+    return "\n".join(lines)
+
+
+def batch(explanation: Explanation) -> str:
+    """One line about all examples: how many, and which of them closes worst."""
+    errors = explanation.ledger.error
+    if not len(errors):
+        return "examples     0"
+    worst = int(errors.argmax())
+    return f"examples     {len(errors)}, largest ledger error {errors[worst]:.1e} (example {worst})"
+
+
+def _largest(explanation: Explanation, example: int, count: int) -> list[tuple[str, int, float]]:
+    entries: list[tuple[str, int, float]] = []
+    for name, array in explanation.relevance.items():
+        shares = np.asarray(array[example], np.float64).ravel()
+        order = np.argsort(-np.abs(shares), kind="stable")[:count]
+        entries += [(name, int(flat), float(shares[flat])) for flat in order]
+    return sorted(entries, key=lambda entry: -abs(entry[2]))[:count]
+
+
+def _input_name(explanation: Explanation, name: str, flat: int, feature_names: Sequence[str] | None) -> str:
+    shape = explanation.relevance[name].shape[1:]
+    if feature_names is not None and len(shape) == 1 and len(feature_names) == shape[0]:
+        return str(feature_names[flat])
+    return position(name, flat, shape)
+
+
+def _class(index: int, names: Sequence[str] | None) -> str:
+    return f"class {index}" if names is None else f"class {index} ({names[index]})"
+
+
+def _score(value: float) -> str:
+    return f"score {value:.4g}"
+
+
+def _value(explanation: Explanation, values: np.ndarray, example: int) -> str:
+    target = ALL_UNITS if explanation.target is None else int(explanation.target[example])
+    return "" if target == ALL_UNITS else f" = {values.ravel()[target]:.4g}"
+
+
+def _bar(share: float, longest: float) -> str:
+    length = round(WIDEST_BAR * abs(share) / longest) if longest else 0
+    return ("-" if share < 0 else "+") * length

@@ -1,0 +1,102 @@
+"""Modes: named, ordered lists of (selector, rule); the first selector that matches an equation gives its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jax import Array
+
+from ..errors import SettingError
+from ..ir import Eqn
+from ..ops import LINEAR, MOVE, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
+from . import default, shared
+from .site import EMBEDDING, Kept, Shares, Site
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A relevance rule: a name for reports and a pure function (site, relevance of the result) -> (shares, kept)."""
+
+    name: str
+    apply: Callable[[Site, Array], tuple[Shares, Kept]]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Chooses equations by kind, by operation, or both; None matches anything."""
+
+    kind: str | None = None
+    op: str | None = None
+
+    def matches(self, eqn: Eqn, kind: str) -> bool:
+        """Whether an equation, being of this kind where it stands, is chosen."""
+        return self.kind in (None, kind) and self.op in (None, eqn.op)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A named composite.
+
+    Attributes:
+        name: What the user asks for.
+        summary: One line.
+        reference: Where it is published.
+        rules: (selector, rule) pairs, first match wins.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    rules: tuple[tuple[Selector, Rule], ...]
+
+    def rule(self, eqn: Eqn, kind: str) -> Rule | None:
+        """The rule of an equation; None where the mode has none."""
+        return next((rule for selector, rule in self.rules if selector.matches(eqn, kind)), None)
+
+
+def _by_kind(rules: dict[str, Rule]) -> tuple[tuple[Selector, Rule], ...]:
+    return tuple((Selector(kind=kind), rule) for kind, rule in rules.items())
+
+
+_TAKE_ALL = Rule("identity", shared.identity)
+
+_SHARED = {
+    MOVE: Rule("move", shared.move),
+    SELECT: Rule("winner", shared.select),
+    POINTWISE: _TAKE_ALL,
+    NORM: _TAKE_ALL,
+    SOFTMAX: _TAKE_ALL,
+    QUOTIENT: Rule("numerator", shared.identity),
+    EMBEDDING: Rule("token", shared.embedding),
+}
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode(
+            "default",
+            "relevance in proportion to the magnitude of each contribution",
+            "DLBacktrace, arXiv 2411.12643",
+            _by_kind(
+                {
+                    LINEAR: Rule("proportional", default.linear),
+                    SUM: Rule("proportional", default.total),
+                    PRODUCT: Rule("halves", default.product),
+                    **_SHARED,
+                }
+            ),
+        ),
+    )
+}
+
+
+def find_mode(name: str) -> Mode:
+    """The mode of this name.
+
+    Raises:
+        SettingError: Listing the modes there are.
+    """
+    if name not in MODES:
+        raise SettingError(f"mode {name!r} does not exist; there are: {', '.join(MODES)}")
+    return MODES[name]

@@ -1,0 +1,132 @@
+"""What a relevance rule sees of one equation, and the numerical helpers every rule shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..ops import PRODUCT, QUOTIENT, Op
+from ..ops.linear import mul
+
+BIAS, CONSTANT, STABILISER, DEAD = "bias", "constant", "stabiliser", "dead"
+EMBEDDING = "embedding"  # rows of a table that bears no relevance, looked up by an index that does
+
+Shares = dict[int, Array]
+"""Relevance handed to operands, by operand position; each has its operand's shape."""
+
+Kept = dict[str, Array]
+"""Relevance a rule kept back, by ledger column, not yet summed."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One equation at work.
+
+    Attributes:
+        op: The operation.
+        params: Its static settings.
+        kind: Its kind here, given which operands bear relevance: a product with one bearing factor is linear.
+        bears: Whether each operand bears relevance.
+        saturation: Range (l, u) of the activation that alone consumes the result; None: no gate.
+        nonnegative: Whether each operand is known never to be negative.
+        operands: Values of the operands.
+        result: Value of the result (a tuple where there are several).
+    """
+
+    op: Op
+    params: Mapping[str, Any]
+    kind: str
+    bears: tuple[bool, ...]
+    saturation: tuple[float, float] | None
+    nonnegative: tuple[bool, ...]
+    operands: tuple[Array, ...]
+    result: Any
+
+    @property
+    def carriers(self) -> tuple[int, ...]:
+        """Operand positions that take part in the sharing, whether they bear relevance or are constants."""
+        return tuple(i for i in range(len(self.operands)) if self.op.carries(i))
+
+    @property
+    def bearer(self) -> int:
+        """Position of the first operand that bears relevance."""
+        return self.bears.index(True)
+
+    def call(self, carried: Mapping[int, Array]) -> Any:
+        """Apply the operation with some operands replaced, without bias."""
+        operands = [carried.get(i, operand) for i, operand in enumerate(self.operands)]
+        return self.op.apply(*operands[: 2 if self.op.kind == PRODUCT else None], **self.params)
+
+
+class LinearMap(NamedTuple):
+    """z = apply(K, x) + bias: an equation seen as a linear map of the one operand that bears relevance.
+
+    Attributes:
+        apply: Linear in `x` for given weights and linear in `K`; with K = None the fixed, non-negative weights.
+        K: The weights; None where the operation has none of its own.
+        x: The operand that bears relevance.
+        bias: Additive parameters, broadcastable to z; None: none.
+        position: Position of x among the operands.
+        nonnegative: Whether x is known never to be negative.
+    """
+
+    apply: Callable[[Any, Array], Array]
+    K: Array | None
+    x: Array
+    bias: Array | None
+    position: int
+    nonnegative: bool
+
+
+def linear_map(site: Site) -> LinearMap:
+    """The linear map of a site of kind linear."""
+    position = site.bearer
+    x = site.operands[position]
+    if site.op.kind == QUOTIENT:
+        apply, K, bias = _scale, 1 / site.operands[1], None
+    elif site.op.kind == PRODUCT:
+        apply, K = _weighted(site, position), site.operands[1 - position]
+        bias = site.operands[2] if len(site.operands) == 3 else None
+    else:
+        apply, K, bias = (lambda _, value: site.call({position: value})), None, None
+    return LinearMap(apply, K, x, bias, position, site.nonnegative[position])
+
+
+def _weighted(site: Site, position: int) -> Callable[[Any, Array], Array]:
+    return lambda K, value: site.call({position: value, 1 - position: K})
+
+
+def _scale(K: Array, x: Array) -> Array:
+    return mul(x, K)
+
+
+class Spread(NamedTuple):
+    """Relevance per unit of evidence, and the relevance that met none."""
+
+    rate: Array
+    dead: Array
+
+
+def spread(R: Array, D: Array) -> Spread:
+    """R/D, with 0/0 = 0.
+
+    Evidence so small that the quotient could overflow once it meets a weight counts as none, so that nothing finite
+    turns into Inf or NaN; such relevance is dead.
+    """
+    smallest = 2.0 ** -(jnp.finfo(R.dtype).maxexp * 25 // 32)
+    none = jnp.abs(D) <= jnp.abs(R) * smallest
+    rate = jnp.where(none, 0, R / jnp.where(none, 1, D))
+    return Spread(rate, jnp.where(none, R, 0))
+
+
+def fit(R: Array, like: Array) -> Array:
+    """Sum relevance over the axes along which an operand was broadcast, and give it the operand's float type."""
+    extra = tuple(range(R.ndim - like.ndim))
+    summed = jnp.sum(R, extra) if extra else R
+    stretched = tuple(i for i, size in enumerate(like.shape) if size == 1 and summed.shape[i] != 1)
+    summed = jnp.sum(summed, stretched, keepdims=True) if stretched else summed
+    return summed.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.inexact) else summed

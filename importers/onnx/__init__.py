@@ -1,0 +1,23 @@
+"""ONNX files: read (`load`), lowered at one example's shapes to a graph and its weights (`lower`)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from backtrace_jax.importers import Imported
+
+from .load import ModelSource, OnnxModel, load
+from .lower import lower
+from .signature import input_types
+from .survey import unsupported_nodes
+
+__all__ = ["ModelSource", "OnnxModel", "input_types", "load", "lower", "read", "unsupported_nodes"]
+
+
+def read(source: ModelSource) -> Imported:
+    """Read an ONNX model for the engine."""
+    model = load(source)
+    declared = input_types(model)
+    return Imported(
+        model.name, model.sha256, declared, partial(lower, model), partial(unsupported_nodes, model)
+    )

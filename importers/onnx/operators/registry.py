@@ -1,0 +1,70 @@
+"""The table of ONNX operators and the choice of implementation for an opset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from backtrace_jax.errors import UnsupportedError
+
+Operator = Callable[..., Any]
+"""`operator(lowering, *operands, **attributes)`; parameter names are the ONNX attribute names. Absent operands are None."""
+
+OPERATORS: dict[tuple[str, str], dict[int, Operator]] = {}
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+
+
+def operator(*names: str, since: int = 1, domain: str = "") -> Callable[[Operator], Operator]:
+    """Register an implementation of operators for all opsets from `since` up to the next one registered."""
+
+    def decorate(function: Operator) -> Operator:
+        for name in names:
+            OPERATORS.setdefault((domain, name), {})[since] = function
+        return function
+
+    return decorate
+
+
+def find_operator(domain: str, name: str, opset: int) -> Operator:
+    """The newest implementation not above the opset.
+
+    Raises:
+        UnsupportedError: When there is none.
+    """
+    domain = "" if domain == "ai.onnx" else domain
+    versions = OPERATORS.get((domain, name), {})
+    usable = [since for since in versions if since <= opset]
+    if not usable:
+        raise UnsupportedError(_advice(domain, name, sorted(versions)))
+    return versions[max(usable)]
+
+
+def missing_operators(uses: set[tuple[str, str, int]]) -> dict[tuple[str, str, int], str]:
+    """Those of the (domain, operator, opset) triples that have no implementation, with the reason."""
+    missing = {}
+    for use in sorted(uses):
+        try:
+            find_operator(*use)
+        except UnsupportedError as error:
+            missing[use] = str(error)
+    return missing
+
+
+def is_random(name: str) -> bool:
+    """Whether an operator draws random numbers, so that it must not be computed while lowering."""
+    return name in _RANDOM
+
+
+def _advice(domain: str, name: str, versions: list[int]) -> str:
+    if versions:
+        return f"operator {name} is implemented from opset {versions[0]} on; re-export the model at a newer opset"
+    qualified = f"{domain}.{name}" if domain else name
+    return f"operator {qualified} has no implementation yet; replace it in the model or export with standard operators"
