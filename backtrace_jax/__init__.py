@@ -1,7 +1,7 @@
 """Why did the network answer that? Relevance of every input, walked back from the prediction, for any ONNX model.
 
-`explain(model, inputs)` returns an `Explanation`; `Explainer` compiles once for many calls; `check` says beforehand what
-a model consists of and whether everything in it has a rule; `show` prints the graph that is explained.
+`explain(model, inputs)` returns an `Explanation`; `Explainer` compiles once for many calls; `check` says beforehand
+what a model consists of and whether everything in it has a rule; `show` prints the graph that is explained.
 """
 
 from .errors import (

@@ -51,9 +51,7 @@ class Settings:
         canonical_task(self.task)
         float_type(self.dtype)
         if self.precision not in PRECISIONS:
-            raise SettingError(
-                f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}"
-            )
+            raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
         if self.chunk is not None:
             check_chunk(self.chunk)
         if self.scaler is not None and not np.isfinite(self.scaler):
@@ -125,9 +123,7 @@ class Explainer:
         with exact_types():
             weights = jax.device_put(dict(program.weights), self.device)
         types = _chunk_types(program, output, chunk, custom)
-        return Compiled(
-            program, request, weights, chunk, compile_explain(request, weights, types, self.device)
-        )
+        return Compiled(program, request, weights, chunk, compile_explain(request, weights, types, self.device))
 
     def _program(self, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Program:
         lowered = self._model.lower({name: (1, *shape) for name, shape in shapes})
@@ -238,9 +234,7 @@ def explain(
     Raises:
         BacktraceError: The one root of all errors, each naming what is wrong and what to do.
     """
-    settings = Settings(
-        mode, task, output, scaler, thresholding, _names(layers), _names(wrt), chunk, dtype, precision
-    )
+    settings = Settings(mode, task, output, scaler, thresholding, _names(layers), _names(wrt), chunk, dtype, precision)
     imported = read(model)
     explainer = _kept_explainer(_Known(imported.sha256, imported), settings)
     return explainer(inputs, target=target, start=start, progress=progress)
@@ -270,9 +264,7 @@ def _pick_output(program: Program, wanted: str | int | None) -> Var:
     if isinstance(name, int) and 0 <= name < len(choices):
         name = graph.output_names[name]
     if name not in choices:
-        raise SettingError(
-            f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}"
-        )
+        raise SettingError(f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}")
     if not choices[name].is_float:
         raise SettingError(
             f"output {name!r} holds {choices[name].dtype.name}, which bears no relevance; pick a float output"
@@ -327,13 +319,8 @@ def _ledger(compiled: Compiled, result: Result) -> Ledger:
     totals = np.sum(inputs, axis=0)
     nodes = [step.eqn.outvars[0].name for step in compiled.request.plan.steps]
     signed, absolute = (
-        np.concatenate(
-            [result.start[:, k : k + 1], totals[:, k : k + 1], books[:, :, 2:].sum(axis=1)], axis=1
-        )
+        np.concatenate([result.start[:, k : k + 1], totals[:, k : k + 1], books[:, :, 2:].sum(axis=1)], axis=1)
         for k, books in enumerate(result.books)
     )
-    by_node = {
-        name: Ledger(result.books.signed[:, i], result.books.absolute[:, i], {})
-        for i, name in enumerate(nodes)
-    }
+    by_node = {name: Ledger(result.books.signed[:, i], result.books.absolute[:, i], {}) for i, name in enumerate(nodes)}
     return Ledger(signed, absolute, by_node)

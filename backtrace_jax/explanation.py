@@ -31,9 +31,7 @@ ALL_UNITS = -1
 
 def _column(name: str) -> property:
     index = COLUMNS.index(name)
-    return property(
-        lambda ledger: ledger.signed[:, index], doc=f"Signed total of `{name}` per example, [batch]."
-    )
+    return property(lambda ledger: ledger.signed[:, index], doc=f"Signed total of `{name}` per example, [batch].")
 
 
 @dataclass(frozen=True, eq=False)

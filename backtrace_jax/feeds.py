@@ -1,4 +1,4 @@
-"""Checks what the user passes as inputs and brings it into the model's types; every mistake is named before anything runs."""
+"""Checks the user's inputs and brings them into the model's types; every mistake is named before anything runs."""
 
 from __future__ import annotations
 
@@ -41,11 +41,7 @@ def _checked_names(inputs: dict[str, Any], declared: Sequence[InputType], expect
     unknown = [str(name) for name in inputs if name not in names]
     missing = [name for name in names if name not in inputs]
     if unknown or missing:
-        problem = (
-            f"no input is called {', '.join(unknown)}"
-            if unknown
-            else f"input {', '.join(missing)} is missing"
-        )
+        problem = f"no input is called {', '.join(unknown)}" if unknown else f"input {', '.join(missing)} is missing"
         raise InputError(f"{problem}; the model takes {expected}")
     return inputs
 
@@ -56,9 +52,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     except (ValueError, TypeError) as error:
         raise InputError(f"input {name!r} is no array: {error}") from error
     if array.dtype.kind in "OSUVMm" and array.dtype.names is None and not _is_extended_float(array.dtype):
-        raise InputError(
-            f"input {name!r} holds {array.dtype}, not numbers; pass an array of numbers with equal rows"
-        )
+        raise InputError(f"input {name!r} holds {array.dtype}, not numbers; pass an array of numbers with equal rows")
     return array
 
 
@@ -102,9 +96,7 @@ def _check_shape(array: np.ndarray, declared: InputType) -> None:
     )
     if not fits:
         hint = "; the batch axis is missing: x[None]" if array.ndim == len(declared.dims) - 1 else ""
-        raise InputError(
-            f"input {declared.name!r} has shape {list(array.shape)}, the model takes {declared}{hint}"
-        )
+        raise InputError(f"input {declared.name!r} has shape {list(array.shape)}, the model takes {declared}{hint}")
 
 
 def _check_batch(feeds: Mapping[str, np.ndarray]) -> None:

@@ -40,9 +40,7 @@ def exact_types(precision: str = "highest") -> Iterator[None]:
         yield
 
 
-def check_finite(
-    graph: Graph, weights: Mapping[str, Any], example: Mapping[str, np.ndarray], output: str
-) -> None:
+def check_finite(graph: Graph, weights: Mapping[str, Any], example: Mapping[str, np.ndarray], output: str) -> None:
     """Raise an error that names the first equation that turns finite operands into NaN or Inf.
 
     Args:
@@ -62,19 +60,17 @@ def check_finite(
                 culprit = eqn
     origin = f", first in node {culprit.source.node!r} ({culprit.source.operator})" if culprit else ""
     raise NumericsError(
-        f"output {output!r} is NaN or Inf on these inputs{origin}; check their scale, and that every index lies inside its table"
+        f"output {output!r} is NaN or Inf on these inputs{origin}; "
+        "check their scale, and that every index lies inside its table"
     )
 
 
 def _breaks(eqn: Eqn, values: Mapping[str, Any]) -> bool:
     """Whether an equation made NaN, or Inf out of finite operands."""
     results, operands = (
-        [np.asarray(values[var.name]) for var in variables if var.is_float]
-        for variables in (eqn.outvars, eqn.invars)
+        [np.asarray(values[var.name]) for var in variables if var.is_float] for variables in (eqn.outvars, eqn.invars)
     )
     if all(np.isfinite(array).all() for array in results):
         return False
-    made_nan = any(np.isnan(array).any() for array in results) and not any(
-        np.isnan(array).any() for array in operands
-    )
+    made_nan = any(np.isnan(array).any() for array in results) and not any(np.isnan(array).any() for array in operands)
     return made_nan or all(np.isfinite(array).all() for array in operands)

@@ -67,9 +67,7 @@ class SupportReport:
 def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
     rows = [tuple(cell or "-" for cell in row) for row in table]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def check(model: Any, inputs: Inputs = None, *, mode: str = "default") -> SupportReport:
@@ -104,9 +102,7 @@ def check(model: Any, inputs: Inputs = None, *, mode: str = "default") -> Suppor
     for eqn in program.graph.eqns:
         step = steps.get(eqn.outvars[0].name)
         rows.append(
-            SupportRow(
-                eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule.name) if step else ()
-            )
+            SupportRow(eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule.name) if step else ())
         )
     return SupportReport(imported.name, mode, tuple(rows), ())
 
@@ -118,9 +114,7 @@ def show(model: Any, inputs: Inputs = None) -> str:
 
 def _lowered(model: Imported, inputs: Inputs) -> Program:
     if inputs is not None:
-        return model.lower(
-            {name: (1, *array.shape[1:]) for name, array in read_inputs(inputs, model.inputs).items()}
-        )
+        return model.lower({name: (1, *array.shape[1:]) for name, array in read_inputs(inputs, model.inputs).items()})
     shapes = {}
     for known in model.inputs:
         if known.dims is None:
@@ -129,6 +123,4 @@ def _lowered(model: Imported, inputs: Inputs) -> Program:
     try:
         return model.lower(shapes)
     except ModelError as error:
-        raise ModelError(
-            f"{error}. Dynamic axes were taken as {NOMINAL}; pass inputs= to use real sizes"
-        ) from error
+        raise ModelError(f"{error}. Dynamic axes were taken as {NOMINAL}; pass inputs= to use real sizes") from error

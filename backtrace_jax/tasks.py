@@ -60,9 +60,7 @@ def canonical_task(task: str) -> str:
     """
     name = task.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(task, str) else task
     if name in _NOT_YET:
-        raise UnsupportedError(
-            f"task {task!r} is not built yet; pass start= with the relevance of the output instead"
-        )
+        raise UnsupportedError(f"task {task!r} is not built yet; pass start= with the relevance of the output instead")
     if name != "auto" and name not in _TASKS:
         raise SettingError(f"task {task!r} does not exist; there are: {', '.join(TASKS)}")
     return _TASKS.get(name, name)
@@ -146,13 +144,9 @@ def read_targets(target: Any, count: int, output: Var, task: Task) -> np.ndarray
     return _checked_targets(np.asarray(target), count, shape, output, task)
 
 
-def _checked_targets(
-    targets: np.ndarray, count: int, shape: tuple[int, ...], output: Var, task: Task
-) -> np.ndarray:
+def _checked_targets(targets: np.ndarray, count: int, shape: tuple[int, ...], output: Var, task: Task) -> np.ndarray:
     if not np.issubdtype(targets.dtype, np.integer) or targets.shape not in ((), (count,)):
-        raise SettingError(
-            f"target must be an integer or one integer per example ({count}), found {targets!r}"
-        )
+        raise SettingError(f"target must be an integer or one integer per example ({count}), found {targets!r}")
     if len(shape) > 1 and task.name != CUSTOM:
         raise SettingError(
             f"output {output.name!r} has shape {shape}: pass target=(index, ...) with {len(shape)} entries"
@@ -168,9 +162,7 @@ def _flat_index(index: tuple, shape: tuple[int, ...], output: Var) -> int:
     try:
         return int(np.ravel_multi_index(index, shape))
     except (ValueError, TypeError) as error:
-        raise SettingError(
-            f"target {index} does not index output {output.name!r} of shape {shape}: {error}"
-        ) from error
+        raise SettingError(f"target {index} does not index output {output.name!r} of shape {shape}: {error}") from error
 
 
 def _check_flat(output: Var, task: Task) -> None:

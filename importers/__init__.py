@@ -1,7 +1,7 @@
 """Importers: each turns one framework's model into the intermediate representation.
 
-`read` is the one door: it tells what kind of model it was given and returns it as an `Imported`, which is all the rest
-of the library knows about where a model came from. The frameworks themselves are imported only when a model asks for it.
+`read` is the one door: it tells what kind of model it was given and returns it as an `Imported`, which is all the
+rest of the library knows about where a model came from. A framework is imported only when a model asks for it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ class InputType:
 
     def __str__(self) -> str:
         """Format as `name: float32 [?, 3, 224, 224]`."""
-        dims = (
-            "any shape"
-            if self.dims is None
-            else f"[{', '.join('?' if d is None else str(d) for d in self.dims)}]"
-        )
+        dims = "any shape" if self.dims is None else f"[{', '.join('?' if d is None else str(d) for d in self.dims)}]"
         return f"{self.name}: {self.dtype.name} {dims}"
 
 

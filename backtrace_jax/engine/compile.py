@@ -52,9 +52,7 @@ class Request:
     precision: str
 
 
-def explain_example(
-    request: Request, weights: Weights, inputs: Mapping[str, Any], target: Array, given: Any
-) -> Result:
+def explain_example(request: Request, weights: Weights, inputs: Mapping[str, Any], target: Array, given: Any) -> Result:
     """Explain one example; pure, for `vmap` and `jit`."""
     plan = request.plan
     graph = plan.graph
@@ -88,9 +86,7 @@ def compile_explain(request: Request, weights: Weights, examples: Any, device: j
         return lowered.compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
 
 
-def compile_forward(
-    graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest"
-) -> Callable[..., Any]:
+def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Callable[..., Any]:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
 
     def outputs(weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:

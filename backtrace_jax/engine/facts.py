@@ -48,11 +48,7 @@ def nonnegative_values(graph: Graph) -> frozenset[str]:
     """Names of the values that can be seen never to be negative."""
     found: set[str] = set()
     for eqn in graph.eqns:
-        if (
-            eqn.op in _NEVER_NEGATIVE
-            or _clipped_at_zero(eqn)
-            or (_keeps_sign(eqn) and _all_found(eqn, found))
-        ):
+        if eqn.op in _NEVER_NEGATIVE or _clipped_at_zero(eqn) or (_keeps_sign(eqn) and _all_found(eqn, found)):
             found.update(var.name for var in eqn.outvars)
     return frozenset(found)
 

@@ -30,6 +30,4 @@ def compute(eqn: Eqn, values: Mapping[str, Any]) -> dict[str, Any]:
     """Results of one equation, by name."""
     op = OPS[eqn.op]
     results = op(*(values[var.name] for var in eqn.invars), **eqn.params)
-    return {
-        var.name: result for var, result in zip(eqn.outvars, results if op.many else (results,), strict=True)
-    }
+    return {var.name: result for var, result in zip(eqn.outvars, results if op.many else (results,), strict=True)}

@@ -83,11 +83,7 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
 
 def bearing(graph: Graph, wrt: Collection[str] | None = None) -> frozenset[str]:
     """Names of the values that bear relevance."""
-    found = {
-        var.name
-        for var in graph.inputs
-        if (wrt is None or var.name in wrt) and (var.is_float or var.is_integer)
-    }
+    found = {var.name for var in graph.inputs if (wrt is None or var.name in wrt) and (var.is_float or var.is_integer)}
     for eqn in graph.eqns:
         if any(takers(eqn, found)):
             found.update(var.name for var in eqn.outvars if var.is_float or var.is_integer)

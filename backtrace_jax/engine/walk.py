@@ -47,18 +47,14 @@ def walk(plan: Plan, values: Mapping[str, Array], start: Array) -> tuple[dict[st
         causes[CONSTANT] += [share for i, share in shares.items() if not step.bears[i]]
         handed = _hand_on(step, shares, found)
         rows.append([_totals([received]), _totals(handed), *map(_totals, causes.values())])
-    return found, Books(
-        *(jnp.array([[cell[k] for cell in row] for row in rows]).reshape(-1, 6) for k in (0, 1))
-    )
+    return found, Books(*(jnp.array([[cell[k] for cell in row] for row in rows]).reshape(-1, 6) for k in (0, 1)))
 
 
 def _site(step: Step, values: Mapping[str, Array]) -> Site:
     eqn = step.eqn
     operands = tuple(values[var.name] for var in eqn.invars)
     result = values[eqn.outvars[0].name]
-    return Site(
-        OPS[eqn.op], eqn.params, step.kind, step.bears, step.saturation, step.nonnegative, operands, result
-    )
+    return Site(OPS[eqn.op], eqn.params, step.kind, step.bears, step.saturation, step.nonnegative, operands, result)
 
 
 def _hand_on(step: Step, shares: Shares, found: dict[str, Array]) -> list[Array]:

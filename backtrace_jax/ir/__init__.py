@@ -1,4 +1,4 @@
-"""The intermediate representation: a small, frozen, jaxpr-like graph that every importer produces and every rule reads."""
+"""The intermediate representation: a frozen, jaxpr-like graph that every importer produces and every rule reads."""
 
 from .build import Builder, Known, Value
 from .check import check

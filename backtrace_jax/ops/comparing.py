@@ -20,9 +20,7 @@ def _position(function: Callable[..., Array]) -> Callable[..., Array]:
     def apply(x: Array, *, axis: int, keepdims: bool, last: bool) -> Array:
         if not last:
             return function(x, axis=axis, keepdims=keepdims).astype(jnp.int64)
-        return (
-            x.shape[axis] - 1 - function(lax.rev(x, (axis,)), axis=axis, keepdims=keepdims).astype(jnp.int64)
-        )
+        return x.shape[axis] - 1 - function(lax.rev(x, (axis,)), axis=axis, keepdims=keepdims).astype(jnp.int64)
 
     return apply
 

@@ -60,9 +60,7 @@ def conv(x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Size
     return lax.conv_general_dilated(x, K, strides, padding, rhs_dilation=dilation, feature_group_count=groups)
 
 
-def conv_transpose(
-    x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int
-) -> Array:
+def conv_transpose(x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int) -> Array:
     """Transposed convolution of any rank: x [N, C, *spatial], K [C, O/groups, *window].
 
     `padding` is what is cut off (or, where negative, added to) the full result on either side.
@@ -84,9 +82,7 @@ def conv_transpose(
     )
 
 
-def avg_pool(
-    x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes, counted: Padding
-) -> Array:
+def avg_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes, counted: Padding) -> Array:
     """Mean over windows: x [N, C, *spatial]; `counted` is the part of the padding that counts as entries."""
     ones = (1, 1)
     total = lax.reduce_window(
@@ -136,8 +132,6 @@ register(
     {"mul": mul, "matmul": jnp.matmul, "einsum": einsum, "conv": conv, "conv_transpose": conv_transpose},
 )
 register(QUOTIENT, {"div": div})
-register(
-    LINEAR, {"avg_pool": avg_pool, "reduce_sum": reduce_sum, "reduce_mean": reduce_mean, "cumsum": cumsum}
-)
+register(LINEAR, {"avg_pool": avg_pool, "reduce_sum": reduce_sum, "reduce_mean": reduce_mean, "cumsum": cumsum})
 register(SUM, {"add": add})
 register(SUM, {"sub": sub}, signs=(1, -1))

@@ -44,7 +44,7 @@ def concat(*arrays: Array, axis: int) -> Array:
 
 def pad(x: Array, fill: Array, *, low: Sequence[int], high: Sequence[int]) -> Array:
     """Border of the value `fill`; negative sizes cut off."""
-    return lax.pad(x, fill, [(l, h, 0) for l, h in zip(low, high, strict=True)])
+    return lax.pad(x, fill, [(before, after, 0) for before, after in zip(low, high, strict=True)])
 
 
 def gather(x: Array, indices: Array, *, axis: int) -> Array:
@@ -74,9 +74,7 @@ def where(condition: Array, a: Array, b: Array) -> Array:
     return jnp.where(*same_rank(condition, a, b))
 
 
-register(
-    MOVE, {"reshape": reshape, "transpose": transpose, "expand": expand, "slice": slice_, "reverse": reverse}
-)
+register(MOVE, {"reshape": reshape, "transpose": transpose, "expand": expand, "slice": slice_, "reverse": reverse})
 register(MOVE, {"concat": concat, "pad": pad})
 register(MOVE, {"gather": gather, "gather_elements": gather_elements, "gather_nd": gather_nd}, carriers=(0,))
 register(MOVE, {"where": where}, carriers=(1, 2))

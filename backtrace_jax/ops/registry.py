@@ -1,7 +1,7 @@
 """The table of operations: what each one computes and what kind of thing it is.
 
-The kind decides which relevance rules apply (RULES: section 1 to 9); an operation is a line in this table, and every mode
-explains it from then on.
+The kind decides which relevance rules apply; an operation is a line in this table, and every mode explains it from
+then on.
 """
 
 from __future__ import annotations

@@ -96,9 +96,7 @@ class _Folding:
         operands = list(before.invars)
         operands[weight] = self._param(eqn.outvars[0].name + ".weight", scaled, dtype)
         if len(operands) == 3:
-            operands[2] = self._param(
-                eqn.outvars[0].name + ".bias", self.weights[operands[2].name] * wide, dtype
-            )
+            operands[2] = self._param(eqn.outvars[0].name + ".bias", self.weights[operands[2].name] * wide, dtype)
         return replace(before, invars=tuple(operands), outvars=eqn.outvars)
 
     def _param(self, name: str, array: np.ndarray, dtype: np.dtype) -> Var:

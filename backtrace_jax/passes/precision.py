@@ -19,8 +19,7 @@ def with_float_type(program: Program, dtype: np.dtype) -> Program:
     inputs, params, outputs = (_retyped(v, dtype) for v in (graph.inputs, graph.params, graph.outputs))
     eqns = tuple(_retyped_eqn(eqn, dtype) for eqn in graph.eqns)
     weights = {
-        name: array.astype(dtype) if array.dtype == _SINGLE else array
-        for name, array in program.weights.items()
+        name: array.astype(dtype) if array.dtype == _SINGLE else array for name, array in program.weights.items()
     }
     changed = replace(graph, inputs=inputs, params=params, eqns=eqns, outputs=outputs)
     return Program(check(changed), weights)
@@ -32,6 +31,4 @@ def _retyped(variables: tuple[Var, ...], dtype: np.dtype) -> tuple[Var, ...]:
 
 def _retyped_eqn(eqn: Eqn, dtype: np.dtype) -> Eqn:
     params = {**eqn.params, "dtype": dtype.name} if eqn.params.get("dtype") == _SINGLE.name else eqn.params
-    return replace(
-        eqn, invars=_retyped(eqn.invars, dtype), outvars=_retyped(eqn.outvars, dtype), params=params
-    )
+    return replace(eqn, invars=_retyped(eqn.invars, dtype), outvars=_retyped(eqn.outvars, dtype), params=params)

@@ -72,9 +72,7 @@ def total(site: Site, R: Array) -> tuple[Shares, Kept]:
     """
     sizes = [jnp.where(jnp.isfinite(x), jnp.abs(x), 0) for x in same_rank(*site.operands)]
     rate, dead = spread(R, sum(sizes[1:], sizes[0]))
-    return {i: fit(size * rate, x) for i, (size, x) in enumerate(zip(sizes, site.operands, strict=True))}, {
-        DEAD: dead
-    }
+    return {i: fit(size * rate, x) for i, (size, x) in enumerate(zip(sizes, site.operands, strict=True))}, {DEAD: dead}
 
 
 def product(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -82,6 +80,4 @@ def product(site: Site, R: Array) -> tuple[Shares, Kept]:
     sizes = [jnp.abs(x) for x in site.operands[:2]]
     reach, back = jax.vjp(lambda a, b: site.call({0: a, 1: b}), *sizes)
     rate, dead = spread(R, reach)
-    return {i: size * pushed for i, (size, pushed) in enumerate(zip(sizes, back(rate / 2), strict=True))}, {
-        DEAD: dead
-    }
+    return {i: size * pushed for i, (size, pushed) in enumerate(zip(sizes, back(rate / 2), strict=True))}, {DEAD: dead}

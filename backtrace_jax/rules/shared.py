@@ -35,10 +35,7 @@ def select(site: Site, R: Array) -> tuple[Shares, Kept]:
 def _among_operands(site: Site, R: Array) -> Shares:
     won = [x == site.result for x in same_rank(*site.operands)]
     each = R / sum(mask.astype(R.dtype) for mask in won)
-    return {
-        i: fit(jnp.where(mask, each, 0), x)
-        for i, (mask, x) in enumerate(zip(won, site.operands, strict=True))
-    }
+    return {i: fit(jnp.where(mask, each, 0), x) for i, (mask, x) in enumerate(zip(won, site.operands, strict=True))}
 
 
 def _over_axes(site: Site, R: Array) -> Shares:
@@ -60,15 +57,12 @@ def _over_windows(site: Site, R: Array) -> Shares:
 
 def _windows(site: Site, x: Array, fill: np.ndarray) -> list[Array]:
     """The entries of all pooling windows: one strided slice of x per offset within the window."""
-    window, strides, padding, dilation = (
-        site.params[k] for k in ("window", "strides", "padding", "dilation")
-    )
+    window, strides, padding, dilation = (site.params[k] for k in ("window", "strides", "padding", "dilation"))
     padded = lax.pad(x, jnp.asarray(fill), [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in padding)])
     spans = [(count - 1) * stride + 1 for count, stride in zip(site.result.shape[2:], strides, strict=True)]
     offsets = product(*(range(0, size * step, step) for size, step in zip(window, dilation, strict=True)))
     return [
-        lax.slice(padded, (0, 0, *at), (*x.shape[:2], *np.add(at, spans).tolist()), (1, 1, *strides))
-        for at in offsets
+        lax.slice(padded, (0, 0, *at), (*x.shape[:2], *np.add(at, spans).tolist()), (1, 1, *strides)) for at in offsets
     ]
 
 

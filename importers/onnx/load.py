@@ -1,4 +1,4 @@
-"""Reads an ONNX model. The file is untrusted: nothing outside its folder is opened, sizes are checked before allocating."""
+"""Reads an ONNX model, untrusted: nothing outside its folder is opened, sizes are checked before allocating."""
 
 from __future__ import annotations
 

@@ -1,13 +1,26 @@
 """ONNX operators, by family. Importing this package fills the table that `find_operator` reads."""
 
-from . import arithmetic, contractions, normalisation, pooling, reductions, shaping
+from . import (
+    activations,
+    arithmetic,
+    attention,
+    contractions,
+    indexing,
+    normalisation,
+    pooling,
+    reductions,
+    shaping,
+)
 from .registry import OPERATORS, find_operator, is_random, missing_operators
 
 __all__ = [
     "OPERATORS",
+    "activations",
     "arithmetic",
+    "attention",
     "contractions",
     "find_operator",
+    "indexing",
     "is_random",
     "missing_operators",
     "normalisation",

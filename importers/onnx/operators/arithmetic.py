@@ -1,24 +1,32 @@
-"""Element-by-element operators: arithmetic, activations, comparisons, casts."""
+"""Element-by-element operators: arithmetic, comparisons, logic, casts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 
-from backtrace_jax.errors import UnsupportedError
+from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
+from ..lowering import Lowering
 from .registry import operator
-
-if TYPE_CHECKING:
-    from ..lower import Lowering
 
 _UNARY = {
     "Abs": "abs",
+    "Acos": "acos",
+    "Acosh": "acosh",
+    "Asin": "asin",
+    "Asinh": "asinh",
+    "Atan": "atan",
+    "Atanh": "atanh",
+    "BitwiseNot": "bitwise_not",
     "Ceil": "ceil",
     "Cos": "cos",
+    "Cosh": "cosh",
     "Erf": "erf",
     "Exp": "exp",
     "Floor": "floor",
@@ -34,6 +42,7 @@ _UNARY = {
     "Sigmoid": "sigmoid",
     "Sign": "sign",
     "Sin": "sin",
+    "Sinh": "sinh",
     "Softplus": "softplus",
     "Softsign": "softsign",
     "Sqrt": "sqrt",
@@ -54,10 +63,24 @@ _BINARY = {
     "LessOrEqual": "less_equal",
     "Mul": "mul",
     "Or": "logical_or",
-    "Pow": "pow",
     "Sub": "sub",
     "Xor": "logical_xor",
 }
+_LARGEST_INTEGER_POWER = 16  # beyond it, repeated products are no faster than a general power
+
+
+def _emit_binary(op: str) -> Callable[[Lowering, Value, Value], Value]:
+    return lambda lowering, A, B: lowering.emit(op, A, B)
+
+
+def _power(lowering: Lowering, X: Value, exponent: Value) -> Value:
+    """X to a power; a known small whole exponent is a setting of the operation, so that it is computed by products."""
+    if isinstance(exponent, np.ndarray) and exponent.size == 1:
+        number = float(exponent.item())
+        if number.is_integer() and abs(number) <= _LARGEST_INTEGER_POWER and X.dtype != np.bool_:
+            shape = np.broadcast_shapes(X.shape, exponent.shape)
+            return lowering.emit("integer_pow", lowering.reshape(X, shape), exponent=int(number))
+    return lowering.emit("pow", X, lowering.cast(exponent, X.dtype))
 
 
 def _register_unary(name: str, op: str) -> None:
@@ -66,10 +89,10 @@ def _register_unary(name: str, op: str) -> None:
         return lowering.emit(op, X)
 
 
-def _register_binary(name: str, op: str) -> None:
+def _register_binary(name: str, compute: Callable[[Lowering, Value, Value], Value]) -> None:
     @operator(name, since=7)
     def binary(lowering: Lowering, A: Value, B: Value) -> Value:
-        return lowering.emit(op, A, B)
+        return compute(lowering, A, B)
 
     @operator(name, since=1)
     def aligned(
@@ -84,11 +107,95 @@ def _register_binary(name: str, op: str) -> None:
         """Before opset 7 the second operand is aligned with the first at `axis` (default: the last axes)."""
         if broadcast and axis is not None:
             trailing = len(A.shape) - axis % len(A.shape) - len(B.shape)
-            B = lowering.emit("reshape", B, shape=B.shape + (1,) * trailing)
-        return lowering.emit(op, A, B)
+            B = lowering.reshape(B, B.shape + (1,) * trailing)
+        return compute(lowering, A, B)
 
 
 for _name, _op in _UNARY.items():
     _register_unary(_name, _op)
 for _name, _op in _BINARY.items():
-    _register_binary(_name, _op)
+    _register_binary(_name, _emit_binary(_op))
+_register_binary("Pow", _power)
+
+
+def _register_fold(name: str, op: str) -> None:
+    @operator(name)
+    def fold(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value:
+        return lowering.emit(op, *data) if len(data) > 1 else data[0]
+
+
+for _name, _op in {"Sum": "add", "Max": "maximum", "Min": "minimum"}.items():
+    _register_fold(_name, _op)
+
+
+@operator("Mean")
+def mean(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value:
+    """Mean of the operands, entry by entry."""
+    return lowering.scale(lowering.emit("add", *data), 1 / len(data)) if len(data) > 1 else data[0]
+
+
+@operator("Mod")
+def mod(lowering: Lowering, A: Value, B: Value, *, fmod: int = 0) -> Value:
+    """Remainder, with the sign of the divisor or (`fmod`) of the dividend."""
+    return lowering.emit("mod", A, B, truncate=bool(fmod))
+
+
+@operator("IsInf")
+def is_infinite(lowering: Lowering, X: Value, *, detect_negative: int = 1, detect_positive: int = 1) -> Value:
+    """Whether entries are infinite, of either sign or of one."""
+    if detect_negative and detect_positive:
+        return lowering.emit("is_inf", X)
+    if not detect_negative and not detect_positive:
+        return np.zeros(X.shape, np.bool_)
+    infinity = np.asarray(math.inf if detect_positive else -math.inf).astype(X.dtype)
+    return lowering.emit("equal", X, infinity)
+
+
+def element_type(code: int) -> np.dtype:
+    """NumPy's dtype of an ONNX element type.
+
+    Raises:
+        UnsupportedError: For text and for types whose entries are smaller than a byte.
+    """
+    name = onnx.TensorProto.DataType.Name(code)
+    if name in ("STRING", "UNDEFINED") or name.endswith(("4", "2", "E2M1")):
+        raise UnsupportedError(f"element type {name}; use a type of numbers of at least 8 bits")
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+
+
+@operator("Cast", since=6)
+def cast(lowering: Lowering, input: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:  # noqa: A002
+    """The same numbers in another type."""
+    return lowering.cast(input, element_type(to))
+
+
+@operator("Cast", since=1)
+def cast_1(lowering: Lowering, input: Value, *, to: str) -> Value:  # noqa: A002
+    """Before opset 6 the type is given by name."""
+    return lowering.cast(input, element_type(onnx.TensorProto.DataType.Value(to)))
+
+
+@operator("CastLike", since=15)
+def cast_like(lowering: Lowering, input: Value, target_type: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:  # noqa: A002
+    """The same numbers in the type of another value."""
+    return lowering.cast(input, np.dtype(target_type.dtype))
+
+
+@operator("Clip", since=11)
+def clip(lowering: Lowering, input: Value, min: Value | None = None, max: Value | None = None) -> Value:  # noqa: A002
+    """Entries kept between two known bounds."""
+    low, high = (None if bound is None else lowering.known(bound, "a bound of Clip").item() for bound in (min, max))
+    return input if low is None and high is None else lowering.emit("clip", input, low=low, high=high)
+
+
+@operator("Clip", since=1)
+def clip_1(
+    lowering: Lowering,
+    input: Value,  # noqa: A002
+    *,
+    consumed_inputs: Sequence[int] | None = None,
+    max: float | None = None,  # noqa: A002
+    min: float | None = None,  # noqa: A002
+) -> Value:
+    """Before opset 11 the bounds are attributes."""
+    return input if min is None and max is None else lowering.emit("clip", input, low=min, high=max)

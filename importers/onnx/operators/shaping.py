@@ -1,0 +1,215 @@
+"""Operators that give a value another shape or order: reshape, transpose, copies, concatenation, depth and space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.ir import Value
+
+from ..lowering import Lowering
+from .registry import operator
+
+
+@operator("Identity")
+def identity(lowering: Lowering, input: Value) -> Value:  # noqa: A002
+    """The value itself."""
+    return input
+
+
+@operator("Dropout", since=12)
+def dropout(
+    lowering: Lowering,
+    data: Value,
+    ratio: Value | None = None,
+    training_mode: Value | None = None,
+    *,
+    seed: int | None = None,
+) -> Value | tuple[Value, ...]:
+    """Nothing is dropped at inference."""
+    if training_mode is not None and np.any(lowering.known(training_mode, "training_mode")):
+        raise UnsupportedError("the node drops entries at random (training_mode); export the model in evaluation mode")
+    return _undropped(lowering, data)
+
+
+@operator("Dropout", since=7)
+def dropout_7(lowering: Lowering, data: Value, *, ratio: float = 0.5) -> Value | tuple[Value, ...]:
+    """From opset 7 to 11 the operator always infers."""
+    return _undropped(lowering, data)
+
+
+@operator("Dropout", since=1)
+def dropout_1(
+    lowering: Lowering, data: Value, *, consumed_inputs: Any = None, is_test: int = 0, ratio: float = 0.5
+) -> Value | tuple[Value, ...]:
+    """Before opset 7 the mode is an attribute."""
+    if not is_test:
+        raise UnsupportedError("the node drops entries at random (is_test=0); export the model in evaluation mode")
+    return _undropped(lowering, data)
+
+
+def _undropped(lowering: Lowering, data: Value) -> Value | tuple[Value, ...]:
+    return data if lowering.result_count == 1 else (data, np.ones(data.shape, np.bool_))
+
+
+@operator("Shape", since=15)
+def shape(lowering: Lowering, data: Value, *, start: int = 0, end: int | None = None) -> Value:
+    """The sizes, or those of the axes from `start` to `end`."""
+    return np.asarray(data.shape[start:end], np.int64)
+
+
+@operator("Shape", since=1)
+def shape_1(lowering: Lowering, data: Value) -> Value:
+    """The sizes."""
+    return shape(lowering, data)
+
+
+@operator("Size")
+def size(lowering: Lowering, data: Value) -> Value:
+    """The number of entries."""
+    return np.asarray(math.prod(data.shape), np.int64)
+
+
+@operator("ConstantOfShape")
+def constant_of_shape(lowering: Lowering, input: Value, *, value: np.ndarray | None = None) -> Value:  # noqa: A002
+    """One number everywhere."""
+    number = np.zeros(1, np.float32) if value is None else value
+    return np.full(lowering.integers(input, "the shape"), number.reshape(()))
+
+
+@operator("Range")
+def range_(lowering: Lowering, start: Value, limit: Value, delta: Value) -> Value:
+    """Numbers from `start` up to `limit` by steps of `delta`."""
+    bounds = (lowering.known(bound, "the number of entries").item() for bound in (start, limit, delta))
+    return np.arange(*bounds, dtype=start.dtype)
+
+
+@operator("Reshape", since=14)
+def reshape(lowering: Lowering, data: Value, shape: Value, *, allowzero: int = 0) -> Value:
+    """Another shape; 0 keeps a size unless `allowzero`, -1 stands for what is left."""
+    return _reshape(lowering, data, lowering.integers(shape, "the shape to reshape to"), bool(allowzero))
+
+
+@operator("Reshape", since=5)
+def reshape_5(lowering: Lowering, data: Value, shape: Value) -> Value:
+    """Before opset 14, 0 always keeps a size."""
+    return reshape(lowering, data, shape)
+
+
+@operator("Reshape", since=1)
+def reshape_1(
+    lowering: Lowering, data: Value, *, shape: Sequence[int] = (), consumed_inputs: Any = None
+) -> Value:
+    """Before opset 5 the shape is an attribute."""
+    return _reshape(lowering, data, tuple(shape), False)
+
+
+def _reshape(lowering: Lowering, data: Value, wanted: Sequence[int], allow_zero: bool) -> Value:
+    sizes = [data.shape[i] if size == 0 and not allow_zero else size for i, size in enumerate(wanted)]
+    if -1 in sizes:
+        others = math.prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = math.prod(data.shape) // others if others else 0
+    return lowering.reshape(data, sizes)
+
+
+@operator("Flatten")
+def flatten(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:  # noqa: A002
+    """Two axes: those before `axis` together, and those from it on."""
+    split = axis if axis >= 0 else axis + len(input.shape)
+    return lowering.reshape(input, (math.prod(input.shape[:split]), math.prod(input.shape[split:])))
+
+
+@operator("Squeeze", since=13)
+def squeeze(lowering: Lowering, data: Value, axes: Value | None = None) -> Value:
+    """Without the given axes of size 1; without all of them if none is given."""
+    return squeeze_1(lowering, data, axes=None if axes is None else lowering.integers(axes, "the axes to squeeze"))
+
+
+@operator("Squeeze", since=1)
+def squeeze_1(lowering: Lowering, data: Value, *, axes: Sequence[int] | None = None) -> Value:
+    """Before opset 13 the axes are an attribute."""
+    rank = len(data.shape)
+    ones = [axis for axis, size in enumerate(data.shape) if size == 1]
+    dropped = ones if axes is None else [axis % rank for axis in axes]
+    if not set(dropped) <= set(ones):
+        raise ModelError(f"axes {tuple(dropped)} of shape {data.shape} are not all of size 1")
+    return lowering.reshape(data, [size for axis, size in enumerate(data.shape) if axis not in dropped])
+
+
+@operator("Unsqueeze", since=13)
+def unsqueeze(lowering: Lowering, data: Value, axes: Value) -> Value:
+    """With new axes of size 1 at the given positions of the result."""
+    return unsqueeze_1(lowering, data, axes=lowering.integers(axes, "the axes to insert"))
+
+
+@operator("Unsqueeze", since=1)
+def unsqueeze_1(lowering: Lowering, data: Value, *, axes: Sequence[int]) -> Value:
+    """Before opset 13 the axes are an attribute."""
+    rank = len(data.shape) + len(axes)
+    inserted, sizes = {axis % rank for axis in axes}, iter(data.shape)
+    return lowering.reshape(data, [1 if axis in inserted else next(sizes) for axis in range(rank)])
+
+
+@operator("Transpose")
+def transpose(lowering: Lowering, data: Value, *, perm: Sequence[int] | None = None) -> Value:
+    """Axes in another order; reversed if none is given."""
+    return lowering.transpose(data, perm or tuple(reversed(range(len(data.shape)))))
+
+
+@operator("Expand")
+def expand(lowering: Lowering, input: Value, shape: Value) -> Value:  # noqa: A002
+    """Copies along axes of size 1, as broadcasting makes them."""
+    result = np.broadcast_shapes(input.shape, lowering.integers(shape, "the shape to expand to"))
+    return input if result == input.shape else lowering.emit("expand", input, shape=result)
+
+
+@operator("Tile", since=6)
+def tile(lowering: Lowering, input: Value, repeats: Value) -> Value:  # noqa: A002
+    """Copies of the whole value one after the other along each axis."""
+    counts = lowering.integers(repeats, "the number of copies")
+    if all(count == 1 for count in counts):
+        return input
+    pairs = [(1, size) for size in input.shape]
+    copies = lowering.reshape(input, [n for pair in pairs for n in pair])
+    wide = [n for count, size in zip(counts, input.shape, strict=True) for n in (count, size)]
+    result = [count * size for count, size in zip(counts, input.shape, strict=True)]
+    return lowering.reshape(lowering.emit("expand", copies, shape=tuple(wide)), result)
+
+
+@operator("Concat", since=4)
+def concat(lowering: Lowering, *inputs: Value, axis: int) -> Value:
+    """Values one after the other along an axis."""
+    return inputs[0] if len(inputs) == 1 else lowering.emit("concat", *inputs, axis=axis % len(inputs[0].shape))
+
+
+@operator("Concat", since=1)
+def concat_1(lowering: Lowering, *inputs: Value, axis: int = 1) -> Value:
+    """Before opset 4 the axis may be left out."""
+    return concat(lowering, *inputs, axis=axis)
+
+
+@operator("DepthToSpace")
+def depth_to_space(lowering: Lowering, input: Value, *, blocksize: int, mode: str = "DCR") -> Value:  # noqa: A002
+    """Channels rearranged into blocks of the image; DCR has the block position first in the channel, CRD last."""
+    n, channels, height, width = input.shape
+    depth, block = channels // blocksize**2, (blocksize, blocksize)
+    split, perm = {
+        "DCR": ((n, *block, depth, height, width), (0, 3, 4, 1, 5, 2)),
+        "CRD": ((n, depth, *block, height, width), (0, 1, 4, 2, 5, 3)),
+    }[mode]
+    blocks = lowering.transpose(lowering.reshape(input, split), perm)
+    return lowering.reshape(blocks, (n, depth, height * blocksize, width * blocksize))
+
+
+@operator("SpaceToDepth")
+def space_to_depth(lowering: Lowering, input: Value, *, blocksize: int) -> Value:  # noqa: A002
+    """Blocks of the image rearranged into channels, the block position first."""
+    n, channels, height, width = input.shape
+    rows, columns = height // blocksize, width // blocksize
+    blocks = lowering.reshape(input, (n, channels, rows, blocksize, columns, blocksize))
+    rearranged = lowering.transpose(blocks, (0, 3, 5, 1, 2, 4))
+    return lowering.reshape(rearranged, (n, channels * blocksize**2, rows, columns))
