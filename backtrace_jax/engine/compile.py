@@ -15,7 +15,7 @@ from ..numerics import COMPILER_OPTIONS, exact_types
 from ..tasks import Task
 from .forward import forward
 from .plan import Plan
-from .walk import Books, walk
+from .walk import Books, totals, walk
 
 
 class Result(NamedTuple):
@@ -59,11 +59,10 @@ def explain_example(request: Request, weights: Weights, inputs: Mapping[str, Any
     values = forward(graph, weights, inputs)
     start, chosen = request.task.start(values[plan.output.name], target, given)
     found, books = walk(plan, values, start)
-    wide = start.astype(jnp.float64)
     return Result(
         {name: values[var.name] for name, var in zip(graph.output_names, graph.outputs, strict=True)},
         chosen,
-        jnp.stack([jnp.sum(wide), jnp.sum(jnp.abs(wide))]),
+        totals(start),
         {var.name: found[var.name] for var in plan.inputs},
         {key: _relevance(found, values, name, start) for key, name in request.layers.items()},
         books,

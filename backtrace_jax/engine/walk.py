@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from ..ops import OPS
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER, Shares, Site
+from ..rules import BIAS, CONSTANT, DEAD, STABILISER, Site
 from .plan import Plan, Step
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
@@ -39,15 +39,26 @@ def walk(plan: Plan, values: Mapping[str, Array], start: Array) -> tuple[dict[st
         Relevance of every value it reached, by name, and the books.
     """
     found = {plan.output.name: start}
+    received = {plan.output.name: totals(start)}
     rows = []
     for step in plan.steps:
-        received = found[step.eqn.outvars[0].name]
-        shares, kept = step.rule.apply(_site(step, values), received)
-        causes = {cause: [kept[cause]] if cause in kept else [] for cause in KEPT}
-        causes[CONSTANT] += [share for i, share in shares.items() if not step.bears[i]]
-        handed = _hand_on(step, shares, found)
-        rows.append([_totals([received]), _totals(handed), *map(_totals, causes.values())])
-    return found, Books(*(jnp.array([[cell[k] for cell in row] for row in rows]).reshape(-1, 6) for k in (0, 1)))
+        name = step.eqn.outvars[0].name
+        shares, kept = step.rule.apply(_site(step, values), found[name])
+        entries = {i: totals(share) for i, share in shares.items()}
+        handed = [entries[i] for i in entries if step.bears[i]]
+        causes = {cause: [totals(kept[cause])] if cause in kept else [] for cause in KEPT}
+        causes[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
+        rows.append(jnp.stack([received[name], *map(_sum, (handed, *causes.values()))]))
+        for i in filter(step.bears.__getitem__, shares):
+            _hand_on(step.eqn.invars[i].name, shares[i], entries[i], found, received)
+    books = jnp.stack(rows) if rows else jnp.zeros((0, 2 + len(KEPT), 2), jnp.float64)
+    return found, Books(books[..., 0], books[..., 1])
+
+
+def _hand_on(name: str, share: Array, entry: Array, found: dict[str, Array], received: dict[str, Array]) -> None:
+    """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
+    found[name] = found[name] + share if name in found else share
+    received[name] = received[name] + entry if name in received else entry
 
 
 def _site(step: Step, values: Mapping[str, Array]) -> Site:
@@ -57,16 +68,11 @@ def _site(step: Step, values: Mapping[str, Array]) -> Site:
     return Site(OPS[eqn.op], eqn.params, step.kind, step.bears, step.saturation, step.nonnegative, operands, result)
 
 
-def _hand_on(step: Step, shares: Shares, found: dict[str, Array]) -> list[Array]:
-    """Add each share to what its operand has received so far; a value with several consumers gets the sum."""
-    handed = [(step.eqn.invars[i].name, share) for i, share in shares.items() if step.bears[i]]
-    for name, share in handed:
-        found[name] = found[name] + share if name in found else share
-    return [share for _, share in handed]
+def totals(array: Array) -> Array:
+    """Signed and absolute total, [2], in float64, so that the books show the rules' rounding and not their own."""
+    wide = array.astype(jnp.float64)
+    return jnp.stack([jnp.sum(wide), jnp.sum(jnp.abs(wide))])
 
 
-def _totals(arrays: Iterable[Array]) -> tuple[Array, Array]:
-    """Signed and absolute total, added up in float64 so that the books show the rules' rounding, not their own."""
-    wide = [array.astype(jnp.float64) for array in arrays]
-    zero = jnp.zeros((), jnp.float64)
-    return sum(map(jnp.sum, wide), zero), sum((jnp.sum(jnp.abs(array)) for array in wide), zero)
+def _sum(entries: list[Array]) -> Array:
+    return sum(entries, jnp.zeros(2, jnp.float64))

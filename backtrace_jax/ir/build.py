@@ -54,8 +54,9 @@ class Builder:
 
         Known operands only: the result is computed here and is known as well.
         """
-        if all(isinstance(operand, np.ndarray) for operand in operands):
-            return evaluate(op, operands, params)
+        known = [operand for operand in operands if isinstance(operand, np.ndarray)]
+        if len(known) == len(operands):
+            return evaluate(op, known, params)
         invars = tuple(self._as_var(operand) for operand in operands)
         types = result_types(op, invars, params)
         outvars = tuple(Var(self._temporary(op), shape, dtype) for shape, dtype in types)

@@ -29,6 +29,11 @@ def _mod(a: Array, b: Array, *, truncate: bool) -> Array:
     return lax.rem(*jnp.broadcast_arrays(a, b)) if truncate else jnp.mod(*same_rank(a, b))
 
 
+def order(x: Array, *, axis: int, descending: bool) -> Array:
+    """Positions of the entries along an axis in sorted order; equal entries keep theirs."""
+    return jnp.argsort(x, axis=axis, stable=True, descending=descending).astype(jnp.int64)
+
+
 _BINARY: dict[str, Any] = {
     "equal": jnp.equal,
     "less": jnp.less,
@@ -52,4 +57,4 @@ register(
         "is_inf": jnp.isinf,
     },
 )
-register(NONE, {"argmax": _position(jnp.argmax), "argmin": _position(jnp.argmin), "mod": _mod})
+register(NONE, {"argmax": _position(jnp.argmax), "argmin": _position(jnp.argmin), "mod": _mod, "order": order})

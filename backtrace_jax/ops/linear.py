@@ -123,8 +123,11 @@ def reduce_mean(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:
 
 def cumsum(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
     """Running sum along an axis."""
-    total = lax.cumsum(x, axis=axis, reverse=reverse)
-    return total - x if exclusive else total
+    if exclusive:  # shifted by one entry, so that no sum has to be taken back
+        shift = (-1, 1, 0) if reverse else (1, -1, 0)
+        borders = [shift if position == axis else (0, 0, 0) for position in range(x.ndim)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), borders)
+    return lax.cumsum(x, axis=axis, reverse=reverse)
 
 
 register(

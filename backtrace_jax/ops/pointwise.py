@@ -27,7 +27,12 @@ def pow_(x: Array, exponent: Array) -> Array:
     return jnp.power(x, exponent)
 
 
-def clip(x: Array, *, low: float | None, high: float | None) -> Array:
+def integer_pow(x: Array, *, exponent: int) -> Array:
+    """x raised to a whole power by repeated products."""
+    return lax.integer_pow(x, exponent)
+
+
+def clip(x: Array, *, low: int | float | None, high: int | float | None) -> Array:
     """x kept inside an interval; None leaves a side open."""
     return jnp.clip(x, low, high)
 
@@ -82,11 +87,18 @@ register(
     POINTWISE,
     {
         "abs": jnp.abs,
+        "acos": jnp.acos,
+        "acosh": jnp.acosh,
+        "asin": jnp.asin,
+        "asinh": jnp.asinh,
+        "atan": jnp.atan,
+        "atanh": jnp.atanh,
         "cast": cast,
         "ceil": jnp.ceil,
         "celu": celu,
         "clip": clip,
         "cos": jnp.cos,
+        "cosh": jnp.cosh,
         "elu": elu,
         "erf": lax.erf,
         "exp": jnp.exp,
@@ -94,6 +106,7 @@ register(
         "gelu": gelu,
         "hard_sigmoid": hard_sigmoid,
         "hard_swish": hard_swish,
+        "integer_pow": integer_pow,
         "leaky_relu": leaky_relu,
         "log": jnp.log,
         "mish": jax.nn.mish,
@@ -108,6 +121,7 @@ register(
         "sign": jnp.sign,
         "silu": jax.nn.silu,
         "sin": jnp.sin,
+        "sinh": jnp.sinh,
         "softplus": jax.nn.softplus,
         "softsign": jax.nn.soft_sign,
         "sqrt": jnp.sqrt,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 LINEAR = "linear"  # linear in its one operand, with fixed weights that are not negative
@@ -27,6 +28,7 @@ NONE = "none"  # carries no relevance: comparisons, integer results, shapes
 KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, NONE)
 
 
+@runtime_checkable
 class Typed(Protocol):
     """Anything with a shape and a dtype."""
 
@@ -86,7 +88,7 @@ def register(kind: str, functions: Mapping[str, Callable[..., Any]], **settings:
 def evaluate(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
     """Compute an operation on known arrays, with every dtype kept as it is."""
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, OPS[op](*operands, **params))
+        return jax.tree.map(np.asarray, OPS[op](*map(jnp.asarray, operands), **params))
 
 
 def result_types(

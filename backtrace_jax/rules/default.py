@@ -36,25 +36,25 @@ def _gated(site: Site, R: Array) -> tuple[Shares, Kept]:
     assert site.saturation is not None
     linear, (lower, upper) = linear_map(site), site.saturation
     parts = _parts(linear.x, linear.nonnegative)
-    kernels = (None,) if linear.K is None else _parts(linear.K, False)
+    kernels = None if linear.K is None else _parts(linear.K, nonnegative=False)
 
-    def evidence(*x: Array) -> tuple[Array, Array]:
-        terms = [[linear.apply(K, part) for part in x] for K in kernels]
-        positive = sum(terms[i][i] for i in range(min(len(kernels), len(x))))
-        negative = sum(terms[i][j] for i in range(len(kernels)) for j in range(len(x)) if i != j)
-        return positive, negative + jnp.zeros_like(positive)
+    def evidence(parts: Array) -> tuple[Array, Array]:
+        """p = K⁺x⁺ + K⁻x⁻ and n = K⁻x⁺ + K⁺x⁻."""
+        push = jax.vmap(linear.apply, (None, 0))
+        plus = push(None if kernels is None else kernels[0], parts)
+        minus = jnp.zeros_like(plus) if kernels is None else push(kernels[1], parts)
+        return (plus[0] + minus[1], minus[0] + plus[1]) if len(parts) > 1 else (plus[0], minus[0])
 
-    positive, negative = evidence(*parts)
+    positive, negative = evidence(parts)
     gates = (site.result >= lower).astype(R.dtype), (site.result <= upper).astype(R.dtype)
     rate, dead = spread(R, _with_bias(gates[0] * positive + gates[1] * negative, linear))
-    pushed = jax.linear_transpose(evidence, *parts)((gates[0] * rate, gates[1] * rate))
-    share = sum(part * back for part, back in zip(parts, pushed, strict=True))
-    return {linear.position: share}, _kept(linear, rate, dead)
+    (pushed,) = jax.linear_transpose(evidence, parts)((gates[0] * rate, gates[1] * rate))
+    return {linear.position: jnp.sum(parts * pushed, axis=0)}, _kept(linear, rate, dead)
 
 
-def _parts(x: Array, nonnegative: bool) -> tuple[Array, ...]:
-    """(x⁺, x⁻), or only x where it is known not to be negative."""
-    return (x,) if nonnegative else (jnp.maximum(x, 0), jnp.maximum(-x, 0))
+def _parts(x: Array, nonnegative: bool) -> Array:
+    """x⁺ and x⁻ stacked, [2, ...], or only x, [1, ...], where it is known not to be negative."""
+    return x[None] if nonnegative else jnp.stack([jnp.maximum(x, 0), jnp.maximum(-x, 0)])
 
 
 def _with_bias(evidence: Array, linear: LinearMap) -> Array:

@@ -18,6 +18,4 @@ def read(source: ModelSource) -> Imported:
     """Read an ONNX model for the engine."""
     model = load(source)
     declared = input_types(model)
-    return Imported(
-        model.name, model.sha256, declared, partial(lower, model), partial(unsupported_nodes, model)
-    )
+    return Imported(model.name, model.sha256, declared, partial(lower, model), partial(unsupported_nodes, model))

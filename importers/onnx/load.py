@@ -74,9 +74,7 @@ class OnnxModel:
 
     def _external_path(self, location: str, where: str) -> Path:
         if self.folder is None:
-            raise ModelError(
-                f"{where}: the model was given in memory; pass its path so that the data can be found"
-            )
+            raise ModelError(f"{where}: the model was given in memory; pass its path so that the data can be found")
         path = Path(os.path.realpath(self.folder / location))
         if not location or not path.is_relative_to(self.folder):
             raise ModelError(f"{where}: location {location!r} leaves the model's folder; refused")
@@ -118,9 +116,7 @@ def _verified(model: OnnxModel) -> OnnxModel:
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{model.name} holds no graph; is it a complete ONNX model?")
     if not proto.opset_import:
-        raise ModelError(
-            f"{model.name} names no operator set (opset_import); re-export it with a current exporter"
-        )
+        raise ModelError(f"{model.name} names no operator set (opset_import); re-export it with a current exporter")
     if not proto.graph.output:
         raise ModelError(f"{model.name} has no outputs; is the file complete?")
     return model

@@ -25,12 +25,15 @@ from .operators import find_operator, is_random
 from .signature import input_types
 
 
-def lower(model: OnnxModel, shapes: Mapping[str, tuple[int, ...]]) -> Program:
+def lower(
+    model: OnnxModel, shapes: Mapping[str, tuple[int, ...]], *, known: Mapping[str, np.ndarray] | None = None
+) -> Program:
     """Lower a model at these input shapes.
 
     Args:
         model: A loaded model.
         shapes: Full shape of every input, by name.
+        known: Values of inputs to specialise the graph to; they are no inputs of it any more.
 
     Raises:
         UnsupportedError: Naming the node, operator and opset that has no implementation.
@@ -39,9 +42,9 @@ def lower(model: OnnxModel, shapes: Mapping[str, tuple[int, ...]]) -> Program:
     lowering = Lowering(model)
     graph = model.proto.graph
     for declared in input_types(model):
-        lowering.define(
-            declared.name, lowering.input(declared.name, tuple(shapes[declared.name]), declared.dtype)
-        )
+        name = declared.name
+        fixed = (known or {}).get(name)
+        lowering.define(name, lowering.input(name, tuple(shapes[name]), declared.dtype) if fixed is None else fixed)
     for tensor in graph.initializer:
         lowering.define(tensor.name, model.array(tensor))
     for node in graph.node:
@@ -85,9 +88,11 @@ def _results(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Value 
 
 
 def _is_static(node: onnx.NodeProto, operands: Sequence[Value | None]) -> bool:
-    if is_random(node.op_type) or any(
-        attribute.HasField("g") or attribute.graphs for attribute in node.attribute
-    ):
+    """Whether ONNX itself can compute the node now."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if is_random(node.op_type) or not onnx.defs.has(node.op_type, domain):
+        return False
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return False
     return all(operand is None or isinstance(operand, np.ndarray) for operand in operands)
 
@@ -96,13 +101,11 @@ def _evaluate(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Value
     if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
         return [lowering.model.array(node.attribute[0].t)]
     feeds = {name: value for name, value in zip(node.input, operands, strict=True) if name}
-    opsets = {
-        domain.replace("ai.onnx", "", 1) if domain == "ai.onnx" else domain: v
-        for domain, v in lowering.opsets.items()
-    }
+    opsets = lowering.model.proto.opset_import  # a node alone would be read as one of the newest opset
+    alone = onnx.helper.make_function("known", "node", feeds, [name for name in node.output if name], [node], opsets)
     with np.errstate(all="ignore"):
-        results = ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
-    return [np.asarray(result) for result in results]
+        results = iter(ReferenceEvaluator(alone).run(None, feeds, attributes={}))
+    return [np.asarray(next(results)) if name else np.zeros(0) for name in node.output]
 
 
 def attribute_value(model: OnnxModel, attribute: onnx.AttributeProto) -> Any:
@@ -119,9 +122,7 @@ def attribute_value(model: OnnxModel, attribute: onnx.AttributeProto) -> Any:
 
 def _defined(lowering: Lowering, name: str, where: str) -> Value:
     if name not in lowering.values:
-        raise ModelError(
-            f"{where}: value {name!r} is not computed before it is used; the graph is cyclic or cut"
-        )
+        raise ModelError(f"{where}: value {name!r} is not computed before it is used; the graph is cyclic or cut")
     return lowering.values[name]
 
 

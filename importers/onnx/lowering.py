@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Builder, Value
+from backtrace_jax.ir import Builder, Value, Var
 
 from .load import OnnxModel
 
@@ -56,7 +56,7 @@ class Lowering(Builder):
 
     def integers(self, value: Value | Sequence[int], what: str) -> tuple[int, ...]:
         """Sizes or positions as Python integers, from a known array or an attribute."""
-        array = value if isinstance(value, tuple | list) else self.known(value, what)
+        array = self.known(value, what) if isinstance(value, np.ndarray | Var) else value
         return tuple(int(number) for number in np.asarray(array).reshape(-1))
 
     def derived(self, original: Value, array: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def swish(lowering: Lowering, X: Value, *, alpha: float = 1.0) -> Value:
 
 
 @operator("Hardmax", since=13)
-def hardmax(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:  # noqa: A002
+def hardmax(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:
     """1 at the first largest entry along an axis, 0 elsewhere."""
     axis %= len(input.shape)
     winner = lowering.emit("argmax", input, axis=axis, keepdims=True, last=False)

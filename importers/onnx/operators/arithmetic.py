@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
@@ -66,6 +66,7 @@ _BINARY = {
     "Sub": "sub",
     "Xor": "logical_xor",
 }
+_NARROW = ("float8", "float4", "int4", "uint4", "int2", "uint2")
 _LARGEST_INTEGER_POWER = 16  # beyond it, repeated products are no faster than a general power
 
 
@@ -121,7 +122,7 @@ _register_binary("Pow", _power)
 def _register_fold(name: str, op: str) -> None:
     @operator(name)
     def fold(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value:
-        return lowering.emit(op, *data) if len(data) > 1 else data[0]
+        return data[0] if len(data) == 1 else lowering.emit(op, *data)
 
 
 for _name, _op in {"Sum": "add", "Max": "maximum", "Min": "minimum"}.items():
@@ -131,7 +132,7 @@ for _name, _op in {"Sum": "add", "Max": "maximum", "Min": "minimum"}.items():
 @operator("Mean")
 def mean(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value:
     """Mean of the operands, entry by entry."""
-    return lowering.scale(lowering.emit("add", *data), 1 / len(data)) if len(data) > 1 else data[0]
+    return data[0] if len(data) == 1 else lowering.scale(lowering.emit("add", *data), 1 / len(data))
 
 
 @operator("Mod")
@@ -155,34 +156,42 @@ def element_type(code: int) -> np.dtype:
     """NumPy's dtype of an ONNX element type.
 
     Raises:
-        UnsupportedError: For text and for types whose entries are smaller than a byte.
+        UnsupportedError: For text.
     """
-    name = onnx.TensorProto.DataType.Name(code)
-    if name in ("STRING", "UNDEFINED") or name.endswith(("4", "2", "E2M1")):
-        raise UnsupportedError(f"element type {name}; use a type of numbers of at least 8 bits")
+    if code in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        raise UnsupportedError("text cannot be explained; turn it into numbers before the model")
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
 
 
+def _converted(lowering: Lowering, value: Value, dtype: np.dtype) -> Value:
+    """The value in another type; types too narrow for a network's values would need ONNX's rules of saturation."""
+    if value.dtype != dtype and dtype.name.startswith(_NARROW):
+        raise UnsupportedError(f"conversion to {dtype.name}; use the model before its quantisation")
+    return lowering.cast(value, dtype)
+
+
 @operator("Cast", since=6)
-def cast(lowering: Lowering, input: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:  # noqa: A002
+def cast(lowering: Lowering, input: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
     """The same numbers in another type."""
-    return lowering.cast(input, element_type(to))
+    return _converted(lowering, input, element_type(to))
 
 
 @operator("Cast", since=1)
-def cast_1(lowering: Lowering, input: Value, *, to: str) -> Value:  # noqa: A002
+def cast_1(lowering: Lowering, input: Value, *, to: str) -> Value:
     """Before opset 6 the type is given by name."""
-    return lowering.cast(input, element_type(onnx.TensorProto.DataType.Value(to)))
+    return _converted(lowering, input, element_type(onnx.TensorProto.DataType.Value(to)))
 
 
 @operator("CastLike", since=15)
-def cast_like(lowering: Lowering, input: Value, target_type: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:  # noqa: A002
+def cast_like(
+    lowering: Lowering, input: Value, target_type: Value, *, saturate: int = 1, round_mode: str = "up"
+) -> Value:
     """The same numbers in the type of another value."""
-    return lowering.cast(input, np.dtype(target_type.dtype))
+    return _converted(lowering, input, np.dtype(target_type.dtype))
 
 
 @operator("Clip", since=11)
-def clip(lowering: Lowering, input: Value, min: Value | None = None, max: Value | None = None) -> Value:  # noqa: A002
+def clip(lowering: Lowering, input: Value, min: Value | None = None, max: Value | None = None) -> Value:
     """Entries kept between two known bounds."""
     low, high = (None if bound is None else lowering.known(bound, "a bound of Clip").item() for bound in (min, max))
     return input if low is None and high is None else lowering.emit("clip", input, low=low, high=high)
@@ -191,11 +200,11 @@ def clip(lowering: Lowering, input: Value, min: Value | None = None, max: Value 
 @operator("Clip", since=1)
 def clip_1(
     lowering: Lowering,
-    input: Value,  # noqa: A002
+    input: Value,
     *,
     consumed_inputs: Sequence[int] | None = None,
-    max: float | None = None,  # noqa: A002
-    min: float | None = None,  # noqa: A002
+    max: float | None = None,
+    min: float | None = None,
 ) -> Value:
     """Before opset 11 the bounds are attributes."""
     return input if min is None and max is None else lowering.emit("clip", input, low=min, high=max)

@@ -69,9 +69,7 @@ def conv_transpose(
     strides, dilation = per_axis(strides, rank), per_axis(dilations, rank)
     extra = per_axis(output_padding, rank, default=0)
     spans = list(map(span, _window(W, kernel_shape), dilation))
-    full = [
-        stride * (size - 1) + s + e for stride, size, s, e in zip(strides, sizes, spans, extra, strict=True)
-    ]
+    full = [stride * (size - 1) + s + e for stride, size, s, e in zip(strides, sizes, spans, extra, strict=True)]
     wanted = _wanted_sizes(sizes, strides, auto_pad, tuple(output_shape or ())[-rank:])
     cut = _cut(full, wanted, auto_pad) if wanted else pairs(None if auto_pad == "VALID" else pads, rank)
     cut = tuple((low, high - e) for (low, high), e in zip(cut, extra, strict=True))
@@ -129,13 +127,9 @@ def einsum(lowering: Lowering, *Inputs: Value, equation: str) -> Value:
     if len(terms) != len(Inputs):
         raise ModelError(f"equation {equation!r} names {len(terms)} operands, the node has {len(Inputs)}")
     if len(terms) == 1:
-        return lowering.emit(
-            "einsum", Inputs[0], np.ones((), Inputs[0].dtype), equation=f"{terms[0]},->{result}"
-        )
+        return lowering.emit("einsum", Inputs[0], np.ones((), Inputs[0].dtype), equation=f"{terms[0]},->{result}")
     if len(terms) > 2 and "..." in equation:
-        raise UnsupportedError(
-            "an ellipsis with more than two operands; write the axes out or split the einsum"
-        )
+        raise UnsupportedError("an ellipsis with more than two operands; write the axes out or split the einsum")
     value, term = Inputs[0], terms[0]
     for position, (other, other_term) in enumerate(zip(Inputs[1:], terms[1:], strict=True), 2):
         remaining = result + "".join(terms[position:])

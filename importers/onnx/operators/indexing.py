@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _equal_parts(size: int, count: int) -> list[int]:
 
 @operator("Split", since=13)
 def split(
-    lowering: Lowering, input: Value, split: Value | None = None, *, axis: int = 0, num_outputs: int | None = None  # noqa: A002
+    lowering: Lowering, input: Value, split: Value | None = None, *, axis: int = 0, num_outputs: int | None = None
 ) -> tuple[Value, ...]:
     """Parts of given sizes, or as equal as can be."""
     if split is not None:
@@ -81,7 +82,7 @@ def split(
 
 @operator("Split", since=1)
 def split_1(
-    lowering: Lowering, input: Value, sizes: Value | None = None, *, axis: int = 0, split: Sequence[int] | None = None  # noqa: A002
+    lowering: Lowering, input: Value, sizes: Value | None = None, *, axis: int = 0, split: Sequence[int] | None = None
 ) -> tuple[Value, ...]:
     """Before opset 13 the sizes are an attribute (at opset 1 also an operand)."""
     given = split or (None if sizes is None else lowering.integers(sizes, "the sizes of the parts"))
@@ -110,9 +111,7 @@ def pad(
 
 
 @operator("Pad", since=2)
-def pad_2(
-    lowering: Lowering, data: Value, *, mode: str = "constant", pads: Sequence[int], value: float = 0.0
-) -> Value:
+def pad_2(lowering: Lowering, data: Value, *, mode: str = "constant", pads: Sequence[int], value: float = 0.0) -> Value:
     """Before opset 11 everything is an attribute."""
     return pad(lowering, data, np.asarray(pads), np.asarray(value).astype(data.dtype), mode=mode)
 
@@ -125,9 +124,7 @@ def pad_1(
     return pad_2(lowering, data, mode=mode, pads=paddings, value=value)
 
 
-def _constant_border(
-    lowering: Lowering, data: Value, borders: Sequence[tuple[int, int]], fill: Value | None
-) -> Value:
+def _constant_border(lowering: Lowering, data: Value, borders: Sequence[tuple[int, int]], fill: Value | None) -> Value:
     if not any(map(any, borders)):
         return data
     scalar = np.zeros((), data.dtype) if fill is None else lowering.reshape(fill, ())
@@ -135,13 +132,13 @@ def _constant_border(
     return lowering.emit("pad", data, scalar, low=low, high=high)
 
 
-_BORDERS = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+_COPIED: tuple[Literal["reflect", "edge", "wrap"], ...] = ("reflect", "edge", "wrap")
 
 
 def _copied_border(lowering: Lowering, data: Value, borders: Sequence[tuple[int, int]], mode: str) -> Value:
     """A border of copied entries: the positions to copy are known, axis by axis."""
-    if mode not in _BORDERS:
-        raise UnsupportedError(f"padding mode {mode!r}; implemented are constant, {', '.join(_BORDERS)}")
+    if mode not in _COPIED:
+        raise UnsupportedError(f"padding mode {mode!r}; implemented are constant, {', '.join(_COPIED)}")
     for axis, (low, high) in enumerate(borders):
         if low or high:
             size = data.shape[axis]
@@ -191,7 +188,7 @@ def where(lowering: Lowering, condition: Value, X: Value, Y: Value) -> Value:
 
 
 @operator("Trilu")
-def triangle(lowering: Lowering, input: Value, k: Value | None = None, *, upper: int = 1) -> Value:  # noqa: A002
+def triangle(lowering: Lowering, input: Value, k: Value | None = None, *, upper: int = 1) -> Value:
     """The part of each matrix above or below a diagonal; the rest is 0."""
     diagonal = 0 if k is None else int(lowering.known(k, "the diagonal").item())
     ones = np.ones(input.shape[-2:], np.bool_)

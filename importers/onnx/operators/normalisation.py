@@ -1,4 +1,4 @@
-"""Normalisations by given statistics (batch) and by statistics of the value itself (layer, group, instance, ...), and softmax."""
+"""Normalisations by given statistics (batch) and by those of the value itself (layer, group, ...), and softmax."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ def _normalise(
     lowering: Lowering, X: Value, scale: Value, shift: Value, mean: Value, var: Value, epsilon: float
 ) -> Value:
     """Batch normalisation by given statistics: a product and a sum; the channels are the second axis."""
-    statistics = (scale, shift, mean, var)
-    if all(isinstance(value, np.ndarray) for value in statistics):
-        factor, offset = _known_affine(*(value.astype(np.float64) for value in statistics), epsilon)
-        factor = lowering.derived(scale, factor.astype(X.dtype))
-        offset = lowering.derived(shift, offset.astype(X.dtype))
-    else:
-        spread = lowering.emit("sqrt", lowering.emit("add", var, np.asarray(epsilon).astype(var.dtype)))
-        factor = lowering.emit("div", scale, lowering.cast(spread, scale.dtype))
-        offset = lowering.emit("sub", shift, lowering.emit("mul", lowering.cast(mean, scale.dtype), factor))
     rank = len(X.shape)
+    factor, offset = _affine(lowering, X.dtype, scale, shift, mean, var, epsilon)
     scaled = lowering.emit("mul", X, lowering.along_channels(factor, rank))
     return lowering.emit("add", scaled, lowering.along_channels(offset, rank))
 
 
-def _known_affine(
-    scale: np.ndarray, shift: np.ndarray, mean: np.ndarray, var: np.ndarray, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
-    factor = scale / np.sqrt(var + epsilon)
-    return factor, shift - mean * factor
+def _affine(
+    lowering: Lowering, dtype: np.dtype, scale: Value, shift: Value, mean: Value, var: Value, epsilon: float
+) -> tuple[Value, Value]:
+    """What the normalisation multiplies by and adds; computed in float64 and rounded once where all is known."""
+    statistics = [value.astype(np.float64) for value in (scale, shift, mean, var) if isinstance(value, np.ndarray)]
+    if len(statistics) == 4:
+        gamma, beta, centre, variance = statistics
+        factor = gamma / np.sqrt(variance + epsilon)
+        offset = beta - centre * factor
+        return lowering.derived(scale, factor.astype(dtype)), lowering.derived(shift, offset.astype(dtype))
+    spread = lowering.emit("sqrt", lowering.emit("add", var, np.asarray(epsilon).astype(var.dtype)))
+    factor = lowering.cast(lowering.emit("div", scale, lowering.cast(spread, scale.dtype)), dtype)
+    moved = lowering.emit("mul", lowering.cast(mean, dtype), factor)
+    return factor, lowering.emit("sub", lowering.cast(shift, dtype), moved)
 
 
 def _refuse_training(training: bool) -> None:
@@ -104,7 +105,7 @@ def batch_normalization_1(
 @operator("InstanceNormalization")
 def instance_normalization(
     lowering: Lowering,
-    input: Value,  # noqa: A002
+    input: Value,
     scale: Value,
     B: Value,
     *,
@@ -179,9 +180,7 @@ def _statistics(
     mean = lowering.emit("reduce_mean", wide, axes=axes, keepdims=True)
     centred = lowering.emit("sub", wide, mean)
     variance = lowering.emit("reduce_mean", lowering.emit("mul", centred, centred), axes=axes, keepdims=True)
-    return mean, lowering.emit(
-        "rsqrt", lowering.emit("add", variance, np.asarray(epsilon).astype(wide.dtype))
-    )
+    return mean, lowering.emit("rsqrt", lowering.emit("add", variance, np.asarray(epsilon).astype(wide.dtype)))
 
 
 @operator("RMSNormalization", since=23)
@@ -202,9 +201,7 @@ def _last_axes(X: Value, axis: int) -> tuple[int, ...]:
     return tuple(range(axis % len(X.shape), len(X.shape)))
 
 
-def _stashed(
-    lowering: Lowering, op: str, X: Value, affine: Sequence[Value], stash_type: int, **params: Any
-) -> Value:
+def _stashed(lowering: Lowering, op: str, X: Value, affine: Sequence[Value], stash_type: int, **params: Any) -> Value:
     """A normalisation whose statistics are taken in float32 where the value is narrower than that."""
     if stash_type != 1 or X.dtype.itemsize >= 4:
         return lowering.emit(op, X, *affine, **params)
@@ -222,19 +219,19 @@ def local_response_normalization(
 
 
 @operator("LpNormalization")
-def lp_normalization(lowering: Lowering, input: Value, *, axis: int = -1, p: int = 2) -> Value:  # noqa: A002
+def lp_normalization(lowering: Lowering, input: Value, *, axis: int = -1, p: int = 2) -> Value:
     """Division by the p-norm along an axis."""
     return lowering.emit("lp_norm", input, axis=axis % len(input.shape), p=p)
 
 
 def _register_softmax(name: str, op: str) -> None:
     @operator(name, since=13)
-    def along_axis(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:  # noqa: A002
+    def along_axis(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:
         """Softmax along one axis."""
         return lowering.emit(op, input, axis=axis % len(input.shape))
 
     @operator(name, since=1)
-    def coerced(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:  # noqa: A002
+    def coerced(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:
         """Before opset 13: softmax over all axes from `axis` on, taken together."""
         first = axis % len(input.shape)
         merged = (*input.shape[:first], math.prod(input.shape[first:]))

@@ -60,9 +60,7 @@ def _without(shape: Sequence[int], axes: Axes) -> Axes:
     return tuple(size for axis, size in enumerate(shape) if axis not in axes)
 
 
-_REDUCTIONS: dict[
-    str, tuple[Reduction, int]
-] = {  # the reduction, and the opset since which its axes are an operand
+_REDUCTIONS: dict[str, tuple[Reduction, int]] = {  # the reduction, and the opset since which its axes are an operand
     "ReduceL1": (_l1, 18),
     "ReduceL2": (_l2, 18),
     "ReduceLogSum": (_log_sum, 18),
@@ -144,7 +142,7 @@ def top_k(
     *,
     axis: int = -1,
     largest: int = 1,
-    sorted: int = 1,  # noqa: A002
+    sorted: int = 1,
 ) -> tuple[Value, Value]:
     """The extreme entries along an axis and their positions; of equals the earlier comes first."""
     (count,) = lowering.integers(K, "the number of entries to keep")

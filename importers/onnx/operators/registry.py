@@ -8,11 +8,12 @@ from typing import Any
 from backtrace_jax.errors import UnsupportedError
 
 Operator = Callable[..., Any]
-"""`operator(lowering, *operands, **attributes)`; parameter names are the ONNX attribute names. Absent operands are None."""
+"""`operator(lowering, *operands, **attributes)`; parameters bear the ONNX attribute names, absent operands are None."""
 
 OPERATORS: dict[tuple[str, str], dict[int, Operator]] = {}
 
 _RANDOM = {
+    "Dropout",  # in training mode, which its own implementation refuses
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",

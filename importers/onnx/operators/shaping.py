@@ -16,7 +16,7 @@ from .registry import operator
 
 
 @operator("Identity")
-def identity(lowering: Lowering, input: Value) -> Value:  # noqa: A002
+def identity(lowering: Lowering, input: Value) -> Value:
     """The value itself."""
     return input
 
@@ -75,7 +75,7 @@ def size(lowering: Lowering, data: Value) -> Value:
 
 
 @operator("ConstantOfShape")
-def constant_of_shape(lowering: Lowering, input: Value, *, value: np.ndarray | None = None) -> Value:  # noqa: A002
+def constant_of_shape(lowering: Lowering, input: Value, *, value: np.ndarray | None = None) -> Value:
     """One number everywhere."""
     number = np.zeros(1, np.float32) if value is None else value
     return np.full(lowering.integers(input, "the shape"), number.reshape(()))
@@ -101,9 +101,7 @@ def reshape_5(lowering: Lowering, data: Value, shape: Value) -> Value:
 
 
 @operator("Reshape", since=1)
-def reshape_1(
-    lowering: Lowering, data: Value, *, shape: Sequence[int] = (), consumed_inputs: Any = None
-) -> Value:
+def reshape_1(lowering: Lowering, data: Value, *, shape: Sequence[int] = (), consumed_inputs: Any = None) -> Value:
     """Before opset 5 the shape is an attribute."""
     return _reshape(lowering, data, tuple(shape), False)
 
@@ -117,7 +115,7 @@ def _reshape(lowering: Lowering, data: Value, wanted: Sequence[int], allow_zero:
 
 
 @operator("Flatten")
-def flatten(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:  # noqa: A002
+def flatten(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:
     """Two axes: those before `axis` together, and those from it on."""
     split = axis if axis >= 0 else axis + len(input.shape)
     return lowering.reshape(input, (math.prod(input.shape[:split]), math.prod(input.shape[split:])))
@@ -161,14 +159,14 @@ def transpose(lowering: Lowering, data: Value, *, perm: Sequence[int] | None = N
 
 
 @operator("Expand")
-def expand(lowering: Lowering, input: Value, shape: Value) -> Value:  # noqa: A002
+def expand(lowering: Lowering, input: Value, shape: Value) -> Value:
     """Copies along axes of size 1, as broadcasting makes them."""
     result = np.broadcast_shapes(input.shape, lowering.integers(shape, "the shape to expand to"))
     return input if result == input.shape else lowering.emit("expand", input, shape=result)
 
 
 @operator("Tile", since=6)
-def tile(lowering: Lowering, input: Value, repeats: Value) -> Value:  # noqa: A002
+def tile(lowering: Lowering, input: Value, repeats: Value) -> Value:
     """Copies of the whole value one after the other along each axis."""
     counts = lowering.integers(repeats, "the number of copies")
     if all(count == 1 for count in counts):
@@ -193,8 +191,8 @@ def concat_1(lowering: Lowering, *inputs: Value, axis: int = 1) -> Value:
 
 
 @operator("DepthToSpace")
-def depth_to_space(lowering: Lowering, input: Value, *, blocksize: int, mode: str = "DCR") -> Value:  # noqa: A002
-    """Channels rearranged into blocks of the image; DCR has the block position first in the channel, CRD last."""
+def depth_to_space(lowering: Lowering, input: Value, *, blocksize: int, mode: str = "DCR") -> Value:
+    """Channels rearranged into blocks of the image; in a channel's number the block comes first (DCR) or last (CRD)."""
     n, channels, height, width = input.shape
     depth, block = channels // blocksize**2, (blocksize, blocksize)
     split, perm = {
@@ -206,10 +204,10 @@ def depth_to_space(lowering: Lowering, input: Value, *, blocksize: int, mode: st
 
 
 @operator("SpaceToDepth")
-def space_to_depth(lowering: Lowering, input: Value, *, blocksize: int) -> Value:  # noqa: A002
-    """Blocks of the image rearranged into channels, the block position first."""
+def space_to_depth(lowering: Lowering, input: Value, *, blocksize: int, mode: str = "DCR") -> Value:
+    """Blocks of the image rearranged into channels, the inverse of DepthToSpace."""
     n, channels, height, width = input.shape
     rows, columns = height // blocksize, width // blocksize
     blocks = lowering.reshape(input, (n, channels, rows, blocksize, columns, blocksize))
-    rearranged = lowering.transpose(blocks, (0, 3, 5, 1, 2, 4))
-    return lowering.reshape(rearranged, (n, channels * blocksize**2, rows, columns))
+    perm = {"DCR": (0, 3, 5, 1, 2, 4), "CRD": (0, 1, 3, 5, 2, 4)}[mode]
+    return lowering.reshape(lowering.transpose(blocks, perm), (n, channels * blocksize**2, rows, columns))

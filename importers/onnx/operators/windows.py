@@ -76,8 +76,13 @@ def pairs(pads: Sequence[int] | None, rank: int) -> Padding:
 
 
 def in_halves(total: int, auto_pad: str) -> tuple[int, int]:
-    """Padding shared between both sides; an odd one goes to the end with SAME_UPPER and to the start otherwise."""
-    small = max(total, 0) // 2
+    """Padding shared between both sides; an odd one goes to the end with SAME_UPPER and to the start otherwise.
+
+    A negative total, of a transposed convolution that is to give more than it has, is all at the end.
+    """
+    if total < 0:
+        return 0, total
+    small = total // 2
     return (small, total - small) if auto_pad == "SAME_UPPER" else (total - small, small)
 
 
