@@ -17,7 +17,7 @@ from .errors import SettingError, UnsupportedError
 from .explanation import ALL_UNITS
 from .ir import Graph, Var
 
-CLASSIFICATION, REGRESSION, CUSTOM = "classification", "regression", "custom"
+AUTO, CLASSIFICATION, REGRESSION, CUSTOM = "auto", "classification", "regression", "custom"
 
 _TASKS = {
     "binary-classification": CLASSIFICATION,
@@ -34,7 +34,7 @@ _NOT_YET = (
     "token-classification",
     "span-qa",
 )
-TASKS = ("auto", *_TASKS, *_NOT_YET)
+TASKS = (AUTO, *_TASKS, *_NOT_YET)
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,12 @@ class Task:
         name: "classification", "regression" or "custom".
         start: (output, target, given) -> (start relevance in the output's shape, target explained). `target` is the
             flat index of a unit, or -1 for the task's own choice; `given` is the user's start relevance or None.
+        nonnegative: Whether the start relevance cannot be negative.
     """
 
     name: str
     start: Callable[[Array, Array, Any], tuple[Array, Array]]
+    nonnegative: bool
 
 
 def canonical_task(task: str) -> str:
@@ -61,7 +63,7 @@ def canonical_task(task: str) -> str:
     name = task.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(task, str) else task
     if name in _NOT_YET:
         raise UnsupportedError(f"task {task!r} is not built yet; pass start= with the relevance of the output instead")
-    if name != "auto" and name not in _TASKS:
+    if name != AUTO and name not in _TASKS:
         raise SettingError(f"task {task!r} does not exist; there are: {', '.join(TASKS)}")
     return _TASKS.get(name, name)
 
@@ -78,19 +80,25 @@ def resolve_task(task: str, graph: Graph, output: Var, scaler: float | None, *, 
         scaler: Total relevance to hand out; None: the output's own value.
         custom: Whether the user passes the start relevance.
     """
-    family = canonical_task(task)
     if custom:
-        return Task(CUSTOM, lambda value, target, given: (given.astype(value.dtype), target))
+        return Task(CUSTOM, lambda value, target, given: (given.astype(value.dtype), target), nonnegative=False)
     maker = graph.producers().get(output.name)
     probability = maker is not None and maker.op == "sigmoid"
-    if family == "auto":
-        family = REGRESSION if _units(output) == 1 and not probability else CLASSIFICATION
+    family = _family(task, output, probability)
+    nonnegative = scaler is not None and scaler >= 0
     if family == REGRESSION:
-        return Task(REGRESSION, lambda value, target, given: _regression(value, target, scaler))
+        return Task(REGRESSION, lambda value, target, given: _regression(value, target, scaler), nonnegative)
     if _units(output) == 1:
         threshold = 0.5 if probability else 0.0
-        return Task(CLASSIFICATION, lambda value, target, given: _one_unit(value, target, scaler, threshold))
-    return Task(CLASSIFICATION, lambda value, target, given: _classification(value, target, scaler))
+        return Task(family, lambda value, target, given: _one_unit(value, target, scaler, threshold), nonnegative)
+    return Task(family, lambda value, target, given: _classification(value, target, scaler), nonnegative)
+
+
+def _family(task: str, output: Var, probability: bool) -> str:
+    family = canonical_task(task)
+    if family == AUTO:
+        return REGRESSION if _units(output) == 1 and not probability else CLASSIFICATION
+    return family
 
 
 def _units(output: Var) -> int:

@@ -40,6 +40,7 @@ class Result(NamedTuple):
 
 Weights = Mapping[str, Any]
 Explain = Callable[[Weights, dict[str, Any], Any, Any], Result]
+Forward = Callable[[Weights, Any], tuple[Array, ...]]
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def explain_example(request: Request, weights: Weights, inputs: Mapping[str, Any
     graph = plan.graph
     values = forward(graph, weights, inputs)
     start, chosen = request.task.start(values[plan.output.name], target, given)
-    found, books = walk(plan, values, start)
+    found, books = walk(plan, values, start, nonnegative=request.task.nonnegative)
     return Result(
         {name: values[var.name] for name, var in zip(graph.output_names, graph.outputs, strict=True)},
         chosen,
-        totals(start),
+        totals(start, request.task.nonnegative),
         {var.name: found[var.name] for var in plan.inputs},
         {key: _relevance(found, values, name, start) for key, name in request.layers.items()},
         books,
@@ -85,28 +86,37 @@ def compile_explain(request: Request, weights: Weights, examples: Any, device: j
         return lowered.compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
 
 
-def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Callable[..., Any]:
+def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Forward:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
+    return _compiled(lambda weights, inputs: _outputs(graph, weights, inputs), weights, inputs, precision)
 
-    def outputs(weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
-        values = forward(graph, weights, inputs)
-        return tuple(values[var.name] for var in graph.outputs)
 
+def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Forward:
+    """Compile the forward pass for a chunk of examples: (weights, inputs) -> tuple of outputs, chunk first."""
+
+    def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
+        return jax.vmap(lambda example: _outputs(graph, weights, example))(inputs)
+
+    return _compiled(batched, weights, inputs, precision)
+
+
+def _compiled(function: Forward, weights: Weights, inputs: Any, precision: str) -> Forward:
     with exact_types(precision):
-        return jax.jit(outputs).lower(weights, inputs).compile()
+        return jax.jit(function).lower(weights, inputs).compile()
+
+
+def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
+    values = forward(graph, weights, inputs)
+    return tuple(values[var.name] for var in graph.outputs)
 
 
 def cost(program: Program) -> float:
     """Floating-point operations of one forward pass, as XLA counts them before optimising."""
-    types = [
-        {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group}
-        for group in (program.graph.params, program.graph.inputs)
-    ]
-
-    def outputs(weights: Weights, inputs: Mapping[str, Any]) -> list[Array]:
-        values = forward(program.graph, weights, inputs)
-        return [values[var.name] for var in program.graph.outputs]
-
+    graph = program.graph
+    weights, inputs = (
+        {var.name: jax.ShapeDtypeStruct(var.shape, var.dtype) for var in group} for group in (graph.params, graph.inputs)
+    )
     with exact_types():
-        analysis = jax.jit(outputs).lower(*types).cost_analysis()
+        lowered = jax.jit(lambda weights, inputs: _outputs(graph, weights, inputs)).lower(weights, inputs)
+        analysis = lowered.cost_analysis()
     return float(analysis.get("flops", 0.0)) if analysis else 0.0

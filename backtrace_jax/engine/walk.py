@@ -27,30 +27,37 @@ class Books(NamedTuple):
     absolute: Array
 
 
-def walk(plan: Plan, values: Mapping[str, Array], start: Array) -> tuple[dict[str, Array], Books]:
+def walk(
+    plan: Plan, values: Mapping[str, Array], start: Array, *, nonnegative: bool = False
+) -> tuple[dict[str, Array], Books]:
     """Walk relevance back from the output.
 
     Args:
         plan: Which rule each equation gets.
         values: Every value of the forward pass, by name.
         start: Relevance of the output, in its shape.
+        nonnegative: Whether the start is known not to be negative anywhere; the books then need one pass, not two.
 
     Returns:
         Relevance of every value it reached, by name, and the books.
     """
     found = {plan.output.name: start}
-    received = {plan.output.name: totals(start)}
+    received = {plan.output.name: totals(start, nonnegative)}
+    signless = {plan.output.name: nonnegative}
     rows = []
     for step in plan.steps:
         name = step.eqn.outvars[0].name
         shares, kept = step.rule.apply(_site(step, values), found[name])
-        entries = {i: totals(share) for i, share in shares.items()}
+        sure = signless[name] and step.rule.keeps_sign
+        entries = {i: totals(share, sure) for i, share in shares.items()}
         handed = [entries[i] for i in entries if step.bears[i]]
-        causes = {cause: [totals(kept[cause])] if cause in kept else [] for cause in KEPT}
+        causes = {cause: [totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}
         causes[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
         rows.append(jnp.stack([received[name], *map(_sum, (handed, *causes.values()))]))
         for i in filter(step.bears.__getitem__, shares):
-            _hand_on(step.eqn.invars[i].name, shares[i], entries[i], found, received)
+            operand = step.eqn.invars[i].name
+            signless[operand] = sure and signless.get(operand, True)
+            _hand_on(operand, shares[i], entries[i], found, received)
     books = jnp.stack(rows) if rows else jnp.zeros((0, 2 + len(KEPT), 2), jnp.float64)
     return found, Books(books[..., 0], books[..., 1])
 
@@ -68,10 +75,12 @@ def _site(step: Step, values: Mapping[str, Array]) -> Site:
     return Site(OPS[eqn.op], eqn.params, step.kind, step.bears, step.saturation, step.nonnegative, operands, result)
 
 
-def totals(array: Array) -> Array:
+def totals(array: Array, nonnegative: bool = False) -> Array:
     """Signed and absolute total, [2], in float64, so that the books show the rules' rounding and not their own."""
-    wide = array.astype(jnp.float64)
-    return jnp.stack([jnp.sum(wide), jnp.sum(jnp.abs(wide))])
+    signed = jnp.sum(array.astype(jnp.float64))
+    # the magnitude is taken before widening: a shared float64 copy of the array would be written to memory
+    absolute = signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64))
+    return jnp.stack([signed, absolute])
 
 
 def _sum(entries: list[Array]) -> Array:

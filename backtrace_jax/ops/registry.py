@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -95,7 +96,14 @@ def result_types(
     op: str, operands: Sequence[Typed], params: Mapping[str, Any]
 ) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of each result, found by abstract evaluation."""
+    types = tuple((tuple(operand.shape), np.dtype(operand.dtype)) for operand in operands)
+    return list(_result_types(op, types, tuple(params.items())))
+
+
+@lru_cache(maxsize=4096)  # networks repeat their layers
+def _result_types(op: str, types: tuple, settings: tuple) -> list[tuple[tuple[int, ...], np.dtype]]:
+    params = dict(settings)
     with jax.enable_x64(True):
-        arguments = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
+        arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
         results = jax.eval_shape(lambda *arrays: OPS[op](*arrays, **params), *arguments)
     return [(result.shape, np.dtype(result.dtype)) for result in (results if OPS[op].many else (results,))]

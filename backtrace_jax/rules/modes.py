@@ -16,10 +16,17 @@ from .site import EMBEDDING, Kept, Shares, Site
 
 @dataclass(frozen=True)
 class Rule:
-    """A relevance rule: a name for reports and a pure function (site, relevance of the result) -> (shares, kept)."""
+    """A relevance rule.
+
+    Attributes:
+        name: Name for reports.
+        apply: Pure function (site, relevance of the result) -> (shares, kept).
+        keeps_sign: Whether relevance that is not negative anywhere gives shares that are not negative anywhere.
+    """
 
     name: str
     apply: Callable[[Site, Array], tuple[Shares, Kept]]
+    keeps_sign: bool
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,16 @@ def _by_kind(rules: dict[str, Rule]) -> tuple[tuple[Selector, Rule], ...]:
     return tuple((Selector(kind=kind), rule) for kind, rule in rules.items())
 
 
-_TAKE_ALL = Rule("identity", shared.identity)
+_TAKE_ALL = Rule("identity", shared.identity, keeps_sign=True)
 
 _SHARED = {
-    MOVE: Rule("move", shared.move),
-    SELECT: Rule("winner", shared.select),
+    MOVE: Rule("move", shared.move, keeps_sign=True),
+    SELECT: Rule("winner", shared.select, keeps_sign=True),
     POINTWISE: _TAKE_ALL,
     NORM: _TAKE_ALL,
     SOFTMAX: _TAKE_ALL,
-    QUOTIENT: Rule("numerator", shared.identity),
-    EMBEDDING: Rule("token", shared.embedding),
+    QUOTIENT: Rule("numerator", shared.identity, keeps_sign=True),
+    EMBEDDING: Rule("token", shared.embedding, keeps_sign=True),
 }
 
 MODES = {
@@ -80,9 +87,9 @@ MODES = {
             "DLBacktrace, arXiv 2411.12643",
             _by_kind(
                 {
-                    LINEAR: Rule("proportional", default.linear),
-                    SUM: Rule("proportional", default.total),
-                    PRODUCT: Rule("halves", default.product),
+                    LINEAR: Rule("proportional", default.linear, keeps_sign=True),
+                    SUM: Rule("proportional", default.total, keeps_sign=True),
+                    PRODUCT: Rule("halves", default.product, keeps_sign=True),
                     **_SHARED,
                 }
             ),
