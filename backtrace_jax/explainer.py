@@ -23,7 +23,7 @@ from .ir import Program, Var
 from .numerics import PRECISIONS, check_finite, exact_types, float_type
 from .passes import simplify, with_float_type
 from .rules import find_mode
-from .tasks import canonical_task, read_targets, resolve_task
+from .tasks import CUSTOM, canonical_task, read_targets, resolve_task
 
 Progress = Callable[[int, int], None]
 _SHAPES_KEPT = 8  # compiled functions an Explainer keeps, one per input shape
@@ -178,7 +178,7 @@ class Explainer:
             inputs=feeds,
             outputs={name: _unbatched(array) for name, array in result.outputs.items()},
             output=_output_name(compiled),
-            target=result.target,
+            target=None if compiled.request.task.name == CUSTOM else result.target,
             layers={name: _unbatched(array) for name, array in result.layers.items()},
             ledger=_ledger(compiled, result),
             fingerprint=fingerprint(self._model.sha256, settings, self.device),

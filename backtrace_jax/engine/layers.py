@@ -9,6 +9,7 @@ from ..errors import SettingError
 from ..ir import Graph
 
 ALL = "all"
+WEIGHT = ".weight"
 
 
 def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str, str]:
@@ -40,9 +41,16 @@ def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str,
 
 
 def _modules(graph: Graph) -> dict[str, str]:
-    """The last value computed inside each module, enclosing modules included."""
+    """The last value computed inside each module, enclosing modules included.
+
+    An exporter that folds batch normalisation into a convolution names the node after the former; the owner of the
+    weights, `conv1` for `conv1.weight`, stands for it as well.
+    """
     last: dict[str, str] = {}
+    params = {var.name for var in graph.params}
     for eqn in graph.eqns:
-        parts = eqn.source.module.split(".") if eqn.source.module and eqn.outvars[0].is_float else []
-        last.update({".".join(parts[:depth]): eqn.outvars[0].name for depth in range(1, len(parts) + 1)})
+        owners = [var.name.removesuffix(WEIGHT) for var in eqn.invars if var.name in params and var.name.endswith(WEIGHT)]
+        for module in filter(None, (eqn.source.module, *owners)) if eqn.outvars[0].is_float else ():
+            parts = module.split(".")
+            last.update({".".join(parts[:depth]): eqn.outvars[0].name for depth in range(1, len(parts) + 1)})
     return last

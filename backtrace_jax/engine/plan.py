@@ -25,7 +25,7 @@ class Step:
         eqn: The equation.
         kind: Its kind, given which operands bear relevance.
         rule: The rule that applies.
-        bears: Whether each operand takes relevance from it.
+        bears: Whether each operand bears relevance that can come from it.
         saturation: Range of the activation that alone consumes the result, or None.
         nonnegative: Whether each operand is known never to be negative.
     """
@@ -72,10 +72,11 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
     saturated, signs = saturation(graph), nonnegative_values(graph)
     needed, steps = {output.name}, []
     for eqn in reversed(graph.eqns):
-        bears = takers(eqn, carrying)
+        bears = bearers(eqn, carrying)
         if any(bears) and any(var.name in needed for var in eqn.outvars):
-            needed.update(var.name for var, takes in zip(eqn.invars, bears, strict=True) if takes)
-            steps.append(_step(eqn, mode, bears, saturated.get(eqn.outvars[0].name), signs))
+            step = _step(eqn, mode, bears, saturated.get(eqn.outvars[0].name), signs)
+            needed.update(var.name for var, takes in zip(eqn.invars, step.rule.takers(bears), strict=True) if takes)
+            steps.append(step)
     reached = tuple(var for var in graph.inputs if var.name in needed & carrying)
     _check_reached(graph, output, reached, wrt)
     return Plan(graph, output, tuple(steps), reached)
@@ -85,13 +86,13 @@ def bearing(graph: Graph, wrt: Collection[str] | None = None) -> frozenset[str]:
     """Names of the values that bear relevance."""
     found = {var.name for var in graph.inputs if (wrt is None or var.name in wrt) and (var.is_float or var.is_integer)}
     for eqn in graph.eqns:
-        if any(takers(eqn, found)):
+        if any(bearers(eqn, found)):
             found.update(var.name for var in eqn.outvars if var.is_float or var.is_integer)
     return frozenset(found)
 
 
-def takers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
-    """Which operands of an equation take relevance from its result, given the values that bear relevance."""
+def bearers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
+    """Which operands of an equation can take relevance from its result, given the values that bear relevance."""
     if _is_embedding(eqn, carrying):
         return tuple(position == 1 for position in range(len(eqn.invars)))
     return tuple(var.name in carrying and _carries(eqn, i) for i, var in enumerate(eqn.invars))

@@ -14,6 +14,16 @@ from . import default, shared
 from .site import EMBEDDING, Kept, Shares, Site
 
 
+def every(bears: tuple[bool, ...]) -> tuple[bool, ...]:
+    """All operands that bear relevance take a share."""
+    return bears
+
+
+def first(bears: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Only the first operand that bears relevance takes a share."""
+    return tuple(i == bears.index(True) for i in range(len(bears)))
+
+
 @dataclass(frozen=True)
 class Rule:
     """A relevance rule.
@@ -22,11 +32,13 @@ class Rule:
         name: Name for reports.
         apply: Pure function (site, relevance of the result) -> (shares, kept).
         keeps_sign: Whether relevance that is not negative anywhere gives shares that are not negative anywhere.
+        takers: Which of the operands that bear relevance get a share.
     """
 
     name: str
     apply: Callable[[Site, Array], tuple[Shares, Kept]]
     keeps_sign: bool
+    takers: Callable[[tuple[bool, ...]], tuple[bool, ...]] = every
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ def _by_kind(rules: dict[str, Rule]) -> tuple[tuple[Selector, Rule], ...]:
     return tuple((Selector(kind=kind), rule) for kind, rule in rules.items())
 
 
-_TAKE_ALL = Rule("identity", shared.identity, keeps_sign=True)
+_TAKE_ALL = Rule("identity", shared.identity, keeps_sign=True, takers=first)
 
 _SHARED = {
     MOVE: Rule("move", shared.move, keeps_sign=True),
@@ -74,7 +86,7 @@ _SHARED = {
     POINTWISE: _TAKE_ALL,
     NORM: _TAKE_ALL,
     SOFTMAX: _TAKE_ALL,
-    QUOTIENT: Rule("numerator", shared.identity, keeps_sign=True),
+    QUOTIENT: Rule("numerator", shared.identity, keeps_sign=True, takers=first),
     EMBEDDING: Rule("token", shared.embedding, keeps_sign=True),
 }
 
