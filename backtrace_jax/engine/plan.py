@@ -141,6 +141,9 @@ def _step(
 
 def _check_reached(graph: Graph, output: Var, reached: Iterable[Var], wrt: Collection[str] | None) -> None:
     names = {var.name for var in reached}
+    unknown = sorted(set(wrt or ()) - {var.name for var in graph.inputs})
+    if unknown:
+        raise SettingError(f"wrt={unknown}: no such input; the model takes {[var.name for var in graph.inputs]}")
     if not names:
         kinds = ", ".join(f"{var.name} ({var.dtype.name})" for var in graph.inputs)
         raise SettingError(
