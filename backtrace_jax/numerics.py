@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import NumericsError, SettingError
@@ -51,9 +52,9 @@ def check_finite(graph: Graph, weights: Mapping[str, Any], example: Mapping[str,
     """
     from .engine.forward import compute
 
-    values: dict[str, Any] = {**weights, **example}
     culprit = None
     with exact_types():
+        values: dict[str, Any] = jax.tree.map(jnp.asarray, {**weights, **example})
         for eqn in graph.eqns:
             values.update(compute(eqn, values))
             if culprit is None and _breaks(eqn, values):
