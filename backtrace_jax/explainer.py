@@ -10,63 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from .engine.chunks import check_chunk, default_chunk, run_chunks
-from .engine.compile import Explain, Request, Result, compile_explain, cost
-from .engine.layers import select_layers
-from .engine.plan import plan_walk
-from .errors import NumericsError, SettingError
-from .explanation import Explanation, Ledger
+from .compiled import Compiled, Shapes, compile_model
+from .errors import SettingError
+from .explanation import Explanation
 from .feeds import Inputs, read_inputs
-from .fingerprint import fingerprint
 from .importers import Imported, read
-from .ir import Program, Var
-from .numerics import PRECISIONS, check_finite, exact_types, float_type
-from .passes import simplify, with_float_type
-from .rules import find_mode
-from .tasks import CUSTOM, canonical_task, read_targets, resolve_task
+from .results import as_explanation, joined, unbatched
+from .settings import Settings, as_names
+from .tasks import read_targets
 
 Progress = Callable[[int, int], None]
 _SHAPES_KEPT = 8  # compiled functions an Explainer keeps, one per input shape
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides what is compiled, besides the model and the shapes; see `explain`."""
-
-    mode: str = "default"
-    task: str = "auto"
-    output: str | int | None = None
-    scaler: float | None = 1.0
-    thresholding: float = 0.5
-    layers: tuple[str, ...] | None = None
-    wrt: tuple[str, ...] | None = None
-    chunk: int | None = None
-    dtype: str = "float32"
-    precision: str = "highest"
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without a model."""
-        find_mode(self.mode)
-        canonical_task(self.task)
-        float_type(self.dtype)
-        if self.precision not in PRECISIONS:
-            raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
-        if self.chunk is not None:
-            check_chunk(self.chunk)
-        if self.scaler is not None and not np.isfinite(self.scaler):
-            raise SettingError(f"scaler must be a finite number or None, found {self.scaler!r}")
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled explanation at one input shape."""
-
-    program: Program
-    request: Request
-    weights: Mapping[str, Any]
-    chunk: int
-    call: Explain
 
 
 class Explainer:
@@ -94,7 +49,7 @@ class Explainer:
             SettingError: When a setting does not exist.
         """
         self.settings = Settings(
-            mode, task, output, scaler, thresholding, _names(layers), _names(wrt), chunk, dtype, precision
+            mode, task, output, scaler, thresholding, as_names(layers), as_names(wrt), chunk, dtype, precision
         )
         self.device = jax.devices()[0]
         self._model = read(model)
@@ -103,86 +58,40 @@ class Explainer:
     def __call__(
         self, inputs: Inputs, *, target: Any = None, start: Any = None, progress: Progress | None = None
     ) -> Explanation:
-        """Explain a batch of inputs; see `explain`."""
+        """Explain a batch of inputs; `explain` says what the arguments mean."""
         feeds = read_inputs(inputs, self._model.inputs)
         shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
         compiled = self._compiled(shapes, start is not None)
-        examples = self._examples(compiled, feeds, target, start)
-        result = self._run(compiled, examples, progress)
-        _check_result(compiled, feeds, result)
-        return self._explanation(compiled, feeds, result)
+        result = compiled.run(_examples(compiled, feeds, target, start), progress)
+        return as_explanation(compiled, self.settings, self._model.sha256, feeds, result)
 
-    def _compile(self, shapes: tuple[tuple[str, tuple[int, ...]], ...], custom: bool) -> Compiled:
-        settings = self.settings
-        program = self._program(shapes)
-        output = _pick_output(program, settings.output)
-        plan = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
-        task = resolve_task(settings.task, program.graph, output, settings.scaler, custom=custom)
-        request = Request(plan, task, select_layers(program.graph, settings.layers), settings.precision)
-        chunk = settings.chunk or default_chunk(cost(program), self.device.platform)
-        with exact_types():
-            weights = jax.device_put(dict(program.weights), self.device)
-        types = _chunk_types(program, output, chunk, custom)
-        return Compiled(program, request, weights, chunk, compile_explain(request, weights, types, self.device))
+    def _compile(self, shapes: Shapes, custom: bool) -> Compiled:
+        return compile_model(self._model, self.settings, self.device, shapes, custom=custom)
 
-    def _program(self, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Program:
-        lowered = self._model.lower({name: (1, *shape) for name, shape in shapes})
-        return simplify(with_float_type(lowered, float_type(self.settings.dtype)))
 
-    def _examples(self, compiled: Compiled, feeds: Mapping[str, np.ndarray], target: Any, start: Any) -> Any:
-        count = len(next(iter(feeds.values())))
-        output, task = compiled.request.plan.output, compiled.request.task
-        targets = read_targets(target, count, output, task)
-        types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-        inputs = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
-        return inputs, targets, self._start(compiled, inputs, targets, start)
+def _examples(compiled: Compiled, feeds: Mapping[str, np.ndarray], target: Any, start: Any) -> Any:
+    """What the compiled function takes: inputs, targets and start relevance, batch first."""
+    count = len(next(iter(feeds.values())))
+    targets = read_targets(target, count, compiled.output, compiled.request.task)
+    types = {var.name: var.dtype for var in compiled.program.graph.inputs}
+    inputs = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
+    return inputs, targets, None if start is None else _start(compiled, inputs, targets, start)
 
-    def _start(self, compiled: Compiled, inputs: Any, targets: np.ndarray, start: Any) -> np.ndarray | None:
-        """The user's start relevance, as an array; a function is given the outputs of a first run."""
-        if start is None:
-            return None
-        output = compiled.request.plan.output
-        shape = (len(targets), *output.shape)
-        if callable(start):
-            blank = np.zeros(shape, output.dtype)
-            name = _output_name(compiled)
-            start = start(_unbatched(self._run(compiled, (inputs, targets, blank), None).outputs[name]))
-        array = np.asarray(start)
-        if array.shape != _joined(shape) or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise SettingError(
-                f"start must be a finite array shaped like output {output.name!r}, {list(_joined(shape))}, "
-                f"or a function that gives one; found {array.dtype} {list(array.shape)}"
-            )
-        return array.reshape(shape).astype(output.dtype)
 
-    def _run(self, compiled: Compiled, examples: Any, progress: Progress | None) -> Result:
-        def call(part: Any) -> Result:
-            with exact_types(self.settings.precision):
-                return compiled.call(compiled.weights, *jax.device_put(part, self.device))
-
-        return run_chunks(call, examples, len(examples[1]), compiled.chunk, progress)
-
-    def _explanation(self, compiled: Compiled, feeds: dict[str, np.ndarray], result: Result) -> Explanation:
-        settings = {
-            "mode": self.settings.mode,
-            "task": compiled.request.task.name,
-            "output": _output_name(compiled),
-            "scaler": self.settings.scaler,
-            "wrt": [var.name for var in compiled.request.plan.inputs],
-            "chunk": compiled.chunk,
-            "dtype": self.settings.dtype,
-            "precision": self.settings.precision,
-        }
-        return Explanation(
-            relevance={name: _unbatched(array) for name, array in result.relevance.items()},
-            inputs=feeds,
-            outputs={name: _unbatched(array) for name, array in result.outputs.items()},
-            output=_output_name(compiled),
-            target=None if compiled.request.task.name == CUSTOM else result.target,
-            layers={name: _unbatched(array) for name, array in result.layers.items()},
-            ledger=_ledger(compiled, result),
-            fingerprint=fingerprint(self._model.sha256, settings, self.device),
+def _start(compiled: Compiled, inputs: Any, targets: np.ndarray, start: Any) -> np.ndarray:
+    """The user's start relevance as an array; a function is given the outputs of a first run."""
+    output = compiled.output
+    shape = (len(targets), *output.shape)
+    if callable(start):
+        blank = np.zeros(shape, output.dtype)
+        start = start(unbatched(compiled.run((inputs, targets, blank)).outputs[compiled.output_name]))
+    array = np.asarray(start)
+    if array.shape != joined(shape) or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise SettingError(
+            f"start must be a finite array shaped like output {output.name!r}, {list(joined(shape))}, "
+            f"or a function that gives one; found {array.dtype} {list(array.shape)}"
         )
+    return array.reshape(shape).astype(output.dtype)
 
 
 def explain(
@@ -234,7 +143,9 @@ def explain(
     Raises:
         BacktraceError: The one root of all errors, each naming what is wrong and what to do.
     """
-    settings = Settings(mode, task, output, scaler, thresholding, _names(layers), _names(wrt), chunk, dtype, precision)
+    settings = Settings(
+        mode, task, output, scaler, thresholding, as_names(layers), as_names(wrt), chunk, dtype, precision
+    )
     imported = read(model)
     explainer = _kept_explainer(_Known(imported.sha256, imported), settings)
     return explainer(inputs, target=target, start=start, progress=progress)
@@ -251,76 +162,3 @@ class _Known:
 @lru_cache(_EXPLAINERS_KEPT)
 def _kept_explainer(known: _Known, settings: Settings) -> Explainer:
     return Explainer(known.model, **{each.name: getattr(settings, each.name) for each in fields(settings)})
-
-
-def _names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return (names,) if isinstance(names, str) else None if names is None else tuple(names)
-
-
-def _pick_output(program: Program, wanted: str | int | None) -> Var:
-    graph = program.graph
-    choices = dict(zip(graph.output_names, graph.outputs, strict=True))
-    name = graph.output_names[0] if wanted is None else wanted
-    if isinstance(name, int) and 0 <= name < len(choices):
-        name = graph.output_names[name]
-    if name not in choices:
-        raise SettingError(f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}")
-    if not choices[name].is_float:
-        raise SettingError(
-            f"output {name!r} holds {choices[name].dtype.name}, which bears no relevance; pick a float output"
-        )
-    return choices[name]
-
-
-def _output_name(compiled: Compiled) -> str:
-    graph = compiled.program.graph
-    return graph.output_names[graph.outputs.index(compiled.request.plan.output)]
-
-
-def _chunk_types(program: Program, output: Var, chunk: int, custom: bool) -> Any:
-    inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in program.graph.inputs}
-    given = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if custom else None
-    return inputs, jax.ShapeDtypeStruct((chunk,), np.int64), given
-
-
-def _joined(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a stacked value: the model's own batch axis, of size 1, gives way to the axis of examples."""
-    return (shape[0], *shape[2:]) if shape[1:2] == (1,) else shape
-
-
-def _unbatched(array: np.ndarray) -> np.ndarray:
-    return array.reshape(_joined(array.shape))
-
-
-def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
-    name = _output_name(compiled)
-    bad = np.flatnonzero(~_finite_rows(result.outputs[name]))
-    if len(bad):
-        types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-        example = {key: array[bad[0]][None].astype(types[key]) for key, array in feeds.items()}
-        check_finite(compiled.program.graph, compiled.program.weights, example, name)
-    for key, array in result.relevance.items():
-        if not _finite_rows(array).all():
-            raise NumericsError(
-                f"relevance of input {key!r} is not finite; explain with dtype='float64' or a smaller scaler"
-            )
-
-
-def _finite_rows(array: np.ndarray) -> np.ndarray:
-    return np.isfinite(array).reshape(len(array), -1).all(axis=1)
-
-
-def _ledger(compiled: Compiled, result: Result) -> Ledger:
-    """The whole graph's books from those of its steps; inputs are added up once more from their relevance."""
-    inputs = [np.zeros((len(result.target), 2))]
-    for array in result.relevance.values():
-        flat = array.reshape(len(array), -1).astype(np.float64)
-        inputs.append(np.stack([flat.sum(1), np.abs(flat).sum(1)], axis=1))
-    totals = np.sum(inputs, axis=0)
-    nodes = [step.eqn.outvars[0].name for step in compiled.request.plan.steps]
-    signed, absolute = (
-        np.concatenate([result.start[:, k : k + 1], totals[:, k : k + 1], books[:, :, 2:].sum(axis=1)], axis=1)
-        for k, books in enumerate(result.books)
-    )
-    by_node = {name: Ledger(result.books.signed[:, i], result.books.absolute[:, i], {}) for i, name in enumerate(nodes)}
-    return Ledger(signed, absolute, by_node)

@@ -8,19 +8,18 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
-import jaxlib
 
-from .numerics import COMPILER_OPTIONS
+from .numerics import COMPILER_OPTIONS, Device
 
 
-def fingerprint(model_hash: str, settings: Mapping[str, Any], device: jax.Device) -> dict[str, Any]:
+def fingerprint(model_hash: str, settings: Mapping[str, Any], device: Device) -> dict[str, Any]:
     """Model hash, settings, versions, device and compiler flags, ready for JSON."""
     return {
         "model_sha256": model_hash,
         **settings,
         "backtrace_jax": version("backtrace-jax"),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": version("jaxlib"),
         "backend": device.platform,
         "device": device.device_kind,
         "compiler_options": COMPILER_OPTIONS.get(device.platform, {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ import numpy as np
 
 from .errors import NumericsError, SettingError
 from .ir import Eqn, Graph
+
+Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
 FLOAT_TYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 PRECISIONS = ("highest", "high", "default")

@@ -16,6 +16,7 @@ from onnx.backend.base import Backend, BackendRep
 from .engine.compile import compile_forward
 from .errors import InputError, SettingError
 from .importers.onnx import OnnxModel, input_types, load, lower
+from .numerics import Device
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], tuple[np.ndarray, ...]]
@@ -58,7 +59,7 @@ class JaxBackend(Backend):
 class JaxRep(BackendRep):
     """A model ready to run; each combination of input shapes is compiled once."""
 
-    def __init__(self, model: OnnxModel, device: jax.Device, known: frozenset[str]) -> None:
+    def __init__(self, model: OnnxModel, device: Device, known: frozenset[str]) -> None:
         self._model = model
         self._device = device
         self._known = known
@@ -108,7 +109,7 @@ class JaxRep(BackendRep):
         return run
 
 
-def _device(name: str) -> jax.Device:
+def _device(name: str) -> Device:
     kind, _, index = name.partition(":")
     try:
         return jax.devices(_PLATFORMS[kind.upper()])[int(index or 0)]

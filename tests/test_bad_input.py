@@ -139,7 +139,9 @@ def test_unknown_operator_and_domain_are_all_named_before_running():
     assert not report.ok
     for word in ("Frobnicate", "'first'", "com.example.FusedThing", "'second'"):
         assert word in str(report)
-    _fails(UnsupportedError, ["'first'", "ai.onnx.Frobnicate", "opset 20"], explain, strange, np.ones((1, 4), np.float32))
+    _fails(
+        UnsupportedError, ["'first'", "ai.onnx.Frobnicate", "opset 20"], explain, strange, np.ones((1, 4), np.float32)
+    )
 
 
 def test_a_fixed_batch_says_how_to_get_out():

@@ -38,7 +38,9 @@ def test_books_close_in_double_precision(name):
     _check_books(explanation, "float64")
 
 
-@pytest.mark.parametrize(("name", "opset"), [("lenet", 11), ("resnet_small", 11), ("bert", 11), ("vit", 17), ("bert", 17)])
+@pytest.mark.parametrize(
+    ("name", "opset"), [("lenet", 11), ("resnet_small", 11), ("bert", 11), ("vit", 17), ("bert", 17)]
+)
 def test_files_of_the_old_exporter(name, opset):
     model = exported(name, exporter="torchscript", opset=opset)
     explanation = explain(model.model, model.inputs)
@@ -179,7 +181,9 @@ def test_explainer_serves_several_shapes():
 
 def test_progress_reaches_the_end():
     model, seen = exported("mlp"), []
-    explain(model.model, np.resize(model.inputs["input"], (70, 16)), progress=lambda done, total: seen.append((done, total)))
+    explain(
+        model.model, np.resize(model.inputs["input"], (70, 16)), progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(32, 70), (64, 70), (70, 70)]
 
 

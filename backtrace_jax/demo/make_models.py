@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ class Split:
 
 def split(inputs: np.ndarray, labels: np.ndarray) -> Split:
     """Hold a quarter out, every class in proportion."""
-    parts = train_test_split(inputs, labels, test_size=0.25, random_state=SEED, stratify=labels)
+    parts: Any = train_test_split(inputs, labels, test_size=0.25, random_state=SEED, stratify=labels)
     return Split(parts[0].astype(np.float32), parts[1].astype(np.float32), parts[2], parts[3])
 
 
@@ -117,7 +118,7 @@ def verify(network: nn.Module, data: Split, path: Path) -> None:
     """Compare the written file with the network on all held-out examples, and check its size."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (entry.name for entry in session.get_inputs())
-    (found,) = session.run(None, {name: data.test_inputs})
+    found: Any = session.run(None, {name: data.test_inputs})[0]
     with torch.no_grad():
         expected = network(torch.from_numpy(data.test_inputs)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -143,14 +144,15 @@ def build(
     export(trained, data.test_inputs[:2], input_name, FOLDER / f"{name}.onnx")
     verify(trained, data, FOLDER / f"{name}.onnx")
     examples = {input_name: data.test_inputs[:SHIPPED_EXAMPLES], "label": data.test_labels[:SHIPPED_EXAMPLES]}
-    np.savez(FOLDER / f"{name}.npz", **examples, **names)
+    arrays: dict[str, Any] = {**examples, **names}
+    np.savez(FOLDER / f"{name}.npz", **arrays)
     size = (FOLDER / f"{name}.onnx").stat().st_size
     print(f"{name}: accuracy {accuracy:.4f} on {len(data.test_labels)} held-out examples, {size} bytes")
 
 
 def build_digits() -> None:
     """The digits, grey values scaled from 0..16 to 0..1."""
-    source = load_digits()
+    source: Any = load_digits()
     data = split(source.images[:, None] / 16.0, source.target)
     names = {"class_names": np.array([str(name) for name in source.target_names])}
     build("digits", "image", digits_network, data, names, epochs=60, decay=1e-4, floor=0.97)
@@ -158,11 +160,11 @@ def build_digits() -> None:
 
 def build_breast_cancer() -> None:
     """The tumours, every feature standardised with mean and deviation of the training examples."""
-    source = load_breast_cancer()
+    source: Any = load_breast_cancer()
     raw = split(source.data, source.target)
     mean, deviation = raw.train_inputs.mean(0), raw.train_inputs.std(0)
-    scaled = ((part - mean) / deviation for part in (raw.train_inputs, raw.test_inputs))
-    data = Split(*scaled, raw.train_labels, raw.test_labels)
+    train_inputs, test_inputs = (raw.train_inputs - mean) / deviation, (raw.test_inputs - mean) / deviation
+    data = Split(train_inputs, test_inputs, raw.train_labels, raw.test_labels)
     names = {"feature_names": np.array(source.feature_names, str), "class_names": np.array(source.target_names, str)}
     build("breast_cancer", "features", breast_cancer_network, data, names, epochs=40, decay=3e-3, floor=0.95)
 

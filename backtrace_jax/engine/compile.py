@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..ir import Graph, Program
-from ..numerics import COMPILER_OPTIONS, exact_types
+from ..numerics import COMPILER_OPTIONS, Device, exact_types
 from ..tasks import Task
 from .forward import forward
 from .plan import Plan
@@ -20,6 +20,8 @@ from .walk import Books, totals, walk
 
 class Result(NamedTuple):
     """What one compiled call gives for a chunk of examples; every array has the chunk as its first axis.
+
+    Arrays are JAX's where they are computed and NumPy's once they are on the host.
 
     Attributes:
         outputs: Every output of the model, by name.
@@ -30,11 +32,11 @@ class Result(NamedTuple):
         books: What every step of the plan received, handed on and kept.
     """
 
-    outputs: dict[str, Array]
-    target: Array
-    start: Array
-    relevance: dict[str, Array]
-    layers: dict[str, Array]
+    outputs: dict[str, Any]
+    target: Any
+    start: Any
+    relevance: dict[str, Any]
+    layers: dict[str, Any]
     books: Books
 
 
@@ -75,7 +77,7 @@ def _relevance(found: Mapping[str, Array], values: Mapping[str, Array], name: st
     return found[name] if name in found else jnp.zeros(values[name].shape, start.dtype)
 
 
-def compile_explain(request: Request, weights: Weights, examples: Any, device: jax.Device) -> Explain:
+def compile_explain(request: Request, weights: Weights, examples: Any, device: Device) -> Explain:
     """Compile for chunks shaped like `examples` = (inputs, target, given), on one device; weights stay arguments."""
 
     def batched(weights: Weights, inputs: Any, target: Any, given: Any) -> Result:
@@ -113,10 +115,8 @@ def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple
 def cost(program: Program) -> float:
     """Floating-point operations of one forward pass, as XLA counts them before optimising."""
     graph = program.graph
-    weights, inputs = (
-        {var.name: jax.ShapeDtypeStruct(var.shape, var.dtype) for var in group} for group in (graph.params, graph.inputs)
-    )
+    types = ({v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group} for group in (graph.params, graph.inputs))
     with exact_types():
-        lowered = jax.jit(lambda weights, inputs: _outputs(graph, weights, inputs)).lower(weights, inputs)
+        lowered = jax.jit(lambda weights, inputs: _outputs(graph, weights, inputs)).lower(*types)
         analysis = lowered.cost_analysis()
     return float(analysis.get("flops", 0.0)) if analysis else 0.0

@@ -49,7 +49,8 @@ def _modules(graph: Graph) -> dict[str, str]:
     last: dict[str, str] = {}
     params = {var.name for var in graph.params}
     for eqn in graph.eqns:
-        owners = [var.name.removesuffix(WEIGHT) for var in eqn.invars if var.name in params and var.name.endswith(WEIGHT)]
+        weights = [var.name for var in eqn.invars if var.name in params and var.name.endswith(WEIGHT)]
+        owners = [name.removesuffix(WEIGHT) for name in weights]
         for module in filter(None, (eqn.source.module, *owners)) if eqn.outvars[0].is_float else ():
             parts = module.split(".")
             last.update({".".join(parts[:depth]): eqn.outvars[0].name for depth in range(1, len(parts) + 1)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -23,8 +23,8 @@ class Books(NamedTuple):
         absolute: [steps, 6] the same of magnitudes, so that errors that cancel show.
     """
 
-    signed: Array
-    absolute: Array
+    signed: Any
+    absolute: Any
 
 
 def walk(

@@ -1,8 +1,8 @@
 """Frozen graph data: variables, equations, graphs, and a graph together with its weights.
 
 A graph is a list of equations in the order of computation, `outvars = op[params] invars`, as a jaxpr is. It is
-specialised to the shapes of one example (batch axis of size 1); the engine adds the batch by `vmap`. Weights are named by variables
-and kept beside the graph, never inside it, so that they can be arguments of the compiled function.
+specialised to the shapes of one example (batch axis of size 1); the engine adds the batch by `vmap`. Weights are named
+by variables and kept beside the graph, never inside it, so that they can be arguments of the compiled function.
 """
 
 from __future__ import annotations

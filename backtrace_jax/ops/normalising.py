@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from .linear import same_rank
@@ -42,7 +43,7 @@ def local_response_norm(x: Array, *, size: int, alpha: float, beta: float, bias:
     spatial = x.ndim - 2
     squares = lax.reduce_window(
         jnp.square(x),
-        jnp.zeros((), x.dtype),
+        np.zeros((), x.dtype),
         lax.add,
         (1, size) + (1,) * spatial,
         (1,) * x.ndim,

@@ -88,7 +88,7 @@ def register(kind: str, functions: Mapping[str, Callable[..., Any]], **settings:
 
 def evaluate(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
     """Compute an operation on known arrays, with every dtype kept as it is."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         return jax.tree.map(np.asarray, OPS[op](*map(jnp.asarray, operands), **params))
 
 

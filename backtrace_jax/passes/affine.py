@@ -134,6 +134,8 @@ def _feature_axes(eqn: Eqn, weight: int) -> set[int]:
     rank, shape = len(eqn.outvars[0].shape), eqn.invars[weight].shape
     if eqn.op in ("conv", "conv_transpose"):
         return {1}
+    if eqn.op == "einsum" and "..." in eqn.params["equation"]:
+        return set()
     if eqn.op == "einsum":
         terms, result = eqn.params["equation"].replace(" ", "").split("->")
         return {axis for axis, letter in enumerate(result) if letter in terms.split(",")[weight]}

@@ -29,11 +29,11 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
-    KeyError,
+    LookupError,
     TypeError,
     ValueError,
-    IndexError,
     AttributeError,
+    RuntimeError,
 )
 
 
@@ -51,8 +51,10 @@ def save(explanation: Explanation, path: str | PathLike[str]) -> None:
     }
     plain = {key: _plain(key, array) for key, array in arrays.items()}
     plain["metadata"] = np.frombuffer(_json(metadata), np.uint8)
-    with replacing(path) as file:
-        np.savez(file, **plain)
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for key, array in plain.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def load(path: str | PathLike[str]) -> Explanation:
@@ -125,9 +127,7 @@ def _json(metadata: dict[str, Any]) -> bytes:
     try:
         return json.dumps(metadata).encode("ascii")
     except (TypeError, ValueError) as error:
-        raise SettingError(
-            f"the fingerprint cannot be saved as JSON: {error}; use plain Python values"
-        ) from error
+        raise SettingError(f"the fingerprint cannot be saved as JSON: {error}; use plain Python values") from error
 
 
 def _is_extension(dtype: np.dtype) -> bool:
@@ -137,9 +137,7 @@ def _is_extension(dtype: np.dtype) -> bool:
 
 def _plain(key: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.hasobject:
-        raise SettingError(
-            f"'{key}' holds Python objects, which are never pickled; convert it to a plain dtype first"
-        )
+        raise SettingError(f"'{key}' holds Python objects, which are never pickled; convert it to a plain dtype first")
     return array.view(f"u{array.dtype.itemsize}") if _is_extension(array.dtype) else array
 
 

@@ -34,6 +34,4 @@ def replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise SettingError(
-            f"cannot write '{path}': {reason}; choose a file in a folder that can be written"
-        ) from error
+        raise SettingError(f"cannot write '{path}': {reason}; choose a file in a folder that can be written") from error

@@ -36,10 +36,7 @@ def _totals(explanation: Explanation, shown: int) -> list[list[str]]:
     """Per example: the explained unit and the total relevance of every input."""
     return [
         [str(example), unit(explanation, example)]
-        + [
-            number(float(np.sum(array[example], dtype=np.float64)))
-            for array in explanation.relevance.values()
-        ]
+        + [number(float(np.sum(array[example], dtype=np.float64))) for array in explanation.relevance.values()]
         for example in range(shown)
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from matplotlib.image import AxesImage
 
 INK, MUTED, RULE = "#1d2731", "#66727f", "#dfe3e8"
 FOR, AGAINST = "#c1272d", "#2563a8"
+LARGE = 4096
 MOST_BARS = 20
 MOST_TOKENS = 1000
 MOST_LINES = 6
@@ -31,30 +33,47 @@ def literal(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def colours(relevance: np.ndarray) -> ScalarMappable:
-    """Colour map and scale for relevance: diverging and centred at 0 when signed, white to red when not.
+@dataclass(frozen=True)
+class Scale:
+    """How relevance becomes colour.
+
+    Attributes:
+        norm: From relevance to 0..1.
+        colour_map: From 0..1 to colours.
+        signed: Whether the scale has a blue half for negative relevance.
+    """
+
+    norm: Normalize
+    colour_map: Colormap
+    signed: bool
+
+    @property
+    def mappable(self) -> ScalarMappable:
+        """What a colour bar is made of."""
+        return ScalarMappable(self.norm, self.colour_map)
+
+
+def colours(relevance: np.ndarray) -> Scale:
+    """Choose the scale for relevance: diverging and centred at 0 when signed, white to red when not.
 
     In large arrays the scale ends at the 99.9th percentile of |relevance|: one hot pixel would bleach all the others.
     """
     size = np.abs(relevance)
-    limit = float(np.quantile(size, 0.999) if size.size > 4096 else size.max(initial=0.0)) or float(
-        size.max(initial=0.0)
-    )
+    largest = float(size.max(initial=0.0))
+    limit = float(np.quantile(size, 0.999)) if size.size > LARGE else largest
+    limit = limit or largest or 1.0
     signed = bool((relevance < 0).any())
-    limit = limit or 1.0
-    return ScalarMappable(Normalize(-limit if signed else 0.0, limit), DIVERGING if signed else SEQUENTIAL)
+    return Scale(Normalize(-limit if signed else 0.0, limit), DIVERGING if signed else SEQUENTIAL, signed)
 
 
-def see_through(colour_map: Colormap, *, signed: bool) -> ListedColormap:
+def see_through(scale: Scale) -> ListedColormap:
     """Make the same colours more transparent the closer they are to zero, for laying over a picture."""
-    ramp = np.linspace(-1.0 if signed else 0.0, 1.0, 256)
-    strength = np.abs(ramp) ** 0.6
-    # The hue comes from the map's outer part; its whitening towards zero is done by the transparency instead.
-    table = colour_map(np.linspace(0.0, 1.0, 256))
-    ends = np.where(ramp[:, None] < 0, to_rgb(AGAINST), to_rgb(FOR))
-    table[:, :3] = np.minimum(table[:, :3], 1.0) * strength[:, None] + ends * (1 - strength[:, None])
-    table[:, 3] = 0.92 * strength
-    return ListedColormap(table, "relevance over a picture")
+    ramp = np.linspace(-1.0 if scale.signed else 0.0, 1.0, 256)
+    strength = np.abs(ramp)[:, None] ** 0.6
+    # Towards zero the hue stays full and the transparency does the paling, so that dark ground gives no grey veil.
+    hue = np.where(ramp[:, None] < 0, to_rgb(AGAINST), to_rgb(FOR))
+    mixed = scale.colour_map(np.linspace(0.0, 1.0, 256))[:, :3] * strength + hue * (1 - strength)
+    return ListedColormap(np.hstack([mixed, 0.92 * strength]), "relevance over a picture")
 
 
 def bare(axes: Axes) -> None:
@@ -62,6 +81,12 @@ def bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
+
+
+def framed(axes: Axes) -> None:
+    """Remove ticks and draw a fine frame, so that a white picture has an edge on white paper."""
+    bare(axes)
+    axes.spines[:].set(visible=True, color=RULE, linewidth=0.8)
 
 
 def title(axes: Axes, text: str, *, colour: str = INK) -> None:
@@ -72,40 +97,40 @@ def title(axes: Axes, text: str, *, colour: str = INK) -> None:
 def image(axes: Axes, picture: np.ndarray, *, colour_map: str = "gray") -> None:
     """Show a picture, [height, width] or [height, width, 3], values 0..1."""
     axes.imshow(picture, cmap=colour_map, vmin=0.0, vmax=1.0, interpolation="nearest")
-    bare(axes)
+    framed(axes)
 
 
-def overlay(
-    axes: Axes, grey: np.ndarray | None, relevance: np.ndarray, *, colour_map: str = "gray"
-) -> AxesImage:
+def overlay(axes: Axes, grey: np.ndarray | None, relevance: np.ndarray, *, colour_map: str = "gray") -> AxesImage:
     """Lay relevance over a paled grey picture, both [height, width]; without a picture, show the heat alone."""
     scale = colours(relevance)
-    shown = scale.get_cmap()
+    shown = scale.colour_map
     if grey is not None:
         # Paled, so that the heat keeps its colours on dark ground and the shapes still show.
-        low, high = (0.35, 1.0) if colour_map == "gray" else (0.0, 0.5)
+        low, high = (0.35, 1.0) if colour_map == "gray" else (0.0, 0.3)
         image(axes, low + (high - low) * grey, colour_map=colour_map)
-        shown = see_through(shown, signed=(scale.norm.vmin or 0.0) < 0)
+        shown = see_through(scale)
     heat = axes.imshow(relevance, cmap=shown, norm=scale.norm, interpolation="nearest")
-    bare(axes)
+    framed(axes)
     return heat
 
 
-def bars(axes: Axes, relevance: np.ndarray, names: Sequence[str]) -> None:
-    """Signed horizontal bars, [features], the largest |relevance| on top; the tail is summed into one grey bar."""
+def bars(axes: Axes, relevance: np.ndarray, names: Sequence[str], *, most: int = MOST_BARS) -> None:
+    """Signed horizontal bars, [features], the largest |relevance| on top; below, what the rest sums to."""
     order = np.argsort(-np.abs(relevance), kind="stable")
-    top, rest = (order, order[:0]) if len(order) <= MOST_BARS + 1 else (order[:MOST_BARS], order[MOST_BARS:])
-    lengths, labels = list(relevance[top]), [names[index] for index in top]
-    shades = [AGAINST if length < 0 else FOR for length in lengths]
-    if len(rest):
-        lengths, labels = [*lengths, relevance[rest].sum()], [*labels, f"{len(rest)} others, summed"]
-        shades.append("#aab3bd")
-    places = np.arange(len(lengths))
-    drawn = axes.barh(places, lengths, height=0.68, color=shades, zorder=2)
-    axes.bar_label(drawn, [f"{length:+.3g}" for length in lengths], padding=4, fontsize=7.5, color=MUTED)
-    axes.set_yticks(places, [literal(label) for label in labels])
+    top, rest = order[:most], order[most:]
+    places = np.arange(len(top))
+    drawn = axes.barh(places, relevance[top], height=0.68, color=np.where(relevance[top] < 0, AGAINST, FOR), zorder=2)
+    axes.bar_label(drawn, [plain(length, "+.3g") for length in relevance[top]], padding=4, fontsize=7.5, color=MUTED)
+    axes.set_yticks(places, [literal(names[index]) for index in top])
     axes.invert_yaxis()
     _dress_bars(axes)
+    remainder = f" ({len(rest)} others sum to {plain(relevance[rest].sum(), '+.3g')})" if len(rest) else ""
+    axes.set_xlabel(f"relevance{remainder}", fontsize=8, color=MUTED)
+
+
+def plain(value: float, form: str) -> str:
+    """Format a number with the typographic minus that matplotlib gives the axis."""
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
 
 
 def _dress_bars(axes: Axes) -> None:
@@ -115,7 +140,6 @@ def _dress_bars(axes: Axes) -> None:
     axes.grid(axis="x", color=RULE, linewidth=0.7, zorder=0)
     axes.axvline(0.0, color=MUTED, linewidth=0.8, zorder=3)
     axes.margins(x=0.14, y=0.02)
-    axes.set_xlabel("relevance", fontsize=8, color=MUTED)
 
 
 def token_lines(tokens: Sequence[str]) -> list[list[tuple[int, float, float]]]:
@@ -139,7 +163,7 @@ def text(axes: Axes, relevance: np.ndarray, tokens: Sequence[str]) -> ScalarMapp
     scale, lines = colours(relevance), token_lines(tokens)
     for row, line in enumerate(lines):
         for position, left, width in line:
-            ground = scale.to_rgba(relevance[position])
+            ground = scale.mappable.to_rgba(relevance[position])
             shape = FancyBboxPatch((left, row - 0.36), width, 0.72, boxstyle="round,pad=0,rounding_size=0.2")
             shape.set(facecolor=ground, edgecolor=RULE, linewidth=0.5)
             axes.add_patch(shape)
@@ -148,7 +172,7 @@ def text(axes: Axes, relevance: np.ndarray, tokens: Sequence[str]) -> ScalarMapp
             axes.text(left + width / 2, row, literal(tokens[position]), ha="center", va="center", **style)
     axes.set(xlim=(-0.5, LINE_CHARACTERS + 0.5), ylim=(len(lines) - 0.45, -0.55))
     bare(axes)
-    return scale
+    return scale.mappable
 
 
 def strip(axes: Axes, relevance: np.ndarray, series: np.ndarray) -> AxesImage:
@@ -157,7 +181,7 @@ def strip(axes: Axes, relevance: np.ndarray, series: np.ndarray) -> AxesImage:
     low, high = (float(series.min()), float(series.max())) if series.size else (0.0, 1.0)
     room = 0.08 * (high - low) or 0.5
     box = (-0.5, steps - 0.5, low - room, high + room)
-    style = {"cmap": scale.get_cmap(), "norm": scale.norm, "interpolation": "nearest", "alpha": 0.85}
+    style = {"cmap": scale.colour_map, "norm": scale.norm, "interpolation": "nearest", "alpha": 0.85}
     heat = axes.imshow(relevance[None, :], aspect="auto", extent=box, **style)
     if series.shape[1] <= MOST_LINES:
         axes.plot(np.arange(steps), series, color=INK, linewidth=1.1)
@@ -170,11 +194,11 @@ def strip(axes: Axes, relevance: np.ndarray, series: np.ndarray) -> AxesImage:
     return heat
 
 
-def scale_bar(axes: Axes, scale: ScalarMappable) -> None:
+def scale_bar(axes: Axes, drawn: ScalarMappable) -> None:
     """A thin colour bar beside the axes."""
     figure = axes.get_figure()
     assert figure is not None
-    bar = figure.colorbar(scale, ax=axes, fraction=0.046, pad=0.03, aspect=22)
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, aspect=22)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=7.5, labelcolor=MUTED)
     bar.set_label("relevance", fontsize=8, color=MUTED)

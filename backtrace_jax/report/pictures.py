@@ -66,14 +66,26 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     Raises:
         SettingError: the suffix names no picture format, or the file cannot be written.
     """
-    kind = Path(path).suffix.lower().lstrip(".") or "png"
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise SettingError(
-            f"'{path}': no picture format is called '.{kind}'; use one of {', '.join(sorted(known))}"
-        )
+    kind = picture_format(path)
     with replacing(path) as file, _quiet_glyphs():
         figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, facecolor="white")
+
+
+def picture_format(path: str | PathLike[str]) -> str:
+    """Format that a file's suffix asks for, `png` without one.
+
+    Raises:
+        SettingError: the suffix names no picture format.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind = Path(path).suffix.lower().lstrip(".") or "png"
+    known = FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise SettingError(f"'{path}': no picture format is called '.{kind}'; use one of {', '.join(sorted(known))}")
+    return kind
 
 
 def png(figure: Figure, *, dots_per_inch: int = 110) -> bytes:
@@ -111,9 +123,7 @@ def as_picture(values: np.ndarray) -> tuple[np.ndarray | None, int]:
     if pixels.shape[-1] not in (1, 3):
         return None, axis
     low, high = pixels.min(), pixels.max()
-    if (
-        low < 0 or high > 1
-    ):  # normalised or 0..255: stretch; pictures that are 0..1 already keep their brightness
+    if low < 0 or high > 1:  # normalised or 0..255: stretch; pictures that are 0..1 already keep their brightness
         pixels = (pixels - low) / ((high - low) or 1.0)
     return (pixels[..., 0] if pixels.shape[-1] == 1 else pixels), axis
 
@@ -144,9 +154,7 @@ def _form(subject: _Subject) -> Callable[[_Subject], Figure]:
     if rank not in forms:
         shape = list(subject.values.shape)
         hint = "read the array from .relevance, or pass feature_names= or tokens="
-        raise SettingError(
-            f"no form of picture fits the input {subject.input_name!r} of shape {shape}; {hint}"
-        )
+        raise SettingError(f"no form of picture fits the input {subject.input_name!r} of shape {shape}; {hint}")
     return forms[rank]
 
 
@@ -174,8 +182,8 @@ def _bars(subject: _Subject) -> Figure:
     names = _fitting(subject.feature_names, len(relevance), "feature_names")
     if names is None:
         names = [f"{subject.input_name}[{index}]" for index in range(len(relevance))]
-    labels = [f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True)]
-    figure = blank(7.4, 1.3 + 0.27 * min(len(labels), panels.MOST_BARS + 1))
+    labels = [f"{name} = {panels.plain(value, '.4g')}" for name, value in zip(names, values, strict=True)]
+    figure = blank(7.4, 1.3 + 0.27 * min(len(labels), panels.MOST_BARS))
     _head(figure, subject)
     panels.bars(figure.subplots(), relevance, labels)
     return figure
@@ -184,9 +192,7 @@ def _bars(subject: _Subject) -> Figure:
 def _tokens(subject: _Subject) -> Figure:
     from backtrace_jax.report import panels
 
-    relevance = (
-        subject.relevance.reshape(len(subject.relevance), -1).sum(axis=1) if subject.relevance.ndim else None
-    )
+    relevance = subject.relevance.reshape(len(subject.relevance), -1).sum(axis=1) if subject.relevance.ndim else None
     if relevance is None:
         raise SettingError(f"the input {subject.input_name!r} is a single number and has no tokens")
     texts = _fitting(subject.tokens, len(relevance), "tokens") or [str(number) for number in subject.values]

@@ -75,17 +75,12 @@ def top_inputs(
     if not entries:
         return "top inputs   none: no input bears relevance"
     longest = abs(entries[0][2])
-    named = [
-        (_input_name(explanation, name, flat, feature_names), name, flat, share)
-        for name, flat, share in entries
-    ]
+    named = [(_input_name(explanation, name, flat, feature_names), name, flat, share) for name, flat, share in entries]
     width = max(12, *(len(entry[0]) for entry in named))
     lines = [f"{'top inputs':<{width + 2}}  {'value':>10}  {'relevance':>12}"]
     for text, name, flat, share in named:
         value = np.asarray(explanation.inputs[name][example]).ravel()[flat]
-        lines.append(
-            f"  {text:<{width}}  {value:>10.4g}  {number(share):>12}  {_bar(share, longest)}".rstrip()
-        )
+        lines.append(f"  {text:<{width}}  {value:>10.4g}  {number(share):>12}  {_bar(share, longest)}".rstrip())
     return "\n".join(lines)
 
 
@@ -97,6 +92,16 @@ def ledger(explanation: Explanation, example: int) -> str:
         signed, absolute = books.signed[example, index], books.absolute[example, index]
         lines.append(f"  {name:<12}  {number(signed):>12}  {number(absolute).lstrip('+'):>12}")
     lines.append(f"  {'error':<12}  {books.error[example]:>12.1e}")
+    return "\n".join(lines)
+
+
+def layers(explanation: Explanation, example: int) -> str:
+    """The intermediate relevance that was asked for: shape and total of each, a line per value."""
+    width = max(12, *map(len, explanation.layers)) if explanation.layers else 12
+    lines = [f"{'layers':<{width + 2}}  {'total':>12}  shape"]
+    for name, array in explanation.layers.items():
+        total = number(float(np.sum(array[example], dtype=np.float64)))
+        lines.append(f"  {name:<{width}}  {total:>12}  {list(array.shape[1:])}")
     return "\n".join(lines)
 
 
@@ -126,7 +131,8 @@ def _input_name(explanation: Explanation, name: str, flat: int, feature_names: S
 
 
 def _class(index: int, names: Sequence[str] | None) -> str:
-    return f"class {index}" if names is None else f"class {index} ({names[index]})"
+    name = "" if names is None else names[index]
+    return f"class {index} ({name})" if name not in ("", str(index)) else f"class {index}"
 
 
 def _score(value: float) -> str:

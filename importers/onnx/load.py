@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -52,7 +52,7 @@ class OnnxModel:
     def sha256(self) -> str:
         """Hash of the model and of every tensor stored outside it."""
         digest = hashlib.sha256(self.proto.SerializeToString(deterministic=True))
-        for tensor in _initializers(self.proto.graph):
+        for tensor in _tensors(self.proto.graph):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 digest.update(np.ascontiguousarray(self._external(tensor)).view(np.uint8).data)
         return digest.hexdigest()
@@ -61,7 +61,7 @@ class OnnxModel:
         where = f"{self.name}: external data of tensor {tensor.name!r}"
         entries = {entry.key: entry.value for entry in tensor.external_data}
         path = self._external_path(entries.get("location", ""), where)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        dtype = _stored_type(tensor, where)
         offset, shape = _natural(entries.get("offset", "0"), where), tuple(tensor.dims)
         size = dtype.itemsize * int(np.prod([_natural(d, where) for d in shape], dtype=object))
         if "length" in entries and _natural(entries["length"], where) != size:
@@ -75,8 +75,8 @@ class OnnxModel:
     def _external_path(self, location: str, where: str) -> Path:
         if self.folder is None:
             raise ModelError(f"{where}: the model was given in memory; pass its path so that the data can be found")
-        path = Path(os.path.realpath(self.folder / location))
-        if not location or not path.is_relative_to(self.folder):
+        path = Path(os.path.realpath(self.folder / location.partition("\0")[0]))
+        if not location or "\0" in location or not path.is_relative_to(self.folder):
             raise ModelError(f"{where}: location {location!r} leaves the model's folder; refused")
         if not path.exists():
             raise ModelError(f"{where}: file {location!r} is missing; put it beside the model")
@@ -85,7 +85,7 @@ class OnnxModel:
         return path
 
 
-def load(model: ModelSource) -> OnnxModel:
+def load(model: Any) -> OnnxModel:
     """Read a model from a path, or take a ModelProto as it is.
 
     Raises:
@@ -98,17 +98,17 @@ def load(model: ModelSource) -> OnnxModel:
         raise SettingError(f"model must be a path or an onnx.ModelProto, found {type(model).__name__}")
     path = Path(model)
     if not path.is_file():
-        raise ModelError(f"no such file: {path}")
+        raise ModelError(f"{path} is not a plain file" if path.exists() else f"no such file: {path}")
     return _verified(OnnxModel(_parse(path), Path(os.path.realpath(path)).parent, path.name))
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        return onnx.ModelProto.FromString(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
     except DecodeError as error:
         raise ModelError(f"{path} is not an ONNX file, or it is truncated: {error}") from error
-    return proto
 
 
 def _verified(model: OnnxModel) -> OnnxModel:
@@ -122,8 +122,24 @@ def _verified(model: OnnxModel) -> OnnxModel:
     return model
 
 
-def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph: initialisers and attributes, those of sub-graphs included."""
+    graphs = [graph]
+    while graphs:
+        current = graphs.pop()
+        yield from current.initializer
+        for attribute in (attribute for node in current.node for attribute in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
+            graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
+
+
+def _stored_type(tensor: onnx.TensorProto, where: str) -> np.dtype:
+    """Type of entries that lie in a file one after the other, each in bytes of its own."""
+    names = {code: name for name, code in onnx.TensorProto.DataType.items()}
+    name = names.get(tensor.data_type, "UNDEFINED")
+    if name in ("STRING", "UNDEFINED") or name.endswith(("INT2", "INT4", "4E2M1")):
+        raise ModelError(f"{where}: type {name} cannot be read from a file; keep the tensor inside the model")
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
 def _natural(value: str | int, where: str) -> int:

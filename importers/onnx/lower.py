@@ -1,8 +1,9 @@
 """Lowers an ONNX graph by partial evaluation at one example's shapes.
 
-Every value is either a known array or a typed variable of the graph. A node whose operands are all known is computed at
-once by ONNX's own reference implementation; so shape arithmetic, masks built from constants, and position tables never
-reach the graph. Every other node is handed to the operator function for the model's opset.
+Every value is either a known array or a typed variable of the graph. Each node is handed to the operator function for
+the model's opset; what that computes from known operands is computed at once, so shape arithmetic, masks built from
+constants and position tables never reach the graph. Operators that have no function here are no obstacle while all
+their operands are known: ONNX's own reference implementation computes them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def lower(
         name = declared.name
         fixed = (known or {}).get(name)
         lowering.define(name, lowering.input(name, tuple(shapes[name]), declared.dtype) if fixed is None else fixed)
+    if graph.sparse_initializer:
+        raise UnsupportedError("the model holds sparse tensors; store them as dense ones")
     for tensor in graph.initializer:
         lowering.define(tensor.name, model.array(tensor))
     for node in graph.node:
@@ -60,24 +63,29 @@ def lower_node(lowering: Lowering, node: onnx.NodeProto) -> None:
     where = _describe(lowering, node)
     operands = [_defined(lowering, name, where) if name else None for name in node.input]
     lowering.source = Source(node.name, f"{node.domain or 'ai.onnx'}.{node.op_type}", _module(node))
-    lowering.result_count = len(node.output)
+    lowering.result_count = max((count for count, name in enumerate(node.output, 1) if name), default=0)
     try:
         results = _results(lowering, node, operands)
     except BacktraceError as error:
         raise type(error)(f"{where}: {error}") from error
     except Exception as error:
         raise ModelError(f"{where}: cannot be computed: {error}") from error
+    if any(node.output[len(results) :]):
+        raise UnsupportedError(f"{where}: of its {len(node.output)} results only {len(results)} can be computed")
     for name, value in zip(node.output, results, strict=False):
         lowering.define(name, value)
 
 
 def _results(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Value | None]) -> Sequence[Value]:
-    if _is_static(node, operands):
-        return _evaluate(lowering, node, operands)
     version = lowering.opsets.get(node.domain or "ai.onnx")
     if version is None:
         raise UnsupportedError(f"operator domain {node.domain!r} is not imported by the model")
-    function = find_operator(node.domain, node.op_type, version)
+    try:
+        function = find_operator(node.domain, node.op_type, version)
+    except UnsupportedError:
+        if not _is_static(node, operands):
+            raise
+        return _evaluate(lowering, node, operands)
     attributes = {attribute.name: attribute_value(lowering.model, attribute) for attribute in node.attribute}
     try:
         inspect.signature(function).bind(lowering, *operands, **attributes)
@@ -88,7 +96,7 @@ def _results(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Value 
 
 
 def _is_static(node: onnx.NodeProto, operands: Sequence[Value | None]) -> bool:
-    """Whether ONNX itself can compute the node now."""
+    """Whether ONNX's own reference implementation can compute the node now."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     if is_random(node.op_type) or not onnx.defs.has(node.op_type, domain):
         return False
@@ -98,11 +106,10 @@ def _is_static(node: onnx.NodeProto, operands: Sequence[Value | None]) -> bool:
 
 
 def _evaluate(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Value | None]) -> Sequence[Value]:
-    if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-        return [lowering.model.array(node.attribute[0].t)]
     feeds = {name: value for name, value in zip(node.input, operands, strict=True) if name}
     opsets = lowering.model.proto.opset_import  # a node alone would be read as one of the newest opset
-    alone = onnx.helper.make_function("known", "node", feeds, [name for name in node.output if name], [node], opsets)
+    outputs = [name for name in node.output if name]
+    alone = onnx.helper.make_function("known", "node", list(feeds), outputs, [node], opsets)
     with np.errstate(all="ignore"):
         results = iter(ReferenceEvaluator(alone).run(None, feeds, attributes={}))
     return [np.asarray(next(results)) if name else np.zeros(0) for name in node.output]

@@ -86,7 +86,7 @@ class Lowering(Builder):
             return self.derived(value, value.transpose(perm))
         return self.emit("transpose", value, perm=perm)
 
-    def scale(self, value: Value, factor: float) -> Value:
+    def scale(self, value: Value, factor: int | float) -> Value:
         """The value times a number; known arrays keep their name."""
         if factor == 1:
             return value

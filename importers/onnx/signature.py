@@ -37,6 +37,7 @@ def _input_type(info: onnx.ValueInfoProto) -> InputType:
 
 
 def _dtype(element: int, name: str) -> np.dtype:
-    if element in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+    numbers = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED}
+    if element not in numbers:
         raise UnsupportedError(f"input {name!r} does not hold numbers; turn text into ids before the model")
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))

@@ -13,7 +13,6 @@ Operator = Callable[..., Any]
 OPERATORS: dict[tuple[str, str], dict[int, Operator]] = {}
 
 _RANDOM = {
-    "Dropout",  # in training mode, which its own implementation refuses
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",

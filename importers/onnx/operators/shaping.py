@@ -15,6 +15,24 @@ from ..lowering import Lowering
 from .registry import operator
 
 
+@operator("Constant")
+def constant(
+    lowering: Lowering,
+    *,
+    value: np.ndarray | None = None,
+    value_float: float | None = None,
+    value_floats: Sequence[float] | None = None,
+    value_int: int | None = None,
+    value_ints: Sequence[int] | None = None,
+) -> Value:
+    """An array that the model holds."""
+    if value is not None:
+        return value
+    floats, integers = (value_float, value_floats), (value_int, value_ints)
+    given = [(number, np.float32) for number in floats] + [(number, np.int64) for number in integers]
+    return next(np.asarray(number, dtype) for number, dtype in given if number is not None)
+
+
 @operator("Identity")
 def identity(lowering: Lowering, input: Value) -> Value:
     """The value itself."""

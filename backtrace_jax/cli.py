@@ -1,0 +1,273 @@
+"""The command line: `backtrace-jax explain | check | show | demo`.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a mistake that the library can name, in one
+line, or a model that `check` finds something missing in; 2 a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .errors import BacktraceError, SettingError
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: The arguments after the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: For a wrong command line (2), and after --help and --version (0).
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except BacktraceError as error:
+        print(f"error: {_printable(' '.join(str(error).split()))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from . import explain
+    from .importers import read
+    from .input_files import read_input_file
+
+    _check_writable(arguments)
+    model = read(arguments.model)
+    file = read_input_file(arguments.inputs, model.inputs, resize=arguments.resize)
+    if file.ignored:
+        print(_printable(f"note: ignored in '{arguments.inputs}': {', '.join(file.ignored)}"), file=sys.stderr)
+    _check_example(file.inputs, arguments.example)
+    with _progress() as progress:
+        explanation = explain(model, file.inputs, **_settings(arguments), progress=progress)
+    _say(_report(explanation, arguments, file.feature_names))
+    _write(explanation, arguments, file.feature_names)
+    return 0
+
+
+def _report(explanation: Any, arguments: argparse.Namespace, feature_names: Sequence[str] | None) -> str:
+    from .report import terminal
+
+    summary = terminal.summary(explanation, arguments.example, count=arguments.top, feature_names=feature_names)
+    parts = [terminal.batch(explanation), summary]
+    if explanation.layers:
+        parts.append(terminal.layers(explanation, arguments.example))
+    return "\n\n".join(parts)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from . import check
+
+    report = check(arguments.model, _example_inputs(arguments), mode=arguments.mode)
+    _say(str(report))
+    return 0 if report.ok else 1
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from . import show
+
+    _say(show(arguments.model, _example_inputs(arguments)))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import run
+
+    run(arguments.out)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = (
+        "mode",
+        "task",
+        "target",
+        "output",
+        "scaler",
+        "thresholding",
+        "layers",
+        "wrt",
+        "chunk",
+        "dtype",
+        "precision",
+    )
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _example_inputs(arguments: argparse.Namespace) -> Any:
+    if arguments.inputs is None:
+        return None
+    from .importers import read
+    from .input_files import read_input_file
+
+    return read_input_file(arguments.inputs, read(arguments.model).inputs).inputs
+
+
+def _check_writable(arguments: argparse.Namespace) -> None:
+    """Find out that a result could not be written before it is computed, not after."""
+    for path in (arguments.out, arguments.plot):
+        if path is not None and not path.parent.is_dir():
+            raise SettingError(f"cannot write '{path}': there is no folder '{path.parent}'; create it first")
+    if arguments.plot is not None:
+        from .report.pictures import picture_format
+
+        picture_format(arguments.plot)
+
+
+def _check_example(inputs: Any, example: int) -> None:
+    """Find out that the example to report does not exist before the whole batch is explained for it."""
+    arrays = list(inputs.values()) if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else [inputs]
+    counts = [len(array) for array in arrays if array.ndim]
+    if counts and 0 < counts[0] <= example:
+        raise SettingError(f"there is no example {example}: the inputs hold {counts[0]}, numbered from 0")
+
+
+def _write(explanation: Any, arguments: argparse.Namespace, feature_names: Sequence[str] | None) -> None:
+    if arguments.out is not None:
+        explanation.save(arguments.out)
+        _say(f"\nexplanation  {arguments.out}")
+    if arguments.plot is not None:
+        explanation.plot(arguments.example, feature_names=feature_names, path=arguments.plot)
+        _say(f"picture      {arguments.plot}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, when tqdm is installed, for batches that take more than a second."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield None
+        return
+    with tqdm(desc="explaining", unit=" examples", delay=1.0, leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+def _say(text: str) -> None:
+    print("\n".join(map(_printable, text.split("\n"))))
+
+
+def _printable(line: str) -> str:
+    """Show control characters as escapes: names come out of a model file and must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+def _target(text: str) -> Any:
+    """Read `3` (for all examples), `3,1,4` (one per example) or `(5, 1023)` (an index into the output's axes)."""
+    inner = text.strip().removeprefix("(").removesuffix(")")
+    try:
+        numbers = [int(part) for part in inner.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a class (3), one per example (3,1,4), nor an index (5, 7)"
+        )
+    if text.strip().startswith("("):
+        return tuple(numbers)
+    return numbers if "," in inner else numbers[0]
+
+
+def _scaler(text: str) -> float | None:
+    try:
+        return None if text.lower() == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return version("backtrace-jax")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="backtrace-jax",
+        description="Why did the network answer that? Relevance of every input, for any ONNX model.",
+    )
+    parser.add_argument("--version", action="version", version=f"backtrace-jax {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_explain(commands)
+    for name, command, text in (
+        ("check", _check, "say whether everything in a model can be explained"),
+        ("show", _show, "print the graph that is explained"),
+    ):
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        added.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
+        added.add_argument("inputs", metavar="INPUTS", type=Path, nargs="?", help="example inputs, for sizes left open")
+        if name == "check":
+            added.add_argument("--mode", default="default", help="the mode to look for rules in (%(default)s)")
+    demo = commands.add_parser("demo", help="explain two small models that are shipped, and draw pictures")
+    demo.set_defaults(command=_demo)
+    demo.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("backtrace-jax-demo"), help="folder (%(default)s)"
+    )
+    return parser
+
+
+def _add_explain(commands: Any) -> None:
+    text = "explain a model's answers: prediction, most relevant inputs and ledger of one example, files for all"
+    added = commands.add_parser("explain", help="explain a model's answers", description=text)
+    added.set_defaults(command=_explain)
+    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
+    added.add_argument("inputs", metavar="INPUTS", type=Path, help=".npy, .npz (by input name), .csv, .tsv or picture")
+    _add_settings(added.add_argument_group("what is explained, and how"))
+    report = added.add_argument_group("what comes out")
+    report.add_argument("--example", type=_natural, default=0, help="example to print and draw (%(default)s)")
+    report.add_argument("--top", type=_natural, default=10, help="input values to list (%(default)s)")
+    report.add_argument("--out", metavar="FILE.npz", type=Path, help="save the explanation of all examples")
+    report.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the example; also .pdf, .svg, ...")
+
+
+def _add_settings(group: Any) -> None:
+    group.add_argument("--mode", default="default", help="rules that share relevance out (%(default)s)")
+    group.add_argument("--task", default="auto", help="kind of answer: classification, regression, ... (%(default)s)")
+    group.add_argument("--target", type=_target, help="class: 3, one per example: 3,1,4, or index: '(5, 1023)'")
+    group.add_argument("--output", metavar="NAME", help="output to explain (the first)")
+    group.add_argument(
+        "--scaler", type=_scaler, default=1.0, help="total relevance, or none: the output's own value (1)"
+    )
+    group.add_argument("--thresholding", type=float, default=0.5, help="threshold of segmentation masks (%(default)s)")
+    group.add_argument("--layers", metavar="NAME", nargs="+", help="also keep relevance of these values or modules")
+    group.add_argument("--wrt", metavar="NAME", nargs="+", help="only these inputs bear relevance")
+    group.add_argument("--chunk", type=_natural, help="examples per compiled call")
+    group.add_argument("--dtype", default="float32", help="float32, or float64 for audits (%(default)s)")
+    group.add_argument("--precision", default="highest", help="of contractions (%(default)s)")
+    group.add_argument("--resize", action="store_true", help="resize a picture to the size that the model takes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

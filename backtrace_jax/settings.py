@@ -1,0 +1,52 @@
+"""The choices of a user that decide what is compiled, besides the model and the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .engine.chunks import check_chunk
+from .errors import SettingError
+from .numerics import PRECISIONS, float_type
+from .rules import find_mode
+from .tasks import canonical_task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One choice of settings, checked as far as it can be without a model; `explain` says what they mean."""
+
+    mode: str = "default"
+    task: str = "auto"
+    output: str | int | None = None
+    scaler: float | None = 1.0
+    thresholding: float = 0.5
+    layers: tuple[str, ...] | None = None
+    wrt: tuple[str, ...] | None = None
+    chunk: int | None = None
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    def __post_init__(self) -> None:
+        """Refuse what does not exist.
+
+        Raises:
+            SettingError: Naming the setting and the choices there are.
+            UnsupportedError: For a task that is known and not yet built.
+        """
+        find_mode(self.mode)
+        canonical_task(self.task)
+        float_type(self.dtype)
+        if self.precision not in PRECISIONS:
+            raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
+        if self.chunk is not None:
+            check_chunk(self.chunk)
+        if self.scaler is not None and not np.isfinite(self.scaler):
+            raise SettingError(f"scaler must be a finite number or None, found {self.scaler!r}")
+
+
+def as_names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """One name or several, as a tuple."""
+    return (names,) if isinstance(names, str) else None if names is None else tuple(names)

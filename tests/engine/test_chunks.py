@@ -1,0 +1,71 @@
+"""Batches run in padded chunks of one size and come back whole and in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backtrace_jax.engine.chunks import check_chunk, default_chunk, run_chunks
+from backtrace_jax.errors import SettingError
+
+
+class Recorder:
+    """Doubles one array and negates the other, and keeps what it was called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, part):
+        values, pairs = part["values"], part["pairs"]
+        self.calls.append(values.copy())
+        return {"double": values * 2, "negated": (-pairs,)}
+
+
+@pytest.mark.parametrize(("count", "chunk"), [(1, 1), (1, 8), (3, 1), (7, 8), (8, 8), (9, 8), (33, 16), (40, 8)])
+def test_results_are_joined_in_order_and_padding_is_cut_off(count, chunk):
+    call = Recorder()
+    arrays = {"values": np.arange(count), "pairs": np.arange(2 * count).reshape(count, 2)}
+    result = run_chunks(call, arrays, count, chunk, None)
+    np.testing.assert_array_equal(result["double"], 2 * arrays["values"])
+    np.testing.assert_array_equal(result["negated"][0], -arrays["pairs"])
+    assert [len(values) for values in call.calls] == [chunk] * -(-count // chunk)
+
+
+def test_padding_repeats_the_last_example():
+    call = Recorder()
+    run_chunks(call, {"values": np.arange(10), "pairs": np.zeros((10, 2))}, 10, 8, None)
+    assert [values.tolist() for values in call.calls] == [[*range(8)], [8, *[9] * 7]]
+
+
+def test_absent_parts_stay_absent():
+    arrays = ({"x": np.arange(3)}, np.arange(3), None)
+    result = run_chunks(lambda part: (part[0]["x"] + part[1], part[2]), arrays, 3, 8, None)
+    assert result[0].tolist() == [0, 2, 4]
+    assert result[1] is None
+
+
+def test_progress_counts_examples():
+    seen = []
+    arrays = {"values": np.arange(20), "pairs": np.zeros((20, 1))}
+    run_chunks(Recorder(), arrays, 20, 8, lambda done, total: seen.append((done, total)))
+    assert seen == [(8, 20), (16, 20), (20, 20)]
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 16, 32, 800])
+def test_chunks_that_are_fine(chunk):
+    check_chunk(chunk)
+
+
+@pytest.mark.parametrize("chunk", [0, -8, 2, 3, 7, 9, 12, 8.0, "8", True, None, np.array(8)])
+def test_other_chunks_are_refused(chunk):
+    with pytest.raises(SettingError, match=r"chunk must be 1 or a multiple of 8, found"):
+        check_chunk(chunk)
+
+
+def test_heavier_models_run_in_smaller_chunks():
+    sizes = [default_chunk(flops, "cpu") for flops in (0.0, 1e6, 1e7, 1e8, 1e9, 1e12)]
+    assert sizes == [32, 32, 8, 8, 1, 1]
+    for platform in ("cpu", "gpu"):
+        for flops in 10.0 ** np.arange(14):
+            check_chunk(default_chunk(float(flops), platform))
+    assert default_chunk(1e9, "gpu") > 1

@@ -1,0 +1,118 @@
+"""One small use, or several, of every operation that carries relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.ir import Builder, Program
+from backtrace_jax.ops import NONE, OPS, POINTWISE
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """An operation in use.
+
+    Attributes:
+        op: The operation.
+        operands: A shape is a float input, an array a constant.
+        params: Static settings.
+    """
+
+    op: str
+    operands: tuple[tuple[int, ...] | np.ndarray, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the float inputs, x0, x1, ... by position."""
+        return {f"x{i}": operand for i, operand in enumerate(self.operands) if isinstance(operand, tuple)}
+
+    def program(self, dtype: np.dtype, *, activation: str | None = None) -> Program:
+        """The operation alone, or with an activation behind it; the results are called z and y."""
+        builder = Builder()
+        operands = [
+            builder.input(f"x{i}", operand, dtype) if isinstance(operand, tuple) else operand
+            for i, operand in enumerate(self.operands)
+        ]
+        z = builder.emit(self.op, *operands, **self.params)
+        builder.rename(z, "z")
+        return builder.finish({"y": builder.emit(activation, z) if activation else z})
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "celu": {"alpha": 0.7},
+    "clip": {"low": -0.5, "high": 1.0},
+    "elu": {"alpha": 0.7},
+    "gelu": {"approximate": False},
+    "hard_sigmoid": {"alpha": 0.2, "beta": 0.5},
+    "integer_pow": {"exponent": 3},
+    "leaky_relu": {"alpha": 0.1},
+    "selu": {"alpha": 1.67326, "gamma": 1.0507},
+    "shrink": {"bias": 0.1, "lambd": 0.4},
+    "thresholded_relu": {"alpha": 0.3},
+}
+"""Static settings of the pointwise operations that have any."""
+
+_WINDOW = {"strides": (2, 1), "padding": ((1, 0), (0, 1)), "dilation": (1, 1)}
+_INDEX = np.array([[2, 0], [-1, 2]])
+
+SPECIMENS: dict[str, Specimen] = {
+    "mul": Specimen("mul", ((2, 3), (3,))),
+    "matmul": Specimen("matmul", ((2, 3), (3, 4))),
+    "einsum": Specimen("einsum", ((2, 2, 3), (3, 2)), {"equation": "bij,jk->bik"}),
+    "conv": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2)), {**_WINDOW, "groups": 2}),
+    "conv_transpose": Specimen("conv_transpose", ((1, 2, 3, 3), (2, 2, 2, 2)), {**_WINDOW, "groups": 2}),
+    "matmul with bias": Specimen("matmul", ((2, 3), (3, 4), (1, 4))),
+    "conv with bias": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2), (1, 4, 1, 1)), {**_WINDOW, "groups": 2}),
+    "div": Specimen("div", ((2, 3), (3,))),
+    "avg_pool": Specimen("avg_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2), "counted": ((1, 0), (0, 0))}),
+    "reduce_sum": Specimen("reduce_sum", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
+    "reduce_mean": Specimen("reduce_mean", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
+    "cumsum": Specimen("cumsum", ((2, 4),), {"axis": 1, "exclusive": True, "reverse": True}),
+    "add": Specimen("add", ((2, 3), (3,), (2, 1), (2, 3))),
+    "sub": Specimen("sub", ((2, 3), (3,))),
+    "reshape": Specimen("reshape", ((2, 6),), {"shape": (3, 4)}),
+    "transpose": Specimen("transpose", ((2, 3, 4),), {"perm": (2, 0, 1)}),
+    "expand": Specimen("expand", ((3, 1),), {"shape": (2, 3, 4)}),
+    "slice": Specimen("slice", ((4, 5),), {"start": (1, 0), "limit": (4, 5), "stride": (1, 2)}),
+    "reverse": Specimen("reverse", ((3, 4),), {"axes": (1,)}),
+    "concat": Specimen("concat", ((2, 3), (2, 1)), {"axis": 1}),
+    "pad": Specimen("pad", ((2, 3), ()), {"low": (1, 0), "high": (0, -1)}),
+    "gather": Specimen("gather", ((3, 4), _INDEX), {"axis": 0}),
+    "gather_elements": Specimen("gather_elements", ((3, 2), _INDEX), {"axis": 0}),
+    "gather_nd": Specimen("gather_nd", ((3, 4), _INDEX), {"batch_dims": 0}),
+    "where": Specimen("where", (np.array([[True], [False]]), (2, 3), (3,))),
+    "max_pool": Specimen("max_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2)}),
+    "reduce_max": Specimen("reduce_max", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
+    "reduce_min": Specimen("reduce_min", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
+    "maximum": Specimen("maximum", ((2, 3), (3,), (2, 1))),
+    "minimum": Specimen("minimum", ((2, 3), (3,))),
+    "softmax": Specimen("softmax", ((2, 3),), {"axis": 1}),
+    "log_softmax": Specimen("log_softmax", ((2, 3),), {"axis": 0}),
+    "layer_norm": Specimen("layer_norm", ((2, 4), (4,), (4,)), {"axes": (1,), "epsilon": 1e-5}),
+    "rms_norm": Specimen("rms_norm", ((2, 4), (4,)), {"axes": (1,), "epsilon": 1e-5}),
+    "group_norm": Specimen("group_norm", ((1, 4, 3), (4, 1), (4, 1)), {"groups": 2, "epsilon": 1e-5}),
+    "lp_norm": Specimen("lp_norm", ((2, 4),), {"axis": 1, "p": 2}),
+    "local_response_norm": Specimen(
+        "local_response_norm", ((1, 4, 3),), {"size": 3, "alpha": 1e-2, "beta": 0.75, "bias": 1.0}
+    ),
+    "prelu": Specimen("prelu", ((2, 3), (3,))),
+    "pow": Specimen("pow", ((2, 3), (3,))),
+}
+_SINGLE_INPUT = [name for name, op in OPS.items() if op.kind == POINTWISE and name not in SPECIMENS and name != "cast"]
+SPECIMENS |= {name: Specimen(name, ((2, 3),), SETTINGS.get(name, {})) for name in _SINGLE_INPUT}
+SPECIMENS["cast"] = Specimen("cast", ((2, 3),), {"dtype": "float16"})
+
+
+def of_kind(*kinds: str) -> list[str]:
+    """Names of the specimens of these kinds."""
+    return [name for name, specimen in SPECIMENS.items() if OPS[specimen.op].kind in kinds]
+
+
+def carrying_operations() -> Sequence[str]:
+    """Every operation that has to have a specimen."""
+    return [name for name, op in OPS.items() if op.kind != NONE]

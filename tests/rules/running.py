@@ -1,0 +1,100 @@
+"""Graphs of a few nodes, planned, run and walked by the engine, compiled as cheaply as XLA can."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from backtrace_jax.engine.forward import forward
+from backtrace_jax.engine.plan import Plan, plan_walk
+from backtrace_jax.engine.walk import KEPT, Books, walk
+from backtrace_jax.ir import Builder, Program, check
+from backtrace_jax.numerics import exact_types
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, find_mode
+
+DOUBLE, SINGLE, INDEX = map(np.dtype, (np.float64, np.float32, np.int64))
+CHEAP = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_COMPILED: dict[str, Any] = {}
+
+
+class Walked(NamedTuple):
+    """Values and relevance by name, and the books step by step of the plan."""
+
+    plan: Plan
+    values: dict[str, np.ndarray]
+    relevance: dict[str, np.ndarray]
+    books: Books
+
+    @property
+    def result(self) -> np.ndarray:
+        """Value of the output."""
+        return self.values[self.plan.output.name]
+
+    def kept(self, cause: str) -> np.ndarray:
+        """What all steps kept back for one cause: [signed, absolute]."""
+        column = 2 + KEPT.index(cause)
+        return np.array([totals[:, column].sum() for totals in self.books])
+
+
+def walk_back(
+    program: Program,
+    inputs: Mapping[str, np.ndarray],
+    start: np.ndarray,
+    *,
+    output: int = 0,
+    wrt: Collection[str] | None = None,
+) -> Walked:
+    """Walk relevance from an output to the inputs; graphs that print alike are compiled once."""
+    graph = check(program.graph)
+    key = f"{graph} {output} {wrt}"
+    with exact_types():
+        if key not in _COMPILED:
+            plan = plan_walk(graph, find_mode("default"), graph.outputs[output], wrt)
+            _COMPILED[key] = plan, _compile(plan, program.weights, inputs, start)
+        plan, function = _COMPILED[key]
+        return Walked(plan, *jax.tree.map(np.asarray, function(dict(program.weights), dict(inputs), start)))
+
+
+def _compile(plan: Plan, weights: Mapping[str, Any], inputs: Mapping[str, Any], start: np.ndarray) -> Any:
+    def run(weights: Any, inputs: Any, start: Any) -> Any:
+        values = forward(plan.graph, weights, inputs)
+        return values, *walk(plan, values, start)
+
+    return jax.jit(run).lower(dict(weights), dict(inputs), start).compile(compiler_options=CHEAP)
+
+
+def assert_books_close(books: Books, tolerance: float = 1e-12) -> None:
+    """What every step received is what it handed on and kept back, relative to the magnitudes it dealt with."""
+    scale = np.maximum(books.absolute[..., 0], np.finfo(np.float32).tiny)
+    error = np.abs(books.signed[..., 0] - books.signed[..., 1:].sum(-1)) / scale
+    assert (error <= tolerance).all(), f"books are off by {error}"
+
+
+def close(actual: np.ndarray, expected: np.ndarray, tolerance: float = 1e-12) -> None:
+    """Equal to the given precision, entry by entry and relative to the largest entry where there is cancellation."""
+    size = np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * size, strict=True)
+
+
+def walk_op(op: str, operands: Sequence[Any], R: np.ndarray, constant: Collection[int] = (), **params: Any) -> Walked:
+    """One operation on inputs x0, x1, ... by position; those at the positions in `constant` are constants instead."""
+    builder, arrays = Builder(), [np.asarray(x) for x in operands]
+    named = {i: f"x{i}" for i in range(len(arrays)) if i not in constant}
+    values = [builder.input(named[i], x.shape, x.dtype) if i in named else x for i, x in enumerate(arrays)]
+    program = builder.finish({"y": builder.emit(op, *values, **params)})
+    return walk_back(program, {name: arrays[i] for i, name in named.items()}, R)
+
+
+def agree(
+    walked: Walked, shares: Mapping[int, np.ndarray], constant: Collection[int] = (), dead: np.ndarray | float = 0.0
+) -> None:
+    """Inputs got their shares, by position, those of constants are in the ledger, and nothing else was kept."""
+    for i in shares.keys() - set(constant):
+        close(walked.relevance[f"x{i}"], shares[i])
+    kept = np.concatenate([np.ravel(shares[i]) for i in constant] or [np.zeros(1)])
+    for cause, amounts in {CONSTANT: kept, DEAD: np.ravel(dead), BIAS: np.zeros(1)}.items():
+        np.testing.assert_allclose(walked.kept(cause), [amounts.sum(), np.abs(amounts).sum()], rtol=1e-12, atol=1e-12)
+    assert_books_close(walked.books)
