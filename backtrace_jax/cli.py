@@ -142,9 +142,11 @@ def _check_example(inputs: Any, example: int) -> None:
 
 
 def _write(explanation: Any, arguments: argparse.Namespace, feature_names: Sequence[str] | None) -> None:
+    if arguments.out or arguments.plot:
+        _say("")
     if arguments.out is not None:
         explanation.save(arguments.out)
-        _say(f"\nexplanation  {arguments.out}")
+        _say(f"explanation  {arguments.out}")
     if arguments.plot is not None:
         explanation.plot(arguments.example, feature_names=feature_names, path=arguments.plot)
         _say(f"picture      {arguments.plot}")

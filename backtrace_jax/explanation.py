@@ -128,7 +128,7 @@ class Explanation:
 
         Args:
             example: position in the batch.
-            input: which input to draw; by default the one that holds most of the example's relevance.
+            input: which input to draw; by default the first one that bears relevance.
             feature_names: one name per feature (bars are drawn, whatever the dtype).
             tokens: one text per position (coloured tokens are drawn; relevance is summed over features).
             path: also save the picture there, whole or not at all; the suffix picks the format.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,10 @@ def read_input_file(path: Path, declared: Sequence[InputType], *, resize: bool =
 
 def _load(path: Path) -> Any:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return dict(loaded.items())
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        with open(path, "rb") as file:  # numpy leaves a file open that it opened itself and could not read
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
+    except (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         advice = "write it with numpy.save or numpy.savez, from arrays of numbers"
         raise InputError(f"'{path}' cannot be read as {path.suffix}: {error}; {advice}") from error
 

@@ -43,7 +43,7 @@ def tumours(explanation: Explanation, known: Sample) -> Figure:
         example = int(np.argmax(known.labels == label))
         assert known.feature_names is not None
         pairs = zip(known.feature_names, known.inputs[example], strict=True)
-        names = [f"{name} = {panels.plain(value, '+.1f')}" for name, value in pairs]
+        names = [f"{name} = {panels.plain(float(value), '+.1f')}" for name, value in pairs]
         panels.bars(axes, explanation.relevance["features"][example], names, most=10)
         answer = int(explanation.outputs["logits"][example].argmax())
         panels.title(axes, f"says {known.class_names[answer]}; it is {known.class_names[label]}")

@@ -113,7 +113,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             if "metadata" not in archive:
                 raise InputError("the archive has no entry 'metadata'")
-            return dict(archive.items())
+            entries = dict(archive.items())
+    for key, entry in entries.items():  # numpy hands over entries of any other kind as raw bytes
+        if not isinstance(entry, np.ndarray):
+            raise InputError(f"entry '{key}' is no array")
+    return entries
 
 
 def _check_format(metadata: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from backtrace_jax.errors import SettingError
@@ -16,13 +18,20 @@ def check_example(explanation: Explanation, example: int) -> None:
 
 
 def unit(explanation: Explanation, example: int) -> str:
-    """Name the explained unit: `logits[3]`, `scores[5, 1023]`, or `all of box` where every unit was started."""
+    """Name the explained unit: `logits[3]`, `scores[5, 1023]`, or `all of box` where every unit was started.
+
+    A single unit that answers for two classes is named with the class: `probability[0] (class 1)`.
+    """
     if explanation.target is None:
         return f"the given start at {explanation.output}"
     target = int(explanation.target[example])
     if target == ALL_UNITS:
         return f"all of {explanation.output}"
-    return position(explanation.output, target, explanation.outputs[explanation.output].shape[1:])
+    shape = explanation.outputs[explanation.output].shape[1:]
+    if math.prod(shape) > 1:
+        return position(explanation.output, target, shape)
+    answer = f" (class {target})" if explanation.fingerprint.get("task") == "classification" else ""
+    return position(explanation.output, 0, shape) + answer
 
 
 def position(name: str, flat: int, shape: tuple[int, ...]) -> str:

@@ -106,7 +106,7 @@ def overlay(axes: Axes, grey: np.ndarray | None, relevance: np.ndarray, *, colou
     shown = scale.colour_map
     if grey is not None:
         # Paled, so that the heat keeps its colours on dark ground and the shapes still show.
-        low, high = (0.35, 1.0) if colour_map == "gray" else (0.0, 0.3)
+        low, high = (0.5, 1.0) if colour_map == "gray" else (0.0, 0.3)
         image(axes, low + (high - low) * grey, colour_map=colour_map)
         shown = see_through(scale)
     heat = axes.imshow(relevance, cmap=shown, norm=scale.norm, interpolation="nearest")
@@ -116,6 +116,7 @@ def overlay(axes: Axes, grey: np.ndarray | None, relevance: np.ndarray, *, colou
 
 def bars(axes: Axes, relevance: np.ndarray, names: Sequence[str], *, most: int = MOST_BARS) -> None:
     """Signed horizontal bars, [features], the largest |relevance| on top; below, what the rest sums to."""
+    relevance = relevance.astype(np.float64)
     order = np.argsort(-np.abs(relevance), kind="stable")
     top, rest = order[:most], order[most:]
     places = np.arange(len(top))

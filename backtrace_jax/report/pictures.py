@@ -47,7 +47,7 @@ def draw(
     """Draw one example of an explanation (see `Explanation.plot`)."""
     require_matplotlib()
     check_example(explanation, example)
-    name = _pick(explanation, example, input_name)
+    name = _pick(explanation, input_name)
     subject = _Subject(
         values=np.asarray(explanation.inputs[name][example]),
         relevance=np.asarray(explanation.relevance[name][example], np.float64),
@@ -133,10 +133,10 @@ def grey(picture: np.ndarray) -> np.ndarray:
     return picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114])
 
 
-def _pick(explanation: Explanation, example: int, name: str | None) -> str:
+def _pick(explanation: Explanation, name: str | None) -> str:
     names = list(explanation.relevance)
     if name is None and names:
-        return max(names, key=lambda each: float(np.abs(explanation.relevance[each][example]).sum()))
+        return names[0]
     if name not in names:
         raise SettingError(
             f"no relevance for an input called {name!r}; there is some for: {', '.join(names) or 'none'}"
@@ -178,7 +178,7 @@ def _image(subject: _Subject) -> Figure:
 def _bars(subject: _Subject) -> Figure:
     from backtrace_jax.report import panels
 
-    values, relevance = subject.values.ravel(), subject.relevance.ravel()
+    values, relevance = subject.values.ravel().astype(np.float64), subject.relevance.ravel()
     names = _fitting(subject.feature_names, len(relevance), "feature_names")
     if names is None:
         names = [f"{subject.input_name}[{index}]" for index in range(len(relevance))]

@@ -79,7 +79,7 @@ def top_inputs(
     width = max(12, *(len(entry[0]) for entry in named))
     lines = [f"{'top inputs':<{width + 2}}  {'value':>10}  {'relevance':>12}"]
     for text, name, flat, share in named:
-        value = np.asarray(explanation.inputs[name][example]).ravel()[flat]
+        value = float(np.asarray(explanation.inputs[name][example]).ravel()[flat])
         lines.append(f"  {text:<{width}}  {value:>10.4g}  {number(share):>12}  {_bar(share, longest)}".rstrip())
     return "\n".join(lines)
 
@@ -141,7 +141,9 @@ def _score(value: float) -> str:
 
 def _value(explanation: Explanation, values: np.ndarray, example: int) -> str:
     target = ALL_UNITS if explanation.target is None else int(explanation.target[example])
-    return "" if target == ALL_UNITS else f" = {values.ravel()[target]:.4g}"
+    if target == ALL_UNITS:
+        return ""
+    return f" = {values.item() if values.size == 1 else values.ravel()[target]:.4g}"
 
 
 def _bar(share: float, longest: float) -> str:

@@ -18,6 +18,8 @@ from onnx import numpy_helper
 
 from backtrace_jax.errors import ModelError, SettingError
 
+LARGEST = 2**31 - 1  # bytes of a protobuf message
+
 ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto"
 
 
@@ -103,6 +105,8 @@ def load(model: Any) -> OnnxModel:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
+    if path.stat().st_size > LARGEST:
+        raise ModelError(f"{path} is larger than 2 GiB, which no ONNX file can be; store its weights as external data")
     try:
         return onnx.ModelProto.FromString(path.read_bytes())
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from backtrace_jax.engine.plan import Plan, Step, bearing, plan_walk
@@ -41,3 +42,8 @@ def step_of(program: Program, op: str, wrt: tuple[str, ...] | None = None) -> St
 def bears(program: Program, wrt: tuple[str, ...] | None = None) -> set[str]:
     """Names of the values that bear relevance."""
     return set(bearing(program.graph, wrt))
+
+
+def jax_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arrays on the device; to be called where 64-bit types are kept."""
+    return {name: jnp.asarray(array) for name, array in arrays.items()}

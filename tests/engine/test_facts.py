@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backtrace_jax.engine.facts import nonnegative_values, saturation
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.numerics import exact_types
-from tests.engine.graphs import DOUBLE, plan_of, program
+from tests.engine.graphs import DOUBLE, jax_arrays, plan_of, program
 
 X = ((2, 4), DOUBLE)
 RANGES = {"tanh": (-2, 2), "sigmoid": (-4, 4), "softmax": (-1, 2), "silu": (-6, math.inf)}
@@ -163,8 +163,6 @@ def test_what_is_called_nonnegative_never_is_negative(names, seed):
     model = program(chained(names), x=X)
     x = np.random.default_rng(seed).normal(size=X[0])
     with exact_types():
-        import jax.numpy as jnp
-
-        values = forward(model.graph, {k: jnp.asarray(v) for k, v in model.weights.items()}, {"x": jnp.asarray(x)})
+        values = forward(model.graph, jax_arrays(model.weights), jax_arrays({"x": x}))
     for name in nonnegative_values(model.graph):
         assert (np.asarray(values[name]) >= 0).all(), name

@@ -1,0 +1,145 @@
+"""The same example has the same bytes alone, in every batch, at every position, and in every process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import pytest
+
+from backtrace_jax import Explainer, Explanation, explain
+from tests.zoo import exported
+
+MODELS = ("mlp", "lenet_relu", "resnet_small", "bert")
+COUNT = 33
+Inputs = dict[str, np.ndarray]
+
+
+@functools.cache
+def explainer(name: str) -> Explainer:
+    return Explainer(exported(name).model)
+
+
+@functools.cache
+def examples(name: str) -> Inputs:
+    """Different examples: images with noise; sentences as they are, with one word exchanged."""
+    generator, chosen = np.random.default_rng(0), np.arange(COUNT) % 3
+    inputs = {key: value[chosen] for key, value in exported(name).inputs.items()}
+    if "input_ids" in inputs:
+        inputs["input_ids"][:, 1] = 3 + np.arange(COUNT)
+        return inputs
+    return {key: (x + generator.normal(size=x.shape)).astype(x.dtype) for key, x in inputs.items()}
+
+
+def rows(inputs: Inputs, chosen) -> Inputs:
+    return {key: value[chosen] for key, value in inputs.items()}
+
+
+def row_bytes(explanation: Explanation) -> list[bytes]:
+    """Everything an explanation says of each example: relevance, outputs, target, books."""
+    ledger, target = explanation.ledger, explanation.target
+    arrays = [*explanation.relevance.values(), *explanation.outputs.values(), ledger.signed, ledger.absolute, target]
+    return [b"".join(array[i].tobytes() for array in arrays) for i in range(len(explanation))]
+
+
+@functools.cache
+def alone(name: str) -> tuple[bytes, ...]:
+    """Each example in a batch of its own."""
+    call, inputs = explainer(name), examples(name)
+    return tuple(row_bytes(call(rows(inputs, [i])))[0] for i in range(COUNT))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_examples_differ(name):
+    assert len(set(alone(name))) == COUNT
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [1, 2, 3, 8, COUNT])
+def test_bytes_do_not_depend_on_the_batch_size(name, size):
+    explanation = explainer(name)(rows(examples(name), range(size)))
+    assert row_bytes(explanation) == list(alone(name)[:size])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bytes_do_not_depend_on_the_position(name):
+    """One example at every position of a batch of 33, and batches in other orders."""
+    assert row_bytes(explainer(name)(rows(examples(name), [7] * COUNT))) == [alone(name)[7]] * COUNT
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(COUNT)
+        found = row_bytes(explainer(name)(rows(examples(name), order)))
+        assert found == [alone(name)[i] for i in order]
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet_relu"])
+def test_bytes_do_not_depend_on_the_call(name):
+    """`explain`, a new Explainer and a kept one agree, and so do layers with the explanation without them."""
+    inputs = rows(examples(name), range(5))
+    kept = row_bytes(explainer(name)(inputs))
+    assert row_bytes(explain(exported(name).model, inputs)) == kept
+    assert row_bytes(Explainer(exported(name).model)(inputs)) == kept
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 16])
+def test_any_chunk_that_is_allowed_gives_rows_of_its_own(chunk):
+    """Chunks may differ among each other; within one, batch and position do not matter."""
+    call, inputs = Explainer(exported("lenet_relu").model, chunk=chunk), examples("lenet_relu")
+    together = row_bytes(call(rows(inputs, range(19))))
+    for i in (0, 5, 18):
+        assert row_bytes(call(rows(inputs, [i]))) == [together[i]]
+
+
+CHILD = """
+import hashlib, os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from tests.engine.test_bytes import digest
+print(digest(sys.argv[1]), end="")
+"""
+
+
+def digest(name: str) -> str:
+    """Hash of the explanation of 33 examples."""
+    return hashlib.sha256(b"".join(row_bytes(Explainer(exported(name).model)(examples(name))))).hexdigest()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are bound to processors on Linux only")
+def test_bytes_do_not_depend_on_the_process_and_its_threads():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-c", CHILD, "lenet_relu"]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert child.stdout == digest("lenet_relu")
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collects the compilations that happen inside."""
+    seen: list[str] = []
+
+    def listen(event: str, duration: float, **kwargs) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("name", ["mlp", "bert"])
+def test_a_second_call_compiles_nothing(name):
+    inputs, model = examples(name), exported(name).model
+    explain(model, rows(inputs, [0]))
+    with compilations() as seen:
+        for size in (1, 2, 33):
+            explain(model, rows(inputs, range(size)))
+        assert seen == []
+        explain(model, rows(inputs, [0]), scaler=2.0)
+        assert len(seen) > 0

@@ -1,0 +1,432 @@
+"""The command line: exit codes, what goes to which stream, and the mistakes that users make."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from backtrace_jax import Explanation, cli, demo
+from backtrace_jax.errors import InputError
+from backtrace_jax.importers import InputType
+from backtrace_jax.input_files import read_input_file
+
+DIGITS = demo.sample("digits")
+TUMOURS = demo.sample("breast_cancer")
+IMAGE = InputType("image", (None, 1, 8, 8), np.dtype(np.float32))
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process: arguments -> (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def digits(tmp_path) -> Path:
+    """Three pictures of digits in a file."""
+    path = tmp_path / "digits.npy"
+    np.save(path, DIGITS.inputs[:3])
+    return path
+
+
+def assert_one_error(result: tuple[int, str, str], *words: str) -> None:
+    """One line on stderr, nothing on stdout, exit code 1."""
+    code, out, err = result
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def write_model(path: Path, *nodes: onnx.NodeProto, shape=("batch", 3), dtype=TensorProto.FLOAT, name="x") -> Path:
+    """A model of a few nodes from one input to the output `y`."""
+    x, y = (
+        helper.make_tensor_value_info(name, dtype, shape),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    )
+    graph = helper.make_graph(list(nodes), "small", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+# The commands
+
+
+def test_explain_prints_prediction_inputs_and_ledger(run, digits):
+    code, out, err = run("explain", DIGITS.model, digits, "--example", 1, "--top", 3)
+    assert (code, err) == (0, "")
+    assert "examples     3, largest ledger error" in out
+    assert f"prediction   class {DIGITS.labels[1]}" in out
+    assert out.count("  image[0, ") == 3
+    assert "stabiliser" in out
+
+
+def test_explain_saves_and_draws(run, digits, tmp_path):
+    code, out, _ = run("explain", DIGITS.model, digits, "--out", tmp_path / "e.npz", "--plot", tmp_path / "e.png")
+    assert code == 0
+    assert str(tmp_path / "e.npz") in out
+    loaded = Explanation.load(tmp_path / "e.npz")
+    assert loaded.relevance["image"].shape == (3, 1, 8, 8)
+    np.testing.assert_array_equal(loaded.target, DIGITS.labels[:3])
+    assert (loaded.ledger.error < 1e-5).all()
+    assert set(loaded.ledger.by_node)
+    with Image.open(tmp_path / "e.png") as picture:
+        assert picture.width > 600
+
+
+def test_settings_reach_the_explanation(run, digits, tmp_path):
+    path = tmp_path / "e.npz"
+    code, out, _ = run(
+        *("explain", DIGITS.model, digits, "--target", "3,1,4", "--scaler", "2", "--dtype", "float64"),
+        *("--task", "multi-class classification", "--output", "logits", "--wrt", "image", "--chunk", "8"),
+        *("--layers", "all", "--out", path),
+    )
+    assert code == 0
+    loaded = Explanation.load(path)
+    np.testing.assert_array_equal(loaded.target, [3, 1, 4])
+    np.testing.assert_allclose(loaded.ledger.start, 2.0)
+    assert loaded.relevance["image"].dtype == np.float64
+    assert loaded.fingerprint["chunk"] == 8
+    assert loaded.layers
+    assert "layers" in out
+
+
+def test_the_scaler_none_hands_out_the_score(run, digits, tmp_path):
+    assert run("explain", DIGITS.model, digits, "--scaler", "none", "--out", tmp_path / "e.npz")[0] == 0
+    loaded = Explanation.load(tmp_path / "e.npz")
+    np.testing.assert_allclose(loaded.ledger.start, loaded.outputs["logits"].max(axis=1), rtol=1e-5)
+
+
+def test_one_sigmoid_answers_for_two_classes(run, tmp_path):
+    nodes = [helper.make_node("ReduceSum", ["x"], ["s"], keepdims=1), helper.make_node("Sigmoid", ["s"], ["y"])]
+    model = write_model(tmp_path / "yes.onnx", *nodes, shape=(1, 3))
+    np.save(tmp_path / "x.npy", np.array([[1, 2, 3], [-1, -2, -3]], np.float32))
+    for example, answer in enumerate(("y[0] (class 1) = 0.9975", "y[0] (class 0) = 0.002473")):
+        code, out, _ = run("explain", model, tmp_path / "x.npy", "--example", example)
+        assert code == 0
+        assert answer in out
+
+
+def test_check_says_that_a_model_can_be_explained(run):
+    code, out, err = run("check", DIGITS.model)
+    assert (code, err) == (0, "")
+    assert "Conv" in out
+
+
+def test_check_fails_on_what_is_missing(run, tmp_path):
+    model = write_model(tmp_path / "odd.onnx", helper.make_node("Wibble", ["x"], ["y"], domain="com.example"))
+    code, out, err = run("check", model)
+    assert (code, err) == (1, "")
+    assert "Wibble" in out
+
+
+def test_show_prints_the_graph(run):
+    code, out, err = run("show", TUMOURS.model)
+    assert (code, err) == (0, "")
+    assert "lambda" in out
+    assert "features" in out
+
+
+def test_demo_writes_its_pictures(run, tmp_path):
+    code, out, _ = run("demo", "--out", tmp_path / "new" / "folder")
+    assert code == 0
+    assert "benign" in out
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["breast_cancer.png", "digits.png"]
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == (0, "backtrace-jax 0.1.0\n")
+    code, out, _ = run("explain", "--help")
+    assert code == 0
+    assert "--target" in out
+
+
+# Kinds of input files
+
+
+def test_npz_by_name_ignores_extras_aloud(run):
+    code, out, err = run("explain", DIGITS.model, DIGITS.model.with_suffix(".npz"))
+    assert code == 0
+    assert "examples     16" in out
+    assert err.startswith("note: ")
+    assert "label" in err
+    assert "class_names" in err
+
+
+def test_npz_without_names_follows_the_models_order(run, tmp_path):
+    np.savez(tmp_path / "x.npz", DIGITS.inputs[:2])
+    assert run("explain", DIGITS.model, tmp_path / "x.npz")[0] == 0
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("header", [True, False])
+def test_tables_with_and_without_header(run, tmp_path, header, suffix):
+    path, mark = tmp_path / f"rows{suffix}", "," if suffix == ".csv" else "\t"
+    quoted = [f'"{name}"' for name in TUMOURS.feature_names]
+    lines = [quoted] if header else []
+    lines += [[repr(float(value)) for value in row] for row in TUMOURS.inputs[:2]]
+    path.write_text("\ufeff" + "\n".join(map(mark.join, lines)) + "\n\n", encoding="utf-8")
+    code, out, _ = run("explain", TUMOURS.model, path)
+    assert code == 0
+    assert "examples     2," in out
+    assert ("radius error" in out) == header
+    assert ("features[" in out) != header
+
+
+def test_tables_keep_every_bit(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(",".join(repr(float(value)) for value in row) for row in TUMOURS.inputs))
+    known = InputType("features", (None, 30), np.dtype(np.float32))
+    np.testing.assert_array_equal(read_input_file(path, [known]).inputs.astype(np.float32), TUMOURS.inputs)
+
+
+def test_token_ids_in_a_table_become_integers(tmp_path):
+    (tmp_path / "ids.csv").write_text("101,2023,102\n101,7,102\n")
+    read = read_input_file(tmp_path / "ids.csv", [InputType("input_ids", (None, None), np.dtype(np.int64))])
+    assert read.inputs.dtype == np.int64
+    np.testing.assert_array_equal(read.inputs, [[101, 2023, 102], [101, 7, 102]])
+
+
+def draw(path: Path, mode: str, size: tuple[int, int], value: object) -> Path:
+    Image.new(mode, size, value).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "dims", "expected"),
+    [
+        ("L", 51, (None, 1, 4, 6), 0.2),
+        ("L", 51, (None, 3, 4, 6), 0.2),
+        ("RGB", (51, 51, 51), (None, 1, 4, 6), 0.2),
+        ("RGB", (51, 51, 51), (None, 4, 6, 3), 0.2),
+        ("RGBA", (0, 0, 0, 0), (None, 3, 4, 6), 1.0),
+        ("I;16", 13107, (None, 1, 4, 6), 0.2),
+        ("1", 1, (None, 1, None, None), 1.0),
+        ("P", 0, (None, None, None, None), 0.0),
+    ],
+)
+def test_pictures_fit_the_declared_layout(tmp_path, mode, value, dims, expected):
+    path = draw(tmp_path / "x.png", mode, (6, 4), value)
+    array = read_input_file(path, [InputType("image", dims, np.dtype(np.float32))]).inputs
+    sizes = [3 if dims[1] is None else dims[1], dims[2] or 4, dims[3] or 6]
+    assert array.dtype == np.float32
+    assert array.shape == (1, *sizes)
+    np.testing.assert_allclose(array, expected, atol=1e-3)
+
+
+def test_channels_keep_their_order(tmp_path):
+    path = draw(tmp_path / "x.png", "RGB", (8, 8), (255, 0, 51))
+    array = read_input_file(path, [InputType("image", (None, 3, 8, 8), np.dtype(np.float32))]).inputs
+    np.testing.assert_allclose(array[0, :, 0, 0], [1.0, 0.0, 0.2], atol=1e-6)
+
+
+def test_pictures_stand_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: rotate by 270 degrees
+    Image.new("L", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
+    known = InputType("image", (None, 1, 8, 4), np.dtype(np.float32))
+    assert read_input_file(tmp_path / "x.jpg", [known]).inputs.shape == (1, 1, 8, 4)
+
+
+def test_pictures_are_explained(run, tmp_path):
+    picture = Image.fromarray((DIGITS.inputs[0, 0] * 255).astype(np.uint8))
+    picture.save(tmp_path / "digit.png")
+    code, out, _ = run("explain", DIGITS.model, tmp_path / "digit.png")
+    assert code == 0
+    assert f"prediction   class {DIGITS.labels[0]}" in out
+
+
+def test_pictures_are_resized_only_when_asked(run, tmp_path):
+    path = draw(tmp_path / "large.png", "L", (30, 20), 128)
+    assert_one_error(run("explain", DIGITS.model, path), "30 x 20", "8 x 8", "--resize")
+    assert run("explain", DIGITS.model, path, "--resize")[0] == 0
+
+
+# Mistakes
+
+
+def test_missing_and_broken_models(run, digits, tmp_path):
+    assert_one_error(run("explain", tmp_path / "no.onnx", digits), "no.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"this is not a model")
+    for command in (("explain", tmp_path / "bad.onnx", digits), ("show", tmp_path / "bad.onnx")):
+        assert_one_error(run(*command), "bad.onnx")
+    assert_one_error(run("explain", digits, digits), "digits.npy")
+
+
+@pytest.mark.parametrize("name", ["no.npy", "inputs.parquet", "."])
+def test_missing_and_unknown_input_files(run, tmp_path, name):
+    (tmp_path / "inputs.parquet").write_bytes(b"PAR1")
+    assert_one_error(run("explain", DIGITS.model, tmp_path / name), str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".png", ".csv"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\xff\xfegarbage", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x89PNG\r\n\x1a\n"]
+)
+def test_broken_input_files_are_named(run, tmp_path, suffix, content):
+    path = tmp_path / f"bad{suffix}"
+    path.write_bytes(content)
+    assert_one_error(run("explain", DIGITS.model, path), str(path))
+
+
+def test_pickled_arrays_are_refused(run, tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{}, []], object), allow_pickle=True)
+    assert_one_error(run("explain", DIGITS.model, tmp_path / "x.npy"), "x.npy")
+
+
+def test_an_archive_without_the_input_says_what_it_holds(run, tmp_path):
+    np.savez(tmp_path / "x.npz", pixels=DIGITS.inputs)
+    assert_one_error(run("explain", DIGITS.model, tmp_path / "x.npz"), "pixels", "image")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["no rows"]),
+        ("a,b\n", ["no rows"]),
+        ("a,b\n1,2\n3\n", ["row 3", "1 cells", "2"]),
+        ("a,b\n1,2\n3,x\n", ["row 3, column 2", "'x'"]),
+        ("1,2\n3,\n", ["row 2, column 2", "an empty cell"]),
+        ("1,NA\n3,4\n", ["row 1, column 2", "'NA'"]),
+        ("1;2\n3;4\n", ["row 2, column 1", "'3;4'"]),
+        ('"open,2\n', ["rows.csv"]),
+    ],
+)
+def test_mistakes_in_tables_are_located(run, tmp_path, text, words):
+    (tmp_path / "rows.csv").write_text(text)
+    assert_one_error(run("explain", TUMOURS.model, tmp_path / "rows.csv"), "rows.csv", *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mode", "no-such-mode"], ["no-such-mode"]),
+        (["--target", "10"], ["10"]),
+        (["--target", "1,2"], ["target"]),
+        (["--output", "nothing"], ["nothing", "logits"]),
+        (["--wrt", "nothing"], ["nothing"]),
+        (["--chunk", "3"], ["chunk"]),
+        (["--dtype", "int8"], ["int8"]),
+        (["--example", "3"], ["no example 3", "hold 3"]),
+    ],
+)
+def test_wrong_settings(run, digits, options, words):
+    assert_one_error(run("explain", DIGITS.model, digits, *options), *words)
+
+
+def test_inputs_without_a_batch_axis(run, tmp_path):
+    np.save(tmp_path / "one.npy", DIGITS.inputs[0])
+    assert_one_error(run("explain", DIGITS.model, tmp_path / "one.npy"), "image", "batch")
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_results_that_cannot_be_written_are_refused_before_the_work(run, digits, tmp_path, option, monkeypatch):
+    monkeypatch.setattr("backtrace_jax.explain", lambda *_, **__: pytest.fail("explained nevertheless"))
+    assert_one_error(run("explain", DIGITS.model, digits, option, tmp_path / "no" / "file.png"), "no folder")
+
+
+def test_unknown_picture_formats_are_refused_before_the_work(run, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("backtrace_jax.explain", lambda *_, **__: pytest.fail("explained nevertheless"))
+    assert_one_error(run("explain", DIGITS.model, digits, "--plot", tmp_path / "file.docx"), ".docx", "png")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["explain"],
+        ["explain", "model.onnx"],
+        ["frobnicate"],
+        ["explain", "m", "x", "--target", "three"],
+        ["explain", "m", "x", "--scaler", "much"],
+        ["explain", "m", "x", "--example", "-1"],
+        ["check"],
+    ],
+)
+def test_wrong_command_lines_exit_with_two(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "usage:" in err
+
+
+def test_a_picture_needs_a_model_for_pictures(tmp_path):
+    path = draw(tmp_path / "x.png", "L", (8, 8), 0)
+    with pytest.raises(InputError, match=r"features.*\.npy"):
+        read_input_file(path, [InputType("features", (None, 30), np.dtype(np.float32))])
+    with pytest.raises(InputError, match=r"2 inputs.*\.npz"):
+        read_input_file(path, [IMAGE, IMAGE])
+    with pytest.raises(InputError, match=r"1 or 3 channels"):
+        read_input_file(path, [InputType("image", (None, 12, 8, 8), np.dtype(np.float32))])
+
+
+def test_names_cannot_steer_the_terminal(run, tmp_path):
+    evil = "x\x1b[2J\u202e"
+    model = write_model(tmp_path / "evil.onnx", helper.make_node("Relu", [evil], ["y"]), name=evil)
+    np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
+    code, out, err = run("explain", model, tmp_path / "x.npy")
+    assert code == 0
+    assert "\\x1b[2J\\u202e" in out
+    assert "\x1b" not in out + err
+
+
+# As a process
+
+
+def as_process(*arguments: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-W", "error", "-m", "backtrace_jax.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_closed_pipe_is_no_error():
+    with as_process("show", DIGITS.model) as process:
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+        assert process.stderr.read() == ""
+
+
+def test_progress_stays_off_streams_that_are_no_terminal(digits):
+    with as_process("explain", DIGITS.model, digits) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "prediction" in out
+
+
+def test_progress_shows_on_a_terminal_and_clears_itself(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with cli._progress() as advance:
+        advance(1, 10)
+        assert terminal.getvalue() == ""  # short work shows no bar
+        time.sleep(1.05)
+        advance(6, 10)
+    assert "explaining:  60%" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_an_interruption_ends_quietly(run, digits, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backtrace_jax.explain", interrupt)
+    assert run("explain", DIGITS.model, digits) == (130, "", "interrupted\n")
