@@ -222,22 +222,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"backtrace-jax {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_explain(commands)
-    for name, command, text in (
-        ("check", _check, "say whether everything in a model can be explained"),
-        ("show", _show, "print the graph that is explained"),
-    ):
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(command=command)
-        added.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
-        added.add_argument("inputs", metavar="INPUTS", type=Path, nargs="?", help="example inputs, for sizes left open")
-        if name == "check":
-            added.add_argument("--mode", default="default", help="the mode to look for rules in (%(default)s)")
+    check = _add_model_command(commands, "check", _check, "say whether everything in a model can be explained")
+    check.add_argument("--mode", default="default", help="the mode to look for rules in (%(default)s)")
+    _add_model_command(commands, "show", _show, "print the graph that is explained")
     demo = commands.add_parser("demo", help="explain two small models that are shipped, and draw pictures")
     demo.set_defaults(command=_demo)
     demo.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("backtrace-jax-demo"), help="folder (%(default)s)"
     )
     return parser
+
+
+def _add_model_command(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=text, description=text)
+    added.set_defaults(command=command)
+    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
+    added.add_argument("inputs", metavar="INPUTS", type=Path, nargs="?", help="example inputs, for sizes left open")
+    return added
 
 
 def _add_explain(commands: Any) -> None:

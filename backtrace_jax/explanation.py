@@ -92,8 +92,9 @@ class Explanation:
         inputs: input name -> the inputs that were explained.
         outputs: output name -> the model's outputs.
         output: name of the explained output.
-        target: [batch], flat index of the explained unit within one example of the output; `ALL_UNITS` (-1) where
-            relevance was started at all of them. None when the caller gave the start relevance.
+        target: [batch], flat index of the explained unit within one example of the output (of a classification with a
+            single unit: the class, 0 or 1); `ALL_UNITS` (-1) where relevance was started at all of them. None when the
+            caller gave the start relevance.
         layers: name -> relevance of the intermediate values that were asked for.
         ledger: the books of the explanation, in total and per graph node.
         fingerprint: what the bits depend on: model hash, mode, settings, versions, device. JSON values only.

@@ -160,6 +160,8 @@ def test_a_bias_can_shut_the_only_evidence_out():
         ("tanh", [3.0, 0.5], [1.0, 0.0]),
         ("tanh", [2.0, 0.5], [0.8, 0.2]),
         ("tanh", [0.5, 3.0], [0.0, 1.0]),
+        ("tanh", [2.5, 0.5], [5 / 6, 1 / 6]),
+        ("tanh", [0.5, 2.5], [1 / 6, 5 / 6]),
         ("sigmoid", [3.0, 0.5], [6 / 7, 1 / 7]),
         ("sigmoid", [5.0, 0.5], [1.0, 0.0]),
         ("softmax", [3.0, 0.5], [1.0, 0.0]),
@@ -172,7 +174,7 @@ def test_a_bias_can_shut_the_only_evidence_out():
     ],
 )
 def test_worked_by_hand(activation, x, expected):
-    """One unit z = x_0 - x_1: above u only positive evidence counts, below l only negative."""
+    """One unit z = x_0 - x_1: above u only positive evidence counts, below l only negative; at them, both."""
     case = cases.with_operand("matmul", np.matmul, (2,), np.array([[1.0], [-1.0]]), features=-1)
     walked = walk_back(network(case, None, activation, False), {"x": np.array(x)}, np.ones(1))
     close(walked.relevance["x"], np.array(expected))
