@@ -54,7 +54,9 @@ def nonnegative_values(graph: Graph) -> frozenset[str]:
 
 
 def _clipped_at_zero(eqn: Eqn) -> bool:
-    return eqn.op == "clip" and (eqn.params["low"] if eqn.params["low"] is not None else -math.inf) >= 0
+    if eqn.op != "clip" or eqn.params["low"] is None:
+        return False
+    return min(eqn.params["low"], math.inf if eqn.params["high"] is None else eqn.params["high"]) >= 0
 
 
 def _keeps_sign(eqn: Eqn) -> bool:

@@ -102,7 +102,7 @@ class _Folding:
     def _param(self, name: str, array: np.ndarray, dtype: np.dtype) -> Var:
         while name in self.params or name in self.readers:
             name += "'"
-        self.weights[name] = np.ascontiguousarray(array.astype(dtype))
+        self.weights[name] = np.asarray(array, dtype, order="C")
         self.params[name] = Var(name, self.weights[name].shape, dtype)
         return self.params[name]
 
@@ -134,21 +134,29 @@ def _feature_axes(eqn: Eqn, weight: int) -> set[int]:
     rank, shape = len(eqn.outvars[0].shape), eqn.invars[weight].shape
     if eqn.op in ("conv", "conv_transpose"):
         return {1}
-    if eqn.op == "einsum" and "..." in eqn.params["equation"]:
-        return set()
     if eqn.op == "einsum":
-        terms, result = eqn.params["equation"].replace(" ", "").split("->")
-        return {axis for axis, letter in enumerate(result) if letter in terms.split(",")[weight]}
+        return _lettered_axes(eqn.params["equation"], weight, rank)
+    if eqn.op == "matmul" and any(len(var.shape) < 2 for var in eqn.invars[:2]):
+        return set()  # a vector has no axis of its own in the result, and shifts those of the other operand
     axes = {rank - 1 - i for i, size in enumerate(reversed(shape)) if size > 1}
-    if eqn.op == "matmul" and len(shape) > 1:
-        axes.discard(rank - 2 if weight == 1 else rank - 1)
-    return axes
+    return axes - {rank - 2 if weight == 1 else rank - 1} if eqn.op == "matmul" else axes
+
+
+def _lettered_axes(equation: str, weight: int, rank: int) -> set[int]:
+    """Axes of an einsum's result that its weights share; an ellipsis in the middle stands for the axes left over."""
+    terms, result = equation.replace(" ", "").split("->")
+    own = terms.split(",")[weight]
+    if "..." in own:
+        return set()
+    before, _, after = result.partition("...")
+    letters = [*enumerate(before), *((rank - len(after) + i, letter) for i, letter in enumerate(after))]
+    return {axis for axis, letter in letters if letter in own}
 
 
 def _scaled(eqn: Eqn, weight: int, K: np.ndarray, constant: np.ndarray) -> np.ndarray | None:
     """The weights times a constant in the result's rank; None where the operation has no such form."""
     if constant.size == 1:
-        return K * constant.reshape((1,) * K.ndim)
+        return np.multiply(K, constant.reshape(()), out=np.empty_like(K))
     if eqn.op == "mul":
         return K * constant
     if eqn.op == "matmul" and weight == 1 and K.ndim == 2:

@@ -26,7 +26,7 @@ def _open(site: Site, R: Array) -> tuple[Shares, Kept]:
         return linear.apply(size, magnitude)
 
     magnitude = jnp.abs(linear.x)
-    rate, dead = spread(R, _with_bias(reach(magnitude), linear))
+    rate, dead = spread(R, _with_bias(reach(magnitude), linear), _gain(linear))
     (pushed,) = jax.linear_transpose(reach, magnitude)(rate)
     return {linear.position: magnitude * pushed}, _kept(linear, rate, dead)
 
@@ -47,7 +47,7 @@ def _gated(site: Site, R: Array) -> tuple[Shares, Kept]:
 
     positive, negative = evidence(parts)
     gates = (site.result >= lower).astype(R.dtype), (site.result <= upper).astype(R.dtype)
-    rate, dead = spread(R, _with_bias(gates[0] * positive + gates[1] * negative, linear))
+    rate, dead = spread(R, _with_bias(gates[0] * positive + gates[1] * negative, linear), _gain(linear))
     (pushed,) = jax.linear_transpose(evidence, parts)((gates[0] * rate, gates[1] * rate))
     return {linear.position: jnp.sum(parts * pushed, axis=0)}, _kept(linear, rate, dead)
 
@@ -55,6 +55,11 @@ def _gated(site: Site, R: Array) -> tuple[Shares, Kept]:
 def _parts(x: Array, nonnegative: bool) -> Array:
     """x⁺ and x⁻ stacked, [2, ...], or only x, [1, ...], where it is known not to be negative."""
     return x[None] if nonnegative else jnp.stack([jnp.maximum(x, 0), jnp.maximum(-x, 0)])
+
+
+def _gain(linear: LinearMap) -> Array | float:
+    """Largest weight; fixed weights are at most 1."""
+    return 1.0 if linear.K is None else jnp.max(jnp.abs(linear.K), initial=0)
 
 
 def _with_bias(evidence: Array, linear: LinearMap) -> Array:
@@ -79,5 +84,5 @@ def product(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Half of the relevance through each factor, by the linear rule with the other one as weights (RULES 4)."""
     sizes = [jnp.abs(x) for x in site.operands[:2]]
     reach, back = jax.vjp(lambda a, b: site.call({0: a, 1: b}), *sizes)
-    rate, dead = spread(R, reach)
+    rate, dead = spread(R, reach, jnp.maximum(*(jnp.max(size, initial=0) for size in sizes)))
     return {i: size * pushed for i, (size, pushed) in enumerate(zip(sizes, back(rate / 2), strict=True))}, {DEAD: dead}

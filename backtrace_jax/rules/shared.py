@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array, lax
 
 from ..ops.linear import same_rank
 from ..ops.selecting import lowest
-from .site import Kept, Shares, Site, fit
+from .site import DEAD, Kept, Shares, Site, fit, spread
 
 
 def move(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -28,31 +29,37 @@ def move(site: Site, R: Array) -> tuple[Shares, Kept]:
 
 
 def select(site: Site, R: Array) -> tuple[Shares, Kept]:
-    """The winner takes all, exact ties share equally (RULES 2)."""
-    return _WINNERS[site.op.name](site, R), {}
+    """The winner takes all, exact ties share equally (RULES 2).
+
+    Winners are the entries equal to the result. Both are taken from one copy in memory: where XLA computes an operand
+    anew in two places, it may round it in two ways, and there would be no winner.
+    """
+    site = replace(site, operands=lax.optimization_barrier(site.operands))
+    return _WINNERS[site.op.name](replace(site, result=site.call({})), R)
 
 
-def _among_operands(site: Site, R: Array) -> Shares:
+def _among_operands(site: Site, R: Array) -> tuple[Shares, Kept]:
     won = [x == site.result for x in same_rank(*site.operands)]
-    each = R / sum(mask.astype(R.dtype) for mask in won)
-    return {i: fit(jnp.where(mask, each, 0), x) for i, (mask, x) in enumerate(zip(won, site.operands, strict=True))}
+    rate, dead = spread(R, sum(mask.astype(R.dtype) for mask in won))
+    shares = [jnp.where(mask, rate, 0) for mask in won]
+    return {i: fit(share, x) for i, (share, x) in enumerate(zip(shares, site.operands, strict=True))}, {DEAD: dead}
 
 
-def _over_axes(site: Site, R: Array) -> Shares:
+def _over_axes(site: Site, R: Array) -> tuple[Shares, Kept]:
     (x,), axes = site.operands, site.params["axes"]
     result, R = (a if site.params["keepdims"] else jnp.expand_dims(a, axes) for a in (site.result, R))
     won = x == result
-    each = R / jnp.sum(won, axes, keepdims=True, dtype=R.dtype)
-    return {0: jnp.where(won, each, 0)}
+    rate, dead = spread(R, jnp.sum(won, axes, keepdims=True, dtype=R.dtype))
+    return {0: jnp.where(won, rate, 0)}, {DEAD: dead}
 
 
-def _over_windows(site: Site, R: Array) -> Shares:
+def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Compares every entry of a window with its maximum, offset by offset; no scatter, so the order is fixed."""
     (x,) = site.operands
     won = [entries == site.result for entries in _windows(site, x, lowest(x.dtype))]
-    each = R / sum(mask.astype(R.dtype) for mask in won)
+    rate, dead = spread(R, sum(mask.astype(R.dtype) for mask in won))
     back = jax.linear_transpose(lambda x: _windows(site, x, np.zeros((), x.dtype)), x)
-    return {0: back([jnp.where(mask, each, 0) for mask in won])[0]}
+    return {0: back([jnp.where(mask, rate, 0) for mask in won])[0]}, {DEAD: dead}
 
 
 def _windows(site: Site, x: Array, fill: np.ndarray) -> list[Array]:
@@ -66,7 +73,7 @@ def _windows(site: Site, x: Array, fill: np.ndarray) -> list[Array]:
     ]
 
 
-_WINNERS: dict[str, Callable[[Site, Array], Shares]] = {
+_WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {
     "max_pool": _over_windows,
     "reduce_max": _over_axes,
     "reduce_min": _over_axes,

@@ -111,14 +111,20 @@ class Spread(NamedTuple):
     dead: Array
 
 
-def spread(R: Array, D: Array) -> Spread:
+def spread(R: Array, D: Array, gain: Array | float = 1.0) -> Spread:
     """R/D, with 0/0 = 0.
 
-    Evidence so small that the quotient could overflow once it meets a weight counts as none, so that nothing finite
-    turns into Inf or NaN; such relevance is dead.
+    Nothing finite may turn into Inf or NaN. So evidence that overflowed, or is so small that the quotient would
+    overflow once the weights are applied to it, counts as none, and its relevance is dead.
+
+    Args:
+        R: Relevance.
+        D: Evidence, of the same shape.
+        gain: Largest magnitude that any one entry of the quotient is multiplied by afterwards.
     """
-    smallest = 2.0 ** -(jnp.finfo(R.dtype).maxexp * 25 // 32)
-    none = jnp.abs(D) <= jnp.abs(R) * smallest
+    normal = float(jnp.finfo(R.dtype).smallest_normal)  # its reciprocal is within a factor of 4 of the largest number
+    smallest = jnp.maximum(gain * normal, normal) * (4 * D.size)  # that many products may be added up
+    none = (jnp.abs(D) <= jnp.abs(R) * smallest) | ~jnp.isfinite(D)
     rate = jnp.where(none, 0, R / jnp.where(none, 1, D))
     return Spread(rate, jnp.where(none, R, 0))
 
