@@ -40,7 +40,7 @@ def select(site: Site, R: Array) -> tuple[Shares, Kept]:
 
 def _among_operands(site: Site, R: Array) -> tuple[Shares, Kept]:
     won = [x == site.result for x in same_rank(*site.operands)]
-    rate, dead = spread(R, sum(mask.astype(R.dtype) for mask in won))
+    rate, dead = spread(R, _count(won, R.dtype))
     shares = [jnp.where(mask, rate, 0) for mask in won]
     return {i: fit(share, x) for i, (share, x) in enumerate(zip(shares, site.operands, strict=True))}, {DEAD: dead}
 
@@ -57,9 +57,14 @@ def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Compares every entry of a window with its maximum, offset by offset; no scatter, so the order is fixed."""
     (x,) = site.operands
     won = [entries == site.result for entries in _windows(site, x, lowest(x.dtype))]
-    rate, dead = spread(R, sum(mask.astype(R.dtype) for mask in won))
+    rate, dead = spread(R, _count(won, R.dtype))
     back = jax.linear_transpose(lambda x: _windows(site, x, np.zeros((), x.dtype)), x)
     return {0: back([jnp.where(mask, rate, 0) for mask in won])[0]}, {DEAD: dead}
+
+
+def _count(won: list[Array], dtype: np.dtype) -> Array:
+    """How many operands, or entries of each window, share the win."""
+    return sum((mask.astype(dtype) for mask in won), jnp.zeros((), dtype))
 
 
 def _windows(site: Site, x: Array, fill: np.ndarray) -> list[Array]:
