@@ -11,7 +11,7 @@ from . import (
     reductions,
     shaping,
 )
-from .registry import OPERATORS, find_operator, is_random, missing_operators
+from .registry import OPERATORS, find_operator, is_random
 
 __all__ = [
     "OPERATORS",
@@ -22,7 +22,6 @@ __all__ = [
     "find_operator",
     "indexing",
     "is_random",
-    "missing_operators",
     "normalisation",
     "pooling",
     "reductions",

@@ -47,17 +47,6 @@ def find_operator(domain: str, name: str, opset: int) -> Operator:
     return versions[max(usable)]
 
 
-def missing_operators(uses: set[tuple[str, str, int]]) -> dict[tuple[str, str, int], str]:
-    """Those of the (domain, operator, opset) triples that have no implementation, with the reason."""
-    missing = {}
-    for use in sorted(uses):
-        try:
-            find_operator(*use)
-        except UnsupportedError as error:
-            missing[use] = str(error)
-    return missing
-
-
 def is_random(name: str) -> bool:
     """Whether an operator draws random numbers, so that it must not be computed while lowering."""
     return name in _RANDOM
