@@ -19,10 +19,14 @@ FLOAT_TYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 PRECISIONS = ("highest", "high", "default")
 
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {},
+    "cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"},
     "gpu": {"xla_gpu_deterministic_ops": True, "xla_gpu_exclude_nondeterministic_ops": True},
 }
-"""Options of each compiled function, by backend; set per function, so no process-wide flag is touched."""
+"""Options of each compiled function, by backend; set per function, so no process-wide flag is touched.
+
+On the CPU, XLA would drop optimisation barriers before it fuses, and then compute a value anew, rounded otherwise, in
+each place that reads it: the winner of a selection would not be found among its operands.
+"""
 
 
 def float_type(name: str) -> np.dtype:

@@ -1,7 +1,7 @@
 """What an explanation costs, as a ratio to the package's own forward pass on the same chunk of examples.
 
-    python benchmarks/explanation_cost.py                       # ResNet-18 at 224², batch 8
-    python benchmarks/explanation_cost.py resnet_small bert --batch 32
+    python -m benchmarks.explanation_cost                       # ResNet-18 at 224², batch 8
+    python -m benchmarks.explanation_cost resnet_small bert --batch 32
 
 Both functions are compiled beforehand and called in turn, so that a drift of the machine's speed hits both alike; the
 figures are medians. Writes one JSON line per model with the environment it was measured in.

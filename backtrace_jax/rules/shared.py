@@ -56,10 +56,11 @@ def _over_axes(site: Site, R: Array) -> tuple[Shares, Kept]:
 def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Compares every entry of a window with its maximum, offset by offset; no scatter, so the order is fixed."""
     (x,) = site.operands
-    won = [entries == site.result for entries in _windows(site, x, lowest(x.dtype))]
+    won = [entries == site.result for entries in _entries(site, x)]
     rate, dead = spread(R, _count(won, R.dtype))
-    back = jax.linear_transpose(lambda x: _windows(site, x, np.zeros((), x.dtype)), x)
-    return {0: back([jnp.where(mask, rate, 0) for mask in won])[0]}, {DEAD: dead}
+    each = zip(_windows(site, site.result), _windows(site, rate), strict=True)
+    shares = [jnp.where(x == maximum, share, 0) for maximum, share in each]
+    return {0: sum(shares, jnp.zeros((), R.dtype))}, {DEAD: dead}
 
 
 def _count(won: list[Array], dtype: np.dtype) -> Array:
@@ -67,15 +68,39 @@ def _count(won: list[Array], dtype: np.dtype) -> Array:
     return sum((mask.astype(dtype) for mask in won), jnp.zeros((), dtype))
 
 
-def _windows(site: Site, x: Array, fill: np.ndarray) -> list[Array]:
-    """The entries of all pooling windows: one strided slice of x per offset within the window."""
-    window, strides, padding, dilation = (site.params[k] for k in ("window", "strides", "padding", "dilation"))
-    padded = lax.pad(x, jnp.asarray(fill), [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in padding)])
+def _entries(site: Site, x: Array) -> list[Array]:
+    """For each offset within a window, the entry of x that every window has there: strided slices of x."""
+    strides, padding = site.params["strides"], site.params["padding"]
+    padded = lax.pad(
+        x, jnp.asarray(lowest(x.dtype)), [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in padding)]
+    )
     spans = [(count - 1) * stride + 1 for count, stride in zip(site.result.shape[2:], strides, strict=True)]
-    offsets = product(*(range(0, size * step, step) for size, step in zip(window, dilation, strict=True)))
     return [
-        lax.slice(padded, (0, 0, *at), (*x.shape[:2], *np.add(at, spans).tolist()), (1, 1, *strides)) for at in offsets
+        lax.slice(padded, (0, 0, *at), (*x.shape[:2], *np.add(at, spans).tolist()), (1, 1, *strides))
+        for at in _offsets(site)
     ]
+
+
+def _windows(site: Site, values: Array) -> list[Array]:
+    """For each offset within a window, the value of the window that has every entry of x there; 0 where none has.
+
+    Read entry by entry rather than scattered window by window, all offsets go into one loop.
+    """
+    sizes, params = site.operands[0].shape[2:], site.params
+    reach = [step * (size - 1) for size, step in zip(params["window"], params["dilation"], strict=True)]
+    last = [(count - 1) * stride for count, stride in zip(values.shape[2:], params["strides"], strict=True)]
+    after = [max(low + size - 1 - end, 0) for (low, _), size, end in zip(params["padding"], sizes, last, strict=True)]
+    borders = [(r, a, stride - 1) for r, a, stride in zip(reach, after, params["strides"], strict=True)]
+    spaced = lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, 0), (0, 0, 0), *borders])
+    starts = [
+        [r + low - o for r, (low, _), o in zip(reach, params["padding"], at, strict=True)] for at in _offsets(site)
+    ]
+    return [lax.slice(spaced, (0, 0, *start), (*values.shape[:2], *np.add(start, sizes).tolist())) for start in starts]
+
+
+def _offsets(site: Site) -> list[tuple[int, ...]]:
+    steps = zip(site.params["window"], site.params["dilation"], strict=True)
+    return list(product(*(range(0, size * step, step) for size, step in steps)))
 
 
 _WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {

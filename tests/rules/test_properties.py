@@ -11,7 +11,7 @@ from backtrace_jax.ops import KINDS, NONE, QUOTIENT
 from tests.ops.specimens import Specimen
 from tests.rules.cases import entries, seeds
 from tests.rules.running import SINGLE, assert_books_close, close, walk_op
-from tests.rules.uses import EVERY_USE, USES, Use
+from tests.rules.uses import USES, Use
 
 
 def test_every_kind_is_used():
@@ -19,7 +19,7 @@ def test_every_kind_is_used():
     assert kinds == set(KINDS) - {NONE, QUOTIENT}  # which hands everything to its numerator: test_products
 
 
-@pytest.mark.parametrize("use", EVERY_USE, ids=str)
+@pytest.mark.parametrize("use", USES, ids=str)
 def test_books_close(use):
     for seed in range(5):
         inputs, R = use.draw(np.random.default_rng(seed))

@@ -21,7 +21,7 @@ def tied(generator, shape):
     return generator.integers(-2, 3, size=shape).astype(float)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(1, 3).flatmap(windows), seeds, st.integers(1, 2))
 def test_max_pool(setting, generator, channels):
     spatial, window = setting.pop("spatial"), setting["window"]
@@ -41,7 +41,7 @@ def test_max_pool(setting, generator, channels):
     agree(walked, {0: shares[0]})
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(st.lists(sizes, min_size=1, max_size=4), st.data(), seeds, st.sampled_from(["max", "min"]), st.booleans())
 def test_largest_and_smallest_over_axes(shape, data, generator, which, keepdims):
     axes = tuple(sorted(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1), label="axes")))
@@ -60,7 +60,7 @@ def test_largest_and_smallest_over_axes(shape, data, generator, which, keepdims)
     agree(walked, {0: shares[0]})
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(st.integers(2, 3).flatmap(broadcasts), seeds, st.sampled_from(["maximum", "minimum"]), st.data())
 def test_largest_and_smallest_of_operands(shapes, generator, op, data):
     constant = data.draw(st.sets(st.integers(0, len(shapes) - 1), max_size=len(shapes) - 1), label="constant")

@@ -14,7 +14,7 @@ from tests.rules.oracles import sum_rule
 from tests.rules.running import DOUBLE, agree, assert_books_close, close, walk_back, walk_op
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(2, 4).flatmap(broadcasts), seeds, st.booleans(), st.data())
 def test_sum(shapes, generator, subtracted, data):
     op = "sub" if subtracted and len(shapes) == 2 else "add"

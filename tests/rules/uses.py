@@ -57,7 +57,6 @@ def uses_of(name: str) -> list[Use]:
     return [*together, *alone, *gated]
 
 
-EVERY_USE = [use for name in SPECIMENS for use in uses_of(name)]
 _ALIKE = {*of_kind(POINTWISE)} - {"relu", "prelu"}
-USES = [use for use in EVERY_USE if use.name not in _ALIKE]
+USES = [use for name in SPECIMENS if name not in _ALIKE for use in uses_of(name)]
 """Without most of the pointwise operations, which all have one and the same rule."""
