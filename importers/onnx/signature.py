@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from backtrace_jax.importers import InputType
 
 from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.importers import InputType
 
 from .load import OnnxModel
 

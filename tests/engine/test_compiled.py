@@ -70,8 +70,7 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-@pytest.mark.parametrize("before", [affine, normal])
-@pytest.mark.parametrize("chunk", [1, CHUNK])
+@pytest.mark.parametrize(("before", "chunk"), [(affine, 1), (normal, 1), (normal, CHUNK)])
 def test_winners_are_found_after_fusion(name, before, chunk):
     """A winner is an entry equal to the maximum: XLA must not compare a recomputed entry, rounded otherwise."""
     shape, choose = SELECTIONS[name]

@@ -7,10 +7,10 @@ import os
 import numpy as np
 import onnx
 import pytest
-from backtrace_jax.importers.onnx import input_types, load, lower
 from onnx import TensorProto, helper, numpy_helper
 
 from backtrace_jax.errors import ModelError, SettingError, UnsupportedError
+from backtrace_jax.importers.onnx import input_types, load, lower
 from backtrace_jax.onnx_backend import prepare
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)

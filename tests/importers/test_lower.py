@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from backtrace_jax.importers.onnx import load, lower
 from onnx import TensorProto, helper, numpy_helper
 
 from backtrace_jax.errors import InputError, ModelError, SettingError, UnsupportedError
+from backtrace_jax.importers.onnx import load, lower
 from backtrace_jax.onnx_backend import prepare, run_model, supports_device
 
 from .nodes import floats, ints
