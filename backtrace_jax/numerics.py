@@ -12,6 +12,7 @@ import numpy as np
 
 from .errors import NumericsError, SettingError
 from .ir import Eqn, Graph
+from .ops import compute
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
@@ -56,8 +57,6 @@ def check_finite(graph: Graph, weights: Mapping[str, Any], example: Mapping[str,
         example: One example's inputs, in the shapes of the graph.
         output: Name of the output found not to be finite.
     """
-    from .engine.forward import compute
-
     culprit = None
     with exact_types():
         values: dict[str, Any] = jax.tree.map(jnp.asarray, {**weights, **example})

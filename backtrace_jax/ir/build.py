@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,6 +63,37 @@ class Builder:
         outvars = tuple(Var(self._temporary(op), shape, dtype) for shape, dtype in types)
         self._eqns.append(Eqn(op, invars, outvars, params, self.source))
         return outvars if OPS[op].many else outvars[0]
+
+    def scan(
+        self,
+        body: Program,
+        first: Sequence[Value],
+        sequences: Sequence[Value],
+        length: int,
+        *,
+        constants: Sequence[Value] = (),
+        reverse: bool = False,
+    ) -> tuple[list[Value], list[Value]]:
+        """Add a body graph that runs once per time step.
+
+        Args:
+            body: Takes states, one entry of each sequence, and constants; gives new states, then one entry of each
+                result. Its weights become operands of the equation.
+            first: The states before the first step.
+            sequences: What the steps read, each [length, ...].
+            length: Number of steps.
+            constants: What every step reads besides the body's weights: values that are not known.
+            reverse: Whether time runs backwards.
+
+        Returns:
+            The last states, and the results of all steps, each [length, ...].
+        """
+        graph = replace(body.graph, inputs=(*body.graph.inputs, *body.graph.params), params=())
+        operands = (*first, *sequences, *constants, *(body.weights[var.name] for var in body.graph.params))
+        settings = {"states": len(first), "sequences": len(sequences), "length": length, "reverse": reverse}
+        results = self.emit("scan", *operands, body=graph, **settings)
+        last = len(graph.outputs)
+        return list(results[: len(first)]), list(results[len(first) : last])
 
     def finish(self, outputs: Mapping[str, Value]) -> Program:
         """Close the graph with these outputs, by the model's own names."""

@@ -17,6 +17,8 @@ def check(graph: Graph) -> Graph:
     for var in (*graph.inputs, *graph.params):
         _define(var, defined, "the graph's arguments")
     for eqn in graph.eqns:
+        for body in eqn.bodies:
+            check(body)
         _check_operands(eqn, defined)
         _check_results(eqn)
         for var in eqn.outvars:

@@ -52,6 +52,11 @@ class Eqn:
     params: Mapping[str, Any] = field(default_factory=dict)
     source: Source = Source()
 
+    @property
+    def bodies(self) -> tuple[Graph, ...]:
+        """The sub-graphs among the params."""
+        return tuple(value for value in self.params.values() if isinstance(value, Graph))
+
     def __str__(self) -> str:
         from .printer import format_eqn
 
@@ -80,6 +85,10 @@ class Graph:
         from .printer import format_graph
 
         return format_graph(self)
+
+    def __hash__(self) -> int:
+        """Graphs are settings of control flow, and settings are keys of caches."""
+        return hash(str(self))
 
     def variables(self) -> Iterator[Var]:
         """Every value of the graph in the order of definition."""

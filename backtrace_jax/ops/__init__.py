@@ -1,7 +1,9 @@
 """Operations of the intermediate representation, by kind. Importing this package fills the table `OPS`."""
 
-from . import comparing, linear, moving, normalising, pointwise, selecting
+from . import comparing, control, linear, moving, normalising, pointwise, selecting
+from .control import compute, run
 from .registry import (
+    CONTROL,
     KINDS,
     LINEAR,
     MOVE,
@@ -21,6 +23,7 @@ from .registry import (
 )
 
 __all__ = [
+    "CONTROL",
     "KINDS",
     "LINEAR",
     "MOVE",
@@ -35,6 +38,8 @@ __all__ = [
     "SUM",
     "Op",
     "comparing",
+    "compute",
+    "control",
     "evaluate",
     "linear",
     "moving",
@@ -42,5 +47,6 @@ __all__ = [
     "pointwise",
     "register",
     "result_types",
+    "run",
     "selecting",
 ]

@@ -24,9 +24,10 @@ QUOTIENT = "quotient"  # one operand divided by another
 POINTWISE = "pointwise"  # one-input function applied entry by entry
 NORM = "norm"  # normalisation by statistics of the operand itself
 SOFTMAX = "softmax"  # softmax and its logarithm
+CONTROL = "control"  # a body graph run over time
 NONE = "none"  # carries no relevance: comparisons, integer results, shapes
 
-KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, NONE)
+KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, CONTROL, NONE)
 
 
 @runtime_checkable
