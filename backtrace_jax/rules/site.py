@@ -16,7 +16,7 @@ BIAS, CONSTANT, STABILISER, DEAD = "bias", "constant", "stabiliser", "dead"
 EMBEDDING = "embedding"  # rows of a table that bears no relevance, looked up by an index that does
 
 Shares = dict[int, Array]
-"""Relevance handed to operands, by operand position; each has its operand's shape."""
+"""Relevance handed to operands, by operand position; each has its operand's shape (in pairs, two channels in front)."""
 
 Kept = dict[str, Array]
 """Relevance a rule kept back, by ledger column, not yet summed."""
@@ -33,8 +33,10 @@ class Site:
         bears: Whether each operand bears relevance.
         saturation: Range (l, u) of the activation that alone consumes the result; None: no gate.
         nonnegative: Whether each operand is known never to be negative.
+        gate: Position of the factor that gates the other one, or None.
         operands: Values of the operands.
-        result: Value of the result (a tuple where there are several).
+        result: Value of the result.
+        reference: The same equation at the reference input, in modes that compare with one.
     """
 
     op: Op
@@ -43,8 +45,10 @@ class Site:
     bears: tuple[bool, ...]
     saturation: tuple[float, float] | None
     nonnegative: tuple[bool, ...]
+    gate: int | None
     operands: tuple[Array, ...]
     result: Any
+    reference: Site | None = None
 
     @property
     def carriers(self) -> tuple[int, ...]:

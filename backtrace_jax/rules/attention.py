@@ -1,0 +1,36 @@
+"""Rules for attention (RULES section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..ops import LINEAR
+from .composite import Rule
+from .site import BIAS, Kept, Shares, Site
+
+
+def taylor_softmax(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """AttnLRP's softmax, R_S = S ⊙ (R_A − A Σ R_A) (Achtibat et al. 2024, proposition 3.1).
+
+    It is the first-order Taylor expansion at S; the constant term, R_A (1 − S + Σ A S), is booked as bias. What a mask
+    has pushed to zero takes nothing.
+    """
+    axis, A = site.params["axis"], site.result
+    S = jnp.where(A > 0, site.operands[0], 0)
+    share = S * (R - A * jnp.sum(R, axis, keepdims=True))
+    return {0: share}, {BIAS: R * (1 - S + jnp.sum(A * S, axis, keepdims=True))}
+
+
+def signal(site: Site, R: Array, *, rule: Rule) -> tuple[Shares, Kept]:
+    """The signal takes all of a gated product, the gate being its weights (Arras et al. 2017; Ali et al. 2022).
+
+    Args:
+        site: A product of a gate and a signal.
+        R: Relevance of the product.
+        rule: The rule for the linear map that the gate makes of the signal.
+    """
+    bears = tuple(bears and position != site.gate for position, bears in enumerate(site.bears))
+    return rule.apply(replace(site, bears=bears, kind=LINEAR, saturation=None), R)

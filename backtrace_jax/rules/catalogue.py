@@ -1,0 +1,105 @@
+"""The catalogue of modes: by name, with options, and composites of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import SettingError
+from .composite import Mode, Rule, Rules, Selector
+from .options import hashable
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A mode of the catalogue.
+
+    Attributes:
+        name: What the user asks for.
+        summary: One line.
+        reference: Where it is published.
+        make: Makes its rules from options.
+        settings: Further fields of the mode.
+        procedure: Makes the procedure from the same options, where there is more than one walk.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    make: Callable[..., Rules]
+    settings: dict[str, Any]
+    procedure: Callable[..., Any] | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default of every option; `inspect.Parameter.empty` where the user must give one."""
+        maker = self.procedure or self.make
+        return {name: parameter.default for name, parameter in inspect.signature(maker).parameters.items()}
+
+
+MODES: dict[str, Entry] = {}
+
+
+def entry(name: str, summary: str, reference: str, procedure: Any = None, **settings: Any) -> Callable[..., Any]:
+    """Add a mode to the catalogue; the decorated function makes its rules from the mode's options."""
+
+    def decorate(make: Callable[..., Rules]) -> Callable[..., Rules]:
+        MODES[name] = Entry(name, summary, reference, make, settings, procedure)
+        return make
+
+    return decorate
+
+
+def mode(name: str, **options: Any) -> Mode:
+    """The mode of this name with some of its options changed: `mode("lrp-gamma", gamma=0.1)`.
+
+    Raises:
+        SettingError: Listing the modes, or the options, there are.
+    """
+    if name not in MODES:
+        raise SettingError(f"mode {name!r} does not exist; there are: {', '.join(MODES)}")
+    entry = MODES[name]
+    _check_options(entry, options)
+    procedure = {"procedure": entry.procedure(**options)} if entry.procedure else {}
+    rules = entry.make() if entry.procedure else entry.make(**options)
+    chosen = tuple((key, hashable(options.get(key, default))) for key, default in entry.defaults.items())
+    return Mode(name, rules, entry.summary, entry.reference, chosen, **entry.settings, **procedure)
+
+
+def find_mode(wanted: str | Mode) -> Mode:
+    """A mode by name, or the user's own as it is.
+
+    Raises:
+        SettingError: When it is neither, or an option must be given.
+    """
+    if isinstance(wanted, Mode):
+        return wanted
+    if not isinstance(wanted, str):
+        raise SettingError(f"mode must be a name or a Mode, found {wanted!r}; the names are: {', '.join(MODES)}")
+    return mode(wanted)
+
+
+def composite(name: str, rules: Iterable[tuple[Selector, Rule]], base: str | Mode = "default") -> Mode:
+    """A mode of one's own: these rules where their selectors match, first match first, those of `base` elsewhere."""
+    own, found = tuple(rules), find_mode(base)
+    return replace(
+        found,
+        name=name,
+        rules=(*own, *found.rules),
+        summary=f"{found.name} with rules of the user's own",
+        own_rules=(*(f"{selector}: {rule}" for selector, rule in own), *found.own_rules),
+    )
+
+
+def _check_options(entry: Entry, options: dict[str, Any]) -> None:
+    known = entry.defaults
+    unknown = sorted(set(options) - set(known))
+    missing = [key for key, default in known.items() if default is inspect.Parameter.empty and key not in options]
+    if unknown:
+        there = ", ".join(known) or "none"
+        raise SettingError(f"mode {entry.name!r} has no option {', '.join(unknown)}; its options: {there}")
+    if missing:
+        given = ", ".join(f"{key}=..." for key in missing)
+        raise SettingError(f"mode {entry.name!r} needs {' and '.join(missing)}: mode({entry.name!r}, {given})")

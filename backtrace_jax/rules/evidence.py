@@ -1,0 +1,203 @@
+"""Evidence: what every unit of a result was built from, and the way back to the operands.
+
+Linear maps, sums and products of two values have one thing in common: a unit's value is a sum of contributions
+c_ij = K_ij x_j (RULES section 1; in a sum, K is the operand's sign; in a product, each factor is the other's K). A rule
+says how a unit shares its relevance among its contributions; it says so once, for all three kinds.
+
+Nothing of size [out, in] is built. A *view* splits the operands and the weights into parts whose products are the
+contributions the rule tells apart (RULES section 1): their totals per unit come from applying the operation to the
+parts, and relevance goes back by its linear transpose.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ..ops import PRODUCT, SUM
+from ..ops.linear import same_rank
+from .site import Shares, Site, linear_map
+
+Parts: TypeAlias = list[Array]
+Split: TypeAlias = Callable[[Array], Parts]
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to tell contributions apart.
+
+    Attributes:
+        parts: Splits an operand; a share is the sum over its parts of part times what comes back to it.
+        kernels: Splits the weights.
+        totals: For each total, the (kernel, part) pairs whose contributions it adds up.
+    """
+
+    parts: Split
+    kernels: Split
+    totals: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def _whole(x: Array) -> Parts:
+    return [x]
+
+
+def _magnitude(x: Array) -> Parts:
+    return [jnp.abs(x)]
+
+
+def _signs(x: Array) -> Parts:
+    return [jnp.maximum(x, 0), jnp.maximum(-x, 0)]
+
+
+def _ones(x: Array) -> Parts:
+    return [jnp.ones_like(x)]
+
+
+def _square(x: Array) -> Parts:
+    return [jnp.square(x)]
+
+
+_ALIKE, _OPPOSITE = ((0, 0), (1, 1)), ((1, 0), (0, 1))
+
+SIGNED = View(_whole, _whole, (((0, 0),),))
+"""One total, z = Σ c."""
+
+MAGNITUDE = View(_magnitude, _magnitude, (((0, 0),),))
+"""One total, Σ |c|."""
+
+SPLIT = View(_signs, _signs, (_ALIKE, _OPPOSITE))
+"""Two totals, p = Σ c⁺ and n = Σ c⁻, by terms that are all non-negative, so that a lone contribution is exact."""
+
+POSITIVE = View(_signs, _signs, (_ALIKE,))
+"""One total, p = Σ c⁺."""
+
+SQUARED_WEIGHTS = View(_ones, _square, (((0, 0),),))
+"""One total, Σ K²: contributions by the weights alone."""
+
+CONNECTIONS = View(_ones, _ones, (((0, 0),),))
+"""One total, the number of connections."""
+
+
+def box(low: Array, high: Array) -> View:
+    """One total, Σ K⁺(x − low) + K⁻(high − x), for inputs known to lie between `low` and `high`."""
+    return View(lambda x: [x - low, high - x], _signs, (_ALIKE,))
+
+
+class Evidence(NamedTuple):
+    """What the units of a result were built from, as one view sees it.
+
+    Attributes:
+        totals: Evidence per unit of the result, one array for each total of the view.
+        bias: Additive parameters, broadcastable to the result; None: none.
+        value: Value of the result, bias included.
+        gain: Largest magnitude by which one entry of the result is multiplied on the way back.
+        push: Takes for each total a rate, in the result's shape, and gives each operand Σ_i rate_i c_ij.
+    """
+
+    totals: tuple[Array, ...]
+    bias: Array | None
+    value: Array
+    gain: Array | float
+    push: Callable[..., Shares]
+
+
+def gather(site: Site, view: View) -> Evidence:
+    """The evidence at a linear map, a sum, or a product of two values that bear relevance."""
+    if site.kind == SUM:
+        return _of_sum(site, view)
+    return _of_product(site, view) if site.kind == PRODUCT else _of_map(site, view)
+
+
+def _of_map(site: Site, view: View) -> Evidence:
+    linear = linear_map(site)
+    parts = view.parts(linear.x)
+    if linear.nonnegative and view.parts is _signs:
+        parts = parts[:1]
+    kernels = None if linear.K is None else view.kernels(linear.K)
+
+    def reach(parts: Parts) -> tuple[Array, ...]:
+        return _mix(linear.apply, view, kernels, parts)
+
+    def push(*rates: Array) -> Shares:
+        (pushed,) = jax.linear_transpose(reach, parts)(rates)
+        return {linear.position: _joined(parts, pushed)}
+
+    gain = 1.0 if kernels is None else _largest(kernels)
+    return Evidence(reach(parts), linear.bias, site.result, gain, push)
+
+
+def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
+    """The view's totals. Parts that meet the same weights go through them together; without weights there is only the
+    first kernel, which is not negative."""
+    weights = [None] if kernels is None else kernels
+    pairs = [
+        [(kernel, part) for kernel, part in total if kernel < len(weights) and part < len(parts)]
+        for total in view.totals
+    ]
+    found: dict[tuple[int, int], Array] = {}
+    for kernel, K in enumerate(weights):
+        met = sorted({part for total in pairs for k, part in total if k == kernel})
+        found.update(zip([(kernel, part) for part in met], _apply_all(apply, K, [parts[i] for i in met]), strict=True))
+    nothing = jnp.zeros_like(found[0, 0])
+    return tuple(_added([found[pair] for pair in total] or [nothing]) for total in pairs)
+
+
+def _apply_all(apply: Callable[..., Array], K: Any, parts: Parts) -> Sequence[Array]:
+    if len(parts) < 2:
+        return [apply(K, part) for part in parts]
+    return list(jax.vmap(apply, (None, 0))(K, jnp.stack(parts)))
+
+
+def _added(arrays: Sequence[Array]) -> Array:
+    return sum(arrays[1:], arrays[0])
+
+
+def _of_sum(site: Site, view: View) -> Evidence:
+    """c_k = ±x_k. A mask of -inf takes nothing: the softmax after it has let no relevance through there."""
+    signs = site.op.signs or (1,) * len(site.operands)
+    finite = [jnp.where(jnp.isfinite(x), x * sign, 0) for x, sign in zip(site.operands, signs, strict=True)]
+    parts = [view.parts(x) for x in finite]
+
+    def reach(*operands: Parts) -> tuple[Array, ...]:
+        return tuple(
+            _added(same_rank(*(parts[at] for parts in operands for kernel, at in total if kernel == 0)))
+            for total in view.totals
+        )
+
+    totals, back = jax.vjp(reach, *parts)
+
+    def push(*rates: Array) -> Shares:
+        pushed = back(rates)
+        return {k: _joined(parts[k], pushed[k]).astype(x.dtype) for k, x in enumerate(site.operands)}
+
+    return Evidence(totals, None, site.result, 1.0, push)
+
+
+def _of_product(site: Site, view: View) -> Evidence:
+    """Half of what is pushed goes through each factor, with the other one as weights (RULES section 4)."""
+    a, b = (view.parts(x) for x in site.operands[:2])
+
+    def reach(a: Parts, b: Parts) -> tuple[Array, ...]:
+        return tuple(_added([site.call({0: a[part], 1: b[kernel]}) for kernel, part in total]) for total in view.totals)
+
+    totals, back = jax.vjp(reach, a, b)
+
+    def push(*rates: Array) -> Shares:
+        pushed = back(tuple(rate / 2 for rate in rates))
+        return {k: _joined(parts, pushed[k]) for k, parts in enumerate((a, b))}
+
+    return Evidence(totals, None, site.result, _largest([*a, *b]), push)
+
+
+def _largest(arrays: Parts) -> Array:
+    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(array), initial=0) for array in arrays])
+
+
+def _joined(parts: Parts, pushed: Parts) -> Array:
+    return _added([part * back for part, back in zip(parts, pushed, strict=True)])

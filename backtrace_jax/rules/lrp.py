@@ -1,0 +1,125 @@
+"""Layer-wise relevance propagation: the rules of the LRP family (RULES section 1.3).
+
+Sources: Bach et al. 2015 (epsilon, alpha-beta, "A"); Montavon et al. 2017 (z-plus, z-box, w-square: deep Taylor
+decomposition); Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview" (gamma, composites); Andéol et al.
+2021 (gamma for signed inputs); Lapuschkin et al. 2019 (flat). A denominator z is kept away from zero by ε sign(z), with
+sign(0) = 1, and what that takes is booked as stabiliser.
+
+`bias`: "keep" books the bias' share in the ledger; "ignore" leaves it out of the denominator, so that the operands
+take all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather
+from .site import BIAS, DEAD, STABILISER, Kept, Shares, Site, Spread, spread
+
+KEEP, IGNORE = "keep", "ignore"
+EPSILON = 1e-6
+
+
+def epsilon(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) -> tuple[Shares, Kept]:
+    """Share by signed contributions, R_j = Σ_i c_ij R_i / (z_i + ε sign z_i) (Bach et al. 2015, eq. 58)."""
+    evidence = gather(site, SIGNED)
+    b = _bias(evidence, bias)
+    z = evidence.value if b is evidence.bias else evidence.totals[0]
+    shared, taken = _stabilised(R, z, epsilon, evidence.gain)
+    return evidence.push(shared.rate), _kept(shared, taken, b)
+
+
+def gamma(
+    site: Site, R: Array, *, gamma: float = 0.25, epsilon: float = EPSILON, bias: str = KEEP
+) -> tuple[Shares, Kept]:
+    """Favour contributions of a unit's own sign by 1 + γ (Montavon et al. 2019; Andéol et al. 2021)."""
+    evidence = gather(site, SPLIT)
+    b = _bias(evidence, bias)
+    positive, negative = evidence.totals
+    z = positive - negative if b is None else positive - negative + b
+    favour_p, favour_n = (1 + gamma * side.astype(R.dtype) for side in (z >= 0, z < 0))
+    favoured = None if b is None else favour_p * jnp.maximum(b, 0) - favour_n * jnp.maximum(-b, 0)
+    total = favour_p * positive - favour_n * negative
+    shared, taken = _stabilised(R, total if favoured is None else total + favoured, epsilon, evidence.gain)
+    return evidence.push(favour_p * shared.rate, -favour_n * shared.rate), _kept(shared, taken, favoured)
+
+
+def alpha_beta(
+    site: Site, R: Array, *, alpha: float = 2.0, beta: float = 1.0, epsilon: float = EPSILON, bias: str = KEEP
+) -> tuple[Shares, Kept]:
+    """α times the shares of positive contributions minus β times those of negative ones (Bach et al. 2015, eq. 60)."""
+    evidence = gather(site, SPLIT)
+    b = _bias(evidence, bias)
+    sides = [(alpha * R, evidence.totals[0], 1), (-beta * R, evidence.totals[1], -1)]
+    rates, kept = [], []
+    for part, total, sign in sides:
+        own = None if b is None else jnp.maximum(sign * b, 0)
+        shared, taken = _stabilised(part, total if own is None else total + own, epsilon, evidence.gain)
+        rates.append(shared.rate)
+        kept.append(_kept(shared, taken, own))
+    return evidence.push(*rates), {cause: kept[0][cause] + kept[1][cause] for cause in kept[0]}
+
+
+def _one_sided(view: View, site: Site, R: Array, epsilon: float, bias: Any) -> tuple[Shares, Kept]:
+    """Share by contributions that are not negative; `bias` gives a bias' own contribution, None leaves it out."""
+    evidence = gather(site, view)
+    b = None if bias is None or evidence.bias is None else bias(evidence.bias)
+    total = evidence.totals[0] if b is None else evidence.totals[0] + b
+    shared, taken = _stabilised(R, total, epsilon, evidence.gain)
+    return evidence.push(shared.rate), _kept(shared, taken, b)
+
+
+def z_plus(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) -> tuple[Shares, Kept]:
+    """Share by positive contributions alone, alpha-beta with (1, 0) (Montavon et al. 2017)."""
+    return _one_sided(POSITIVE, site, R, epsilon, _positive if bias == KEEP else None)
+
+
+def w_square(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) -> tuple[Shares, Kept]:
+    """Share by squared weights, whatever the input (Montavon et al. 2017, eq. 12)."""
+    return _one_sided(SQUARED_WEIGHTS, site, R, epsilon, jnp.square if bias == KEEP else None)
+
+
+def flat(site: Site, R: Array, *, epsilon: float = EPSILON) -> tuple[Shares, Kept]:
+    """Equal shares for all that is connected, whatever input and weights (Lapuschkin et al. 2019)."""
+    return _one_sided(CONNECTIONS, site, R, epsilon, None)
+
+
+def z_box(site: Site, R: Array, *, low: Any, high: Any, epsilon: float = EPSILON) -> tuple[Shares, Kept]:
+    """Share by c_ij − K⁺_ij low_j + K⁻_ij high_j, for inputs between two bounds (Montavon et al. 2017, eq. 14).
+
+    Args:
+        site: The linear map.
+        R: Relevance of its result.
+        low: Smallest possible input: a number, or nested tuples that broadcast against the input.
+        high: Largest possible input.
+        epsilon: Stabiliser.
+    """
+    bounds = (jnp.asarray(np.asarray(bound), R.dtype) for bound in (low, high))
+    return _one_sided(box(*bounds), site, R, epsilon, None)
+
+
+def _positive(b: Array) -> Array:
+    return jnp.maximum(b, 0)
+
+
+def _bias(evidence: Evidence, bias: str) -> Array | None:
+    return evidence.bias if bias == KEEP else None
+
+
+def _stabilised(R: Array, z: Array, epsilon: float, gain: Any) -> tuple[Spread, Array]:
+    """R/(z + ε sign z), and what the epsilon takes."""
+    if not epsilon:
+        shared = spread(R, z, gain)
+        return shared, jnp.zeros_like(shared.rate)
+    small = jnp.where(z < 0, -epsilon, epsilon).astype(R.dtype)
+    shared = spread(R, z + small, gain)
+    return shared, small * shared.rate
+
+
+def _kept(shared: Spread, taken: Array, bias: Array | None) -> Kept:
+    kept = {DEAD: shared.dead, STABILISER: taken}
+    return kept if bias is None else {**kept, BIAS: bias * shared.rate}

@@ -1,0 +1,49 @@
+"""DLBacktrace's proportional rule, mode "default" (arXiv 2411.12643; RULES sections 1.1, 3 and 4).
+
+Each unit hands its relevance to its operands in proportion to the magnitude of what they contributed.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from .evidence import MAGNITUDE, SPLIT, Evidence, gather
+from .site import BIAS, DEAD, Kept, Shares, Site, Spread, spread
+
+
+def proportional(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """Spread over |c_ij|, the bias taking its own share; a saturated activation closes one side (RULES 1.1)."""
+    return _gated(site, R, *site.saturation) if site.saturation else _open(site, R)
+
+
+def _open(site: Site, R: Array) -> tuple[Shares, Kept]:
+    evidence = gather(site, MAGNITUDE)
+    shared = spread(R, _with_bias(evidence.totals[0], evidence), evidence.gain)
+    return evidence.push(shared.rate), _kept(evidence, shared)
+
+
+def _gated(site: Site, R: Array, lower: float, upper: float) -> tuple[Shares, Kept]:
+    evidence = gather(site, SPLIT)
+    positive, negative = evidence.totals
+    gates = (site.result >= lower).astype(R.dtype), (site.result <= upper).astype(R.dtype)
+    shared = spread(R, _with_bias(gates[0] * positive + gates[1] * negative, evidence), evidence.gain)
+    return evidence.push(gates[0] * shared.rate, gates[1] * shared.rate), _kept(evidence, shared)
+
+
+def _with_bias(total: Array, evidence: Evidence) -> Array:
+    return total if evidence.bias is None else total + jnp.abs(evidence.bias)
+
+
+def _kept(evidence: Evidence, shared: Spread) -> Kept:
+    kept = {DEAD: shared.dead}
+    return kept if evidence.bias is None else {**kept, BIAS: jnp.abs(evidence.bias) * shared.rate}
+
+
+def reference_gate(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """How dl-backtrace 0.0.24 splits a product a·b of a recurrent cell: |ab − a| : |ab − b|, 0/0 halves (RULES 8)."""
+    a, b = (jnp.broadcast_to(x, R.shape) for x in site.operands[:2])
+    sizes = jnp.abs(a * b - a), jnp.abs(a * b - b)
+    total = sizes[0] + sizes[1]
+    first = jnp.where(total == 0, 0.5, sizes[0] / jnp.where(total == 0, 1, total))
+    return {0: R * first, 1: R * (1 - first)}, {}
