@@ -14,8 +14,8 @@ from .errors import (
     UnsupportedError,
 )
 from .explainer import Explainer, explain
-from .explanation import Explanation, Ledger
-from .rules import MODES
+from .explanation import Channel, Explanation, Ledger
+from .rules import MODES, Mode, Rule, Selector, composite, mode
 from .support import SupportReport, check, show
 from .tasks import TASKS
 
@@ -23,17 +23,23 @@ __all__ = [
     "MODES",
     "TASKS",
     "BacktraceError",
+    "Channel",
     "Explainer",
     "Explanation",
     "InputError",
     "Ledger",
     "MissingDependencyError",
+    "Mode",
     "ModelError",
     "NumericsError",
+    "Rule",
+    "Selector",
     "SettingError",
     "SupportReport",
     "UnsupportedError",
     "check",
+    "composite",
     "explain",
+    "mode",
     "show",
 ]

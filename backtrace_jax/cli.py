@@ -1,4 +1,4 @@
-"""The command line: `backtrace-jax explain | check | show | demo`.
+"""The command line: `backtrace-jax explain | check | modes | show | demo`.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a mistake that the library can name, in one
 line, or a model that `check` finds something missing in; 2 a wrong command line.
@@ -13,9 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .constants import ZERO
 from .errors import BacktraceError, SettingError
+
+if TYPE_CHECKING:
+    from .importers import Imported
+    from .input_files import InputFile
+    from .rules import Mode
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
@@ -49,19 +55,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from . import explain
     from .importers import read
-    from .input_files import read_input_file
 
     _check_writable(arguments)
     model = read(arguments.model)
-    file = read_input_file(arguments.inputs, model.inputs, resize=arguments.resize)
-    if file.ignored:
-        print(_printable(f"note: ignored in '{arguments.inputs}': {', '.join(file.ignored)}"), file=sys.stderr)
+    file = _read_file(arguments.inputs, model, resize=arguments.resize)
     _check_example(file.inputs, arguments.example)
+    baseline = _baseline(arguments, model)
     with _progress() as progress:
-        explanation = explain(model, file.inputs, **_settings(arguments), progress=progress)
+        explanation = explain(model, file.inputs, **_settings(arguments), baseline=baseline, progress=progress)
     _say(_report(explanation, arguments, file.feature_names))
     _write(explanation, arguments, file.feature_names)
     return 0
+
+
+def _read_file(path: Path, model: Imported, *, resize: bool) -> InputFile:
+    from .input_files import read_input_file
+
+    file = read_input_file(path, model.inputs, resize=resize)
+    if file.ignored:
+        print(_printable(f"note: ignored in '{path}': {', '.join(file.ignored)}"), file=sys.stderr)
+    return file
+
+
+def _baseline(arguments: argparse.Namespace, model: Imported) -> Any:
+    """The reference input: `zero`, or what a file holds."""
+    if arguments.baseline in (None, ZERO):
+        return arguments.baseline
+    inputs = _read_file(Path(arguments.baseline), model, resize=arguments.resize).inputs
+    names = (known.name for known in model.inputs)
+    return dict(zip(names, inputs, strict=True)) if isinstance(inputs, tuple) else inputs
 
 
 def _report(explanation: Any, arguments: argparse.Namespace, feature_names: Sequence[str] | None) -> str:
@@ -77,7 +99,7 @@ def _report(explanation: Any, arguments: argparse.Namespace, feature_names: Sequ
 def _check(arguments: argparse.Namespace) -> int:
     from . import check
 
-    report = check(arguments.model, _example_inputs(arguments), mode=arguments.mode)
+    report = check(arguments.model, _example_inputs(arguments), mode=_mode(arguments))
     _say(str(report))
     return 0 if report.ok else 1
 
@@ -86,6 +108,13 @@ def _show(arguments: argparse.Namespace) -> int:
     from . import show
 
     _say(show(arguments.model, _example_inputs(arguments)))
+    return 0
+
+
+def _modes(arguments: argparse.Namespace) -> int:
+    from .report.catalogue import catalogue
+
+    _say(f"{catalogue()}\n\nexplain and check take --mode NAME, and --option NAME=VALUE for each option to change")
     return 0
 
 
@@ -98,9 +127,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names = (
-        "mode",
         "task",
         "target",
+        "against",
+        "position",
         "output",
         "scaler",
         "thresholding",
@@ -110,7 +140,13 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "dtype",
         "precision",
     )
-    return {name: getattr(arguments, name) for name in names}
+    return {"mode": _mode(arguments), **{name: getattr(arguments, name) for name in names}}
+
+
+def _mode(arguments: argparse.Namespace) -> Mode:
+    from . import mode
+
+    return mode(arguments.mode, **dict(arguments.option))
 
 
 def _example_inputs(arguments: argparse.Namespace) -> Any:
@@ -170,7 +206,9 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _say(text: str) -> None:
-    print("\n".join(map(_printable, text.split("\n"))))
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = "\n".join(map(_printable, text.split("\n")))
+    print(shown.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _printable(line: str) -> str:
@@ -181,10 +219,7 @@ def _printable(line: str) -> str:
 def _target(text: str) -> Any:
     """Read `3` (for all examples), `3,1,4` (one per example) or `(5, 1023)` (an index into the output's axes)."""
     inner = text.strip().removeprefix("(").removesuffix(")")
-    try:
-        numbers = [int(part) for part in inner.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
+    numbers = _whole_numbers(inner)
     if not numbers:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a class (3), one per example (3,1,4), nor an index (5, 7)"
@@ -192,6 +227,41 @@ def _target(text: str) -> Any:
     if text.strip().startswith("("):
         return tuple(numbers)
     return numbers if "," in inner else numbers[0]
+
+
+def _per_example(text: str) -> int | list[int]:
+    """Read `3` (for all examples) or `3,1,4` (one per example)."""
+    numbers = _whole_numbers(text)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number (3) nor one per example (3,1,4)")
+    return numbers if "," in text else numbers[0]
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """The numbers of a list; empty where it holds anything else."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        return []
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Read `gamma=0.25`, `low=-1,-1,-1` or `bias=keep`."""
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as gamma=0.25")
+    try:
+        numbers = tuple(map(_number, value.split(",")))
+    except ValueError:
+        return name.strip(), value.strip()
+    return name.strip(), numbers if "," in value else numbers[0]
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _scaler(text: str) -> float | None:
@@ -223,7 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_explain(commands)
     check = _add_model_command(commands, "check", _check, "say whether everything in a model can be explained")
-    check.add_argument("--mode", default="default", help="the mode to look for rules in (%(default)s)")
+    _add_mode(check, "the mode to look for rules in")
+    modes = commands.add_parser("modes", help="list the modes: what each does, where it is published, its options")
+    modes.set_defaults(command=_modes)
     _add_model_command(commands, "show", _show, "print the graph that is explained")
     demo = commands.add_parser("demo", help="explain two small models that are shipped, and draw pictures")
     demo.set_defaults(command=_demo)
@@ -255,15 +327,32 @@ def _add_explain(commands: Any) -> None:
     report.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the example; also .pdf, .svg, ...")
 
 
+def _add_mode(group: Any, text: str) -> None:
+    group.add_argument("--mode", default="default", help=f"{text} (%(default)s); 'backtrace-jax modes' lists them")
+    group.add_argument(
+        "--option",
+        metavar="NAME=VALUE",
+        type=_option,
+        action="append",
+        default=[],
+        help="an option of the mode: gamma=0.1, bias=keep, low=-1,-1,-1; may be given several times",
+    )
+
+
 def _add_settings(group: Any) -> None:
-    group.add_argument("--mode", default="default", help="rules that share relevance out (%(default)s)")
+    _add_mode(group, "rules that share relevance out")
     group.add_argument("--task", default="auto", help="kind of answer: classification, regression, ... (%(default)s)")
     group.add_argument("--target", type=_target, help="class: 3, one per example: 3,1,4, or index: '(5, 1023)'")
+    group.add_argument("--against", type=_per_example, help="class that the target is contrasted with: 5, or 5,3,1")
+    group.add_argument("--position", type=_per_example, help="position in a sequence: 7, -1 for the last, or 7,9,4")
     group.add_argument("--output", metavar="NAME", help="output to explain (the first)")
     group.add_argument(
         "--scaler", type=_scaler, default=1.0, help="total relevance, or none: the output's own value (1)"
     )
     group.add_argument("--thresholding", type=float, default=0.5, help="threshold of segmentation masks (%(default)s)")
+    group.add_argument(
+        "--baseline", metavar="FILE|zero", help="reference input: one example, or examples whose mean it is (zero)"
+    )
     group.add_argument("--layers", metavar="NAME", nargs="+", help="also keep relevance of these values or modules")
     group.add_argument("--wrt", metavar="NAME", nargs="+", help="only these inputs bear relevance")
     group.add_argument("--chunk", type=_natural, help="examples per compiled call")

@@ -1,8 +1,8 @@
-"""A model compiled for one choice of settings at one input shape."""
+"""A model compiled for one choice of settings and one form of the call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,28 +10,46 @@ import jax
 import numpy as np
 
 from .engine.chunks import default_chunk, run_chunks
-from .engine.compile import Explain, Request, Result, compile_explain, cost
-from .engine.layers import select_layers
-from .engine.plan import plan_walk
-from .errors import SettingError
+from .engine.compile import Constant, Explain, Request, Result, compile_explain, cost
+from .engine.layers import select_layers, select_value
+from .engine.plan import Plan, plan_walk
+from .errors import SettingError, UnsupportedError
 from .importers import Imported
-from .ir import Program, Var
+from .ir import Graph, Program, Var
 from .numerics import Device, exact_types, float_type
 from .passes import simplify, with_float_type
-from .rules import find_mode
+from .rules import AlongPath, Mode, find_mode
 from .settings import Settings
-from .tasks import resolve_task
+from .tasks import Question, resolve_task
 
-Shapes = Sequence[tuple[str, tuple[int, ...]]]
+
+@dataclass(frozen=True)
+class Form:
+    """What of a call decides what is compiled: shapes, and which of the optional arguments it has.
+
+    Attributes:
+        shapes: (input name, shape of one example without batch axis) of every input.
+        custom: Whether the user passes the start relevance.
+        contrasted: Whether the target is contrasted with another class.
+        reference: Names of the inputs that a baseline is given for.
+        conditions: Names of the values that conditions are given for.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    custom: bool = False
+    contrasted: bool = False
+    reference: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled explanation at one input shape.
+    """A compiled explanation.
 
     Attributes:
         program: The simplified graph and its weights on the host.
         request: What was compiled.
+        masked: The value that each condition is about, by the name the user gave.
         weights: The weights on the device.
         chunk: Examples per call.
         device: Where it runs.
@@ -40,6 +58,7 @@ class Compiled:
 
     program: Program
     request: Request
+    masked: Mapping[str, Var]
     weights: Mapping[str, Any]
     chunk: int
     device: Device
@@ -47,68 +66,116 @@ class Compiled:
 
     @property
     def output(self) -> Var:
-        """The output explained."""
+        """The value explained."""
         return self.request.plan.output
 
     @property
     def output_name(self) -> str:
-        """The model's own name of the output explained."""
+        """The model's own name of the value explained."""
         graph = self.program.graph
-        return graph.output_names[graph.outputs.index(self.output)]
+        return (
+            graph.output_names[graph.outputs.index(self.output)] if self.output in graph.outputs else self.output.name
+        )
 
-    def run(self, examples: Any, progress: Any = None) -> Result:
-        """Explain (inputs, targets, start or None), arrays with the batch first, chunk by chunk."""
+    def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
+        """Explain examples, arrays with the batch first, chunk by chunk."""
+        with exact_types():
+            constant = jax.device_put(constant, self.device)
 
         def call(part: Any) -> Result:
             with exact_types(self.request.precision):
-                return self.call(self.weights, *jax.device_put(part, self.device))
+                return self.call(self.weights, constant, *jax.device_put(part, self.device))
 
-        return run_chunks(call, examples, len(examples[1]), self.chunk, progress)
+        return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)
 
 
-def compile_model(model: Imported, settings: Settings, device: Device, shapes: Shapes, *, custom: bool) -> Compiled:
+def compile_model(model: Imported, settings: Settings, device: Device, form: Form) -> Compiled:
     """Lower, plan and compile.
-
-    Args:
-        model: The model.
-        settings: The user's settings.
-        device: Where to run.
-        shapes: (input name, shape of one example without batch axis) of every input.
-        custom: Whether the user passes the start relevance.
 
     Raises:
         UnsupportedError: Naming the node without an implementation or a rule.
         SettingError: When a setting does not fit the model.
     """
-    lowered = model.lower({name: (1, *shape) for name, shape in shapes})
+    lowered = model.lower({name: (1, *shape) for name, shape in form.shapes})
     program = simplify(with_float_type(lowered, float_type(settings.dtype)))
-    output = _pick_output(program, settings.output)
-    plan = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
-    task = resolve_task(settings.task, program.graph, output, settings.scaler, custom=custom)
-    request = Request(plan, task, select_layers(program.graph, settings.layers), settings.precision)
+    request = _request(program.graph, settings, form)
+    masked = {name: _masked(request.plan, name) for name in form.conditions}
     chunk = settings.chunk or default_chunk(cost(program), device.platform)
     with exact_types():
         weights = jax.device_put(dict(program.weights), device)
-    call = compile_explain(request, weights, _chunk_types(program, output, chunk, custom), device)
-    return Compiled(program, request, weights, chunk, device, call)
+    types = _chunk_types(program.graph, request.plan.output, chunk, form.custom)
+    call = compile_explain(request, weights, _constant_types(program.graph, form, masked), types, device)
+    return Compiled(program, request, masked, weights, chunk, device, call)
 
 
-def _pick_output(program: Program, wanted: str | int | None) -> Var:
-    graph = program.graph
+def _request(graph: Graph, settings: Settings, form: Form) -> Request:
+    mode, output = find_mode(settings.mode), pick_output(graph, settings.output)
+    plan = plan_walk(graph, mode, output, settings.wrt)
+    task = resolve_task(
+        settings.task,
+        graph,
+        output,
+        scaler=settings.scaler,
+        thresholding=settings.thresholding,
+        custom=form.custom,
+        contrasted=form.contrasted,
+        paired=mode.paired,
+    )
+    return Request(plan, mode, task, _layers(graph, mode, settings), settings.precision)
+
+
+def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:
+    if settings.layers and isinstance(mode.procedure, AlongPath):
+        raise UnsupportedError(
+            f"mode {mode.name!r} integrates over inputs and has no relevance of layers; leave layers= out, or explain "
+            "by 'gradient-x-input' or 'deeplift'"
+        )
+    return select_layers(graph, settings.layers)
+
+
+def pick_output(graph: Graph, wanted: str | int | None) -> Var:
+    """The value to explain: an output by name or index, or any value or module inside the model by name.
+
+    Raises:
+        SettingError: When there is none of this name, or it holds no floats.
+    """
     choices = dict(zip(graph.output_names, graph.outputs, strict=True))
     name = graph.output_names[0] if wanted is None else wanted
     if isinstance(name, int) and 0 <= name < len(choices):
         name = graph.output_names[name]
-    if name not in choices:
-        raise SettingError(f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}")
-    if not choices[name].is_float:
+    found = choices.get(name) if name in choices else select_value(graph, name)
+    if found is None:
         raise SettingError(
-            f"output {name!r} holds {choices[name].dtype.name}, which bears no relevance; pick a float output"
+            f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}, and its inner values"
         )
-    return choices[name]
+    if not found.is_float:
+        raise SettingError(f"output {name!r} holds {found.dtype.name}, which bears no relevance; pick a float output")
+    return found
 
 
-def _chunk_types(program: Program, output: Var, chunk: int, custom: bool) -> Any:
-    inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in program.graph.inputs}
-    given = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if custom else None
-    return inputs, jax.ShapeDtypeStruct((chunk,), np.int64), given
+def _masked(plan: Plan, name: str) -> Var:
+    """The value a condition is about.
+
+    Raises:
+        SettingError: When there is none, or no relevance comes by.
+    """
+    found = select_value(plan.graph, name)
+    passed = {var.name for step in plan.steps for var in step.eqn.outvars}
+    if found is None or found.name not in passed:
+        raise SettingError(
+            f"conditions: no relevance passes a value or module called {name!r}; passed are, for example: "
+            f"{', '.join(sorted(passed)[:8])}"
+        )
+    return found
+
+
+def _chunk_types(graph: Graph, output: Var, chunk: int, custom: bool) -> tuple[dict[str, Any], Question]:
+    inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
+    index = jax.ShapeDtypeStruct((chunk,), np.int64)
+    start = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if custom else None
+    return inputs, Question(index, index, index, start)
+
+
+def _constant_types(graph: Graph, form: Form, masked: Mapping[str, Var]) -> Constant:
+    reference = {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in graph.inputs if v.name in form.reference}
+    return Constant(reference, {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in masked.values()})

@@ -10,17 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from .compiled import Compiled, Shapes, compile_model
-from .errors import SettingError
+from .compiled import Compiled, Form, compile_model
+from .constants import read_baseline, read_conditions
+from .engine.compile import Constant
 from .explanation import Explanation
 from .feeds import Inputs, read_inputs
 from .importers import Imported, read
-from .results import as_explanation, joined, unbatched
+from .results import as_explanation, unbatched
+from .rules import Mode, find_mode
 from .settings import Settings, as_names
-from .tasks import read_targets
+from .targets import read_question, read_start
 
 Progress = Callable[[int, int], None]
-_SHAPES_KEPT = 8  # compiled functions an Explainer keeps, one per input shape
+_FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
 
 
@@ -31,7 +33,7 @@ class Explainer:
         self,
         model: Any,
         *,
-        mode: str = "default",
+        mode: str | Mode = "default",
         task: str = "auto",
         output: str | int | None = None,
         scaler: float | None = 1.0,
@@ -53,58 +55,72 @@ class Explainer:
         )
         self.device = jax.devices()[0]
         self._model = read(model)
-        self._compiled = lru_cache(_SHAPES_KEPT)(self._compile)
+        self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
     def __call__(
-        self, inputs: Inputs, *, target: Any = None, start: Any = None, progress: Progress | None = None
+        self,
+        inputs: Inputs,
+        *,
+        target: Any = None,
+        against: Any = None,
+        position: Any = None,
+        start: Any = None,
+        baseline: Any = None,
+        conditions: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> Explanation:
         """Explain a batch of inputs; `explain` says what the arguments mean."""
         feeds = read_inputs(inputs, self._model.inputs)
-        shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
-        compiled = self._compiled(shapes, start is not None)
-        result = compiled.run(_examples(compiled, feeds, target, start), progress)
+        reference = read_baseline(baseline, feeds, find_mode(self.settings.mode))
+        compiled = self._compiled(
+            Form(
+                tuple((name, array.shape[1:]) for name, array in feeds.items()),
+                custom=start is not None,
+                contrasted=against is not None,
+                reference=tuple(reference),
+                conditions=tuple(conditions or ()),
+            )
+        )
+        count = len(next(iter(feeds.values())))
+        types = {var.name: var.dtype for var in compiled.program.graph.inputs}
+        examples = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
+        given = {name: array.astype(types[name]) for name, array in reference.items()}
+        constant = Constant(given, read_conditions(conditions or {}, compiled.masked))
+        task, output = compiled.request.task, compiled.output
+        asked = read_question(count, output, task, target=target, against=against, position=position)
+
+        def outputs() -> np.ndarray:
+            blank = asked._replace(start=np.zeros((count, *output.shape), output.dtype))
+            return unbatched(compiled.run(examples, blank, constant).outputs[compiled.output_name])
+
+        if start is not None:
+            asked = asked._replace(start=read_start(start, count, output, outputs))
+        result = compiled.run(examples, asked, constant, progress)
         return as_explanation(compiled, self.settings, self._model.sha256, feeds, result)
 
-    def _compile(self, shapes: Shapes, custom: bool) -> Compiled:
-        return compile_model(self._model, self.settings, self.device, shapes, custom=custom)
+    def each(self, inputs: Inputs, targets: Sequence[Any], **asked: Any) -> list[Explanation]:
+        """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
+        return [self(inputs, target=target, **asked) for target in targets]
 
-
-def _examples(compiled: Compiled, feeds: Mapping[str, np.ndarray], target: Any, start: Any) -> Any:
-    """What the compiled function takes: inputs, targets and start relevance, batch first."""
-    count = len(next(iter(feeds.values())))
-    targets = read_targets(target, count, compiled.output, compiled.request.task)
-    types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-    inputs = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
-    return inputs, targets, None if start is None else _start(compiled, inputs, targets, start)
-
-
-def _start(compiled: Compiled, inputs: Any, targets: np.ndarray, start: Any) -> np.ndarray:
-    """The user's start relevance as an array; a function is given the outputs of a first run."""
-    output = compiled.output
-    shape = (len(targets), *output.shape)
-    if callable(start):
-        blank = np.zeros(shape, output.dtype)
-        start = start(unbatched(compiled.run((inputs, targets, blank)).outputs[compiled.output_name]))
-    array = np.asarray(start)
-    if array.shape != joined(shape) or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise SettingError(
-            f"start must be a finite array shaped like output {output.name!r}, {list(joined(shape))}, "
-            f"or a function that gives one; found {array.dtype} {list(array.shape)}"
-        )
-    return array.reshape(shape).astype(output.dtype)
+    def _compile(self, form: Form) -> Compiled:
+        return compile_model(self._model, self.settings, self.device, form)
 
 
 def explain(
     model: Any,
     inputs: Inputs,
     *,
-    mode: str = "default",
+    mode: str | Mode = "default",
     task: str = "auto",
     target: Any = None,
+    against: Any = None,
+    position: Any = None,
     output: str | int | None = None,
     scaler: float | None = 1.0,
     thresholding: float = 0.5,
     start: Any = None,
+    baseline: Any = None,
+    conditions: Mapping[str, Any] | None = None,
     layers: str | Sequence[str] | None = None,
     wrt: str | Sequence[str] | None = None,
     chunk: int | None = None,
@@ -119,17 +135,27 @@ def explain(
     Args:
         model: Path of an ONNX file, or an onnx.ModelProto.
         inputs: An array, a tuple of arrays in the model's order, or a dict by input name; batch first.
-        mode: Which rules share relevance out.
+        mode: Which rules share relevance out: a name (`backtrace-jax modes` lists them), `mode(name, option=...)`, or a
+            `composite` of your own.
         task: What kind of answer the output is: "auto", "binary-classification", "multi-class classification",
-            "bbox-regression", ...; "auto" takes a single unit that is no probability for a regression, anything else
-            for a classification.
+            "bbox-regression", "binary-segmentation", "multi-class-segmentation", "next-token",
+            "token-classification", "span-qa", ...; "auto" takes a single unit that is no probability for a regression,
+            anything else for a classification.
         target: Class explained: None (the predicted one), an integer, one integer per example, or a tuple indexing the
             output's axes. For a regression the output explained (None: all of them in equal parts).
-        output: Name or index of the output explained; the first one by default.
+        against: Class that the target is contrasted with ("why 3 rather than 5"), or one per example.
+        position: For sequences, the position explained (negative: from the end), or one per example. By default the
+            last one for "next-token", all in equal parts for "token-classification".
+        output: Name or index of the output explained, the first one by default; or the name of a value or module
+            inside the model, whose most active unit (or `target`) is explained.
         scaler: Total relevance handed out; None: the output's own value.
-        thresholding: Threshold of segmentation masks.
+        thresholding: Probability from which a unit belongs to a segmentation mask.
         start: Start relevance itself instead of a task: an array shaped like the output, or a function
-            outputs -> array.
+            outputs -> array. In contrastive mode its negative part speaks against.
+        baseline: Reference input for "deeplift" and "integrated-gradients": None or "zero", an array shaped like one
+            example (tokens: the ids of a reference text), an array of examples whose mean it is, or a dict of these.
+        conditions: Restricts the flow: by name of a value or module, a mask that broadcasts against the value (without
+            batch axis), or a list of the channels to keep. What it cuts off is booked as dead.
         layers: Intermediate relevance to keep: "all", or names and globs of values and modules.
         wrt: Names of the inputs that bear relevance; None: all that can.
         chunk: Examples per compiled call, 1 or a multiple of 8; by default chosen from the model and the device.
@@ -148,7 +174,8 @@ def explain(
     )
     imported = read(model)
     explainer = _kept_explainer(_Known(imported.sha256, imported), settings)
-    return explainer(inputs, target=target, start=start, progress=progress)
+    asked = {"target": target, "against": against, "position": position, "start": start}
+    return explainer(inputs, **asked, baseline=baseline, conditions=conditions, progress=progress)
 
 
 @dataclass(frozen=True)

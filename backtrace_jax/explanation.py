@@ -5,6 +5,7 @@ the output equals what reached the inputs plus what was kept back on the way, by
 
     start = inputs + bias + constant + stabiliser + dead
 
+In mode "contrastive" relevance for and against are two channels with books of their own; gradient modes keep no books.
 Everything here needs NumPy only. Pictures, HTML and files are made by `backtrace_jax.report`, imported when asked for.
 """
 
@@ -84,20 +85,46 @@ class Ledger:
 
 
 @dataclass(frozen=True, eq=False)
+class Channel:
+    """One of the two channels of a contrastive explanation: what speaks for the answer, or what speaks against it.
+
+    Attributes:
+        relevance: input name -> relevance of this channel, shaped like that input.
+        layers: name -> relevance of the intermediate values that were asked for.
+        ledger: the books of this channel.
+    """
+
+    relevance: dict[str, np.ndarray]
+    layers: dict[str, np.ndarray]
+    ledger: Ledger
+
+
+POSITIVE, NEGATIVE = "positive", "negative"
+CHANNELS = (POSITIVE, NEGATIVE)
+"""The channels of a contrastive explanation, in the order in which they travel."""
+
+
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Why a model answered what it answered, for a batch of examples.
 
     Attributes:
-        relevance: input name -> relevance, shaped like that input (integer inputs: float relevance per token).
+        relevance: input name -> relevance, shaped like that input (integer inputs: float relevance per token). In mode
+            "contrastive" what speaks for the answer minus what speaks against it.
         inputs: input name -> the inputs that were explained.
-        outputs: output name -> the model's outputs.
+        outputs: output name -> the model's outputs (and the value explained, where that is an inner one).
         output: name of the explained output.
-        target: [batch], flat index of the explained unit within one example of the output (of a classification with a
-            single unit: the class, 0 or 1); `ALL_UNITS` (-1) where relevance was started at all of them. None when the
-            caller gave the start relevance.
+        target: [batch], what was explained: the flat index of the unit within one example of the output; the class, 0
+            or 1, of a classification with a single unit, and the class of a multi-class segmentation; start times
+            length plus end of a span; `ALL_UNITS` (-1) where relevance was started at all units that the task names.
+            None when the caller gave the start relevance.
         layers: name -> relevance of the intermediate values that were asked for.
-        ledger: the books of the explanation, in total and per graph node.
+        ledger: the books of the explanation, in total and per graph node; of a contrastive one those of the
+            difference. None in gradient modes, which have no relevance that could be kept.
         fingerprint: what the bits depend on: model hash, mode, settings, versions, device. JSON values only.
+        channels: "positive" and "negative" in mode "contrastive"; empty in all others.
+        completeness_error: [batch], |total attribution - change| / |change|, where the change is that of the explained
+            answer from the baseline; None in modes where that is not defined.
     """
 
     relevance: dict[str, np.ndarray]
@@ -106,12 +133,30 @@ class Explanation:
     output: str
     target: np.ndarray | None
     layers: dict[str, np.ndarray]
-    ledger: Ledger
+    ledger: Ledger | None
     fingerprint: dict[str, Any]
+    channels: dict[str, Channel] = field(default_factory=dict)
+    completeness_error: np.ndarray | None = None
+
+    @property
+    def positive(self) -> dict[str, np.ndarray]:
+        """Input name -> relevance that speaks for the answer (mode "contrastive"; layers: `channels["positive"]`)."""
+        return self._channel(POSITIVE).relevance
+
+    @property
+    def negative(self) -> dict[str, np.ndarray]:
+        """Input name -> relevance that speaks against the answer (mode "contrastive")."""
+        return self._channel(NEGATIVE).relevance
+
+    def _channel(self, name: str) -> Channel:
+        if name not in self.channels:
+            mode = self.fingerprint.get("mode", "unknown")
+            raise InputError(f"mode {mode!r} has no {name} relevance apart; explain with mode='contrastive'")
+        return self.channels[name]
 
     def __len__(self) -> int:
         """Count the examples."""
-        return len(self.ledger.signed)
+        return len(next(iter(self.inputs.values()), ()))
 
     def plot(
         self,
@@ -170,7 +215,8 @@ class Explanation:
         """One line: mode, explained output, shapes, closing error."""
         shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in self.relevance.items())
         mode = self.fingerprint.get("mode", "unknown")
-        return f"Explanation(mode={mode!r}, output={self.output!r}, relevance={{{shapes}}}, {self.ledger!r})"
+        books = self.ledger if self.ledger is not None else f"{len(self)} examples"
+        return f"Explanation(mode={mode!r}, output={self.output!r}, relevance={{{shapes}}}, {books!s})"
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook: self-contained HTML, with a picture where matplotlib is installed."""

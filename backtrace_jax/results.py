@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 
 import numpy as np
 
 from .compiled import Compiled
 from .engine.compile import Result
-from .errors import NumericsError
-from .explanation import Explanation, Ledger
+from .errors import NumericsError, SettingError
+from .explanation import CHANNELS, Channel, Explanation, Ledger
 from .fingerprint import fingerprint
 from .numerics import check_finite
 from .settings import Settings
-from .tasks import CUSTOM
+from .tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM
 
 
 def as_explanation(
@@ -24,28 +24,68 @@ def as_explanation(
 
     Raises:
         NumericsError: When the explained output or the relevance is NaN or Inf.
+        SettingError: When a segmentation mask is empty.
     """
     _check_result(compiled, feeds, result)
+    channels = _channels(compiled, result)
+    paired = compiled.request.mode.paired
+    ledger = None if result.books is None else _difference(channels) if paired else _ledger(compiled, result, ())
     return Explanation(
-        relevance={name: unbatched(array) for name, array in result.relevance.items()},
+        relevance=_relevance(result.relevance, paired),
         inputs=feeds,
         outputs={name: unbatched(array) for name, array in result.outputs.items()},
         output=compiled.output_name,
         target=None if compiled.request.task.name == CUSTOM else result.target,
-        layers={name: unbatched(array) for name, array in result.layers.items()},
-        ledger=_ledger(compiled, result),
+        layers=_relevance(result.layers, paired),
+        ledger=ledger,
         fingerprint=fingerprint(model_hash, _resolved(compiled, settings), compiled.device),
+        channels=channels,
+        completeness_error=result.completeness,
     )
+
+
+def _relevance(arrays: Mapping[str, np.ndarray], paired: bool) -> dict[str, np.ndarray]:
+    """What speaks for the answer, in pairs less what speaks against it."""
+    return {name: unbatched(array[:, 0] - array[:, 1] if paired else array) for name, array in arrays.items()}
+
+
+def _channels(compiled: Compiled, result: Result) -> dict[str, Channel]:
+    if not compiled.request.mode.paired:
+        return {}
+    return {
+        name: Channel(
+            {key: unbatched(array[:, i]) for key, array in result.relevance.items()},
+            {key: unbatched(array[:, i]) for key, array in result.layers.items()},
+            _ledger(compiled, result, (i,)),
+        )
+        for i, name in enumerate(CHANNELS)
+    }
+
+
+def _difference(channels: Mapping[str, Channel]) -> Ledger:
+    """The books of the difference; its magnitudes are those of both channels together."""
+    speaking, against = (channels[name].ledger for name in CHANNELS)
+    return _minus(speaking, against)
+
+
+def _minus(speaking: Ledger, against: Ledger) -> Ledger:
+    nodes = {name: _minus(ledger, against.by_node[name]) for name, ledger in speaking.by_node.items()}
+    return Ledger(speaking.signed - against.signed, speaking.absolute + against.absolute, nodes)
 
 
 def _resolved(compiled: Compiled, settings: Settings) -> dict[str, object]:
     """The settings with every choice that was left open as it was made."""
+    request = compiled.request
     return {
-        **asdict(settings),
-        "task": compiled.request.task.name,
+        **{each.name: getattr(settings, each.name) for each in fields(settings)},
+        "mode": request.mode.name,
+        "mode_options": dict(request.mode.options),
+        "rules": request.mode.own_rules,
+        "task": request.task.name,
         "output": compiled.output_name,
-        "layers": list(compiled.request.layers),
-        "wrt": [var.name for var in compiled.request.plan.inputs],
+        "layers": list(request.layers),
+        "wrt": [var.name for var in compiled.program.graph.inputs if var.name in request.reached],
+        "conditions": list(compiled.masked),
         "chunk": compiled.chunk,
     }
 
@@ -67,6 +107,7 @@ def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: R
         types = {var.name: var.dtype for var in compiled.program.graph.inputs}
         example = {key: array[bad[0]][None].astype(types[key]) for key, array in feeds.items()}
         check_finite(compiled.program.graph, compiled.program.weights, example, name)
+    _check_mask(compiled, result)
     for key, array in result.relevance.items():
         if not _finite_rows(array).all():
             raise NumericsError(
@@ -74,21 +115,40 @@ def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: R
             )
 
 
+def _check_mask(compiled: Compiled, result: Result) -> None:
+    started = result.start.reshape(len(result.start), -1).any(axis=1)
+    if compiled.request.task.name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION) and not started.all():
+        empty = np.flatnonzero(~started).tolist()
+        raise SettingError(
+            f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
+            "or of the target class; lower thresholding, choose another target, or leave those examples out"
+        )
+
+
 def _finite_rows(array: np.ndarray) -> np.ndarray:
     return np.all(np.isfinite(array).reshape(len(array), -1), axis=1)
 
 
-def _ledger(compiled: Compiled, result: Result) -> Ledger:
-    """The whole graph's books from those of its steps; inputs are added up once more from their relevance."""
+def _ledger(compiled: Compiled, result: Result, channel: tuple[int, ...]) -> Ledger:
+    """The whole graph's books from those of its steps; inputs are added up once more from their relevance.
+
+    Args:
+        compiled: What was run.
+        result: What it gave.
+        channel: Index of the channel, or () where there is one only.
+    """
+    assert result.books is not None
+    pick = (slice(None), *channel)
     inputs = [np.zeros((len(result.target), 2))]
     for array in result.relevance.values():
-        flat = array.reshape(len(array), -1).astype(np.float64)
+        flat = array[pick].reshape(len(array), -1).astype(np.float64)
         inputs.append(np.stack([flat.sum(1), np.abs(flat).sum(1)], axis=1))
-    totals = np.sum(inputs, axis=0)
-    nodes = [step.eqn.outvars[0].name for step in compiled.request.plan.steps]
-    signed, absolute = (
-        np.concatenate([result.start[:, k : k + 1], totals[:, k : k + 1], books[:, :, 2:].sum(axis=1)], axis=1)
-        for k, books in enumerate(result.books)
-    )
-    by_node = {name: Ledger(result.books.signed[:, i], result.books.absolute[:, i], {}) for i, name in enumerate(nodes)}
-    return Ledger(signed, absolute, by_node)
+    totals, start = np.sum(inputs, axis=0), result.start[pick]
+    signed, absolute = (book[(..., *channel)] for book in result.books)
+    plan = compiled.request.plan
+    whole = [
+        np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], book[:, plan.own_rows, 2:].sum(axis=1)], axis=1)
+        for k, book in enumerate((signed, absolute))
+    ]
+    by_node = {name: Ledger(signed[:, i], absolute[:, i], {}) for i, name in enumerate(plan.nodes)}
+    return Ledger(whole[0], whole[1], by_node)

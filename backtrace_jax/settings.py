@@ -10,7 +10,7 @@ import numpy as np
 from .engine.chunks import check_chunk
 from .errors import SettingError
 from .numerics import PRECISIONS, float_type
-from .rules import find_mode
+from .rules import Mode, find_mode
 from .tasks import canonical_task
 
 
@@ -18,7 +18,7 @@ from .tasks import canonical_task
 class Settings:
     """One choice of settings, checked as far as it can be without a model; `explain` says what they mean."""
 
-    mode: str = "default"
+    mode: str | Mode = "default"
     task: str = "auto"
     output: str | int | None = None
     scaler: float | None = 1.0
@@ -34,7 +34,6 @@ class Settings:
 
         Raises:
             SettingError: Naming the setting and the choices there are.
-            UnsupportedError: For a task that is known and not yet built.
         """
         find_mode(self.mode)
         canonical_task(self.task)

@@ -13,7 +13,7 @@ from .feeds import Inputs, read_inputs
 from .importers import Imported, read
 from .ir import Program
 from .passes import simplify
-from .rules import find_mode
+from .rules import Mode, find_mode
 
 NOMINAL = 64  # size taken for dynamic axes other than the batch where no inputs are given
 
@@ -70,7 +70,7 @@ def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def check(model: Any, inputs: Inputs = None, *, mode: str = "default") -> SupportReport:
+def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") -> SupportReport:
     """Say for every operator which kind and rule it has, and what is missing; compiles nothing.
 
     Args:
@@ -87,24 +87,24 @@ def check(model: Any, inputs: Inputs = None, *, mode: str = "default") -> Suppor
     if problems:
         rows = tuple(SupportRow(node, operator, problem=reason) for node, operator, reason in problems)
         return SupportReport(
-            imported.name, mode, rows, tuple(sorted({f"{row.problem} (node {row.node!r})" for row in rows}))
+            imported.name, found.name, rows, tuple(sorted({f"{row.problem} (node {row.node!r})" for row in rows}))
         )
     try:
         program = simplify(_lowered(imported, inputs))
     except UnsupportedError as error:
-        return SupportReport(imported.name, mode, (), (str(error),))
+        return SupportReport(imported.name, found.name, (), (str(error),))
     output = next((var for var in program.graph.outputs if var.is_float), program.graph.outputs[0])
     try:
         steps = {step.eqn.outvars[0].name: step for step in plan_walk(program.graph, found, output).steps}
     except BacktraceError as error:
-        return SupportReport(imported.name, mode, (), (str(error),))
+        return SupportReport(imported.name, found.name, (), (str(error),))
     rows = []
     for eqn in program.graph.eqns:
         step = steps.get(eqn.outvars[0].name)
         rows.append(
-            SupportRow(eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule.name) if step else ())
+            SupportRow(eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule_name) if step else ())
         )
-    return SupportReport(imported.name, mode, tuple(rows), ())
+    return SupportReport(imported.name, found.name, tuple(rows), ())
 
 
 def show(model: Any, inputs: Inputs = None) -> str:

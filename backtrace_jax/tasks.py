@@ -1,40 +1,75 @@
 """Start relevance: what is to be explained of an output (RULES section 10).
 
-A task turns one example's output and its target into the relevance the walk starts from.
+Every task sees one example's output as a matrix [positions, classes] and says how much each entry weighs; the weights
+add up to 1. A binary answer has one class, an image of classes has pixels for positions, and so on. From the weights
+follow the start relevance, and what speaks against it: a rival class, or in mode "contrastive" all the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .errors import SettingError, UnsupportedError
+from .errors import SettingError
 from .explanation import ALL_UNITS
 from .ir import Graph, Var
 
 AUTO, CLASSIFICATION, REGRESSION, CUSTOM = "auto", "classification", "regression", "custom"
+BINARY_SEGMENTATION, CLASS_SEGMENTATION = "binary-segmentation", "multi-class-segmentation"
+NEXT_TOKEN, TOKENS, SPAN = "next-token", "token-classification", "span-qa"
 
-_TASKS = {
+_FAMILY = {
     "binary-classification": CLASSIFICATION,
     "multi-class-classification": CLASSIFICATION,
-    "classification": CLASSIFICATION,
+    CLASSIFICATION: CLASSIFICATION,
     "bbox-regression": REGRESSION,
-    "regression": REGRESSION,
+    REGRESSION: REGRESSION,
+    BINARY_SEGMENTATION: BINARY_SEGMENTATION,
+    CLASS_SEGMENTATION: CLASS_SEGMENTATION,
+    "generation": NEXT_TOKEN,
+    NEXT_TOKEN: NEXT_TOKEN,
+    TOKENS: TOKENS,
+    SPAN: SPAN,
 }
-_NOT_YET = (
-    "binary-segmentation",
-    "multi-class-segmentation",
-    "generation",
-    "next-token",
-    "token-classification",
-    "span-qa",
-)
-TASKS = (AUTO, *_TASKS, *_NOT_YET)
+TASKS = (AUTO, *_FAMILY)
+
+UNSET = np.iinfo(np.int64).min
+"""A target, rival or position that is left to the task."""
+
+
+class Question(NamedTuple):
+    """What is asked about one example (about a chunk of them: one more axis in front).
+
+    Attributes:
+        target: Class, unit, or flat index explained; `UNSET`: the task's own choice.
+        against: Class that the target is contrasted with; `UNSET`: none.
+        position: Position in the sequence, negative ones counted from the end; `UNSET`: the task's own choice.
+        start: The user's own start relevance, in the output's shape, or None.
+    """
+
+    target: Any
+    against: Any
+    position: Any
+    start: Any
+
+
+def open_question(count: int) -> Question:
+    """Everything left to the task, for a batch of examples."""
+    unset = np.full(count, UNSET, np.int64)
+    return Question(unset, unset, unset, None)
+
+
+class Start(NamedTuple):
+    """Start relevance in the output's shape (in pairs [2, ...]), and the target explained."""
+
+    relevance: Array
+    target: Array
 
 
 @dataclass(frozen=True)
@@ -42,33 +77,58 @@ class Task:
     """How relevance starts at an output.
 
     Attributes:
-        name: "classification", "regression" or "custom".
-        start: (output, target, given) -> (start relevance in the output's shape, target explained). `target` is the
-            flat index of a unit, or -1 for the task's own choice; `given` is the user's start relevance or None.
+        name: One of the families above, or "custom".
+        begin: (output, question) -> start relevance and target.
         nonnegative: Whether the start relevance cannot be negative.
+        classes: How many classes there are to choose from.
+        positions: How many positions there are to choose from.
     """
 
     name: str
-    start: Callable[[Array, Array, Any], tuple[Array, Array]]
+    begin: Callable[[Array, Question], Start]
     nonnegative: bool
+    classes: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A task before it meets an output.
+
+    Attributes:
+        shape: Shape of the output -> (positions, classes).
+        classes_first: Whether classes come before positions in the output.
+        weigh: (matrix, question, thresholding) -> (weights, target).
+    """
+
+    shape: Callable[[tuple[int, ...]], tuple[int, int]]
+    weigh: Callable[[Array, Question, float], tuple[Array, Array]]
+    classes_first: bool = False
 
 
 def canonical_task(task: str) -> str:
-    """The task's family: "auto", "classification" or "regression".
+    """The task's family.
 
     Raises:
         SettingError: For a name that does not exist.
-        UnsupportedError: For a task that is known and not yet built.
     """
     name = task.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(task, str) else task
-    if name in _NOT_YET:
-        raise UnsupportedError(f"task {task!r} is not built yet; pass start= with the relevance of the output instead")
-    if name != AUTO and name not in _TASKS:
+    if name != AUTO and name not in _FAMILY:
         raise SettingError(f"task {task!r} does not exist; there are: {', '.join(TASKS)}")
-    return _TASKS.get(name, name)
+    return _FAMILY.get(name, name)
 
 
-def resolve_task(task: str, graph: Graph, output: Var, scaler: float | None, *, custom: bool) -> Task:
+def resolve_task(
+    task: str,
+    graph: Graph,
+    output: Var,
+    *,
+    scaler: float | None = 1.0,
+    thresholding: float = 0.5,
+    custom: bool = False,
+    contrasted: bool = False,
+    paired: bool = False,
+) -> Task:
     """Settle how relevance starts at an output.
 
     "auto" means classification, but regression for a single unit that is no probability.
@@ -78,20 +138,28 @@ def resolve_task(task: str, graph: Graph, output: Var, scaler: float | None, *, 
         graph: The graph, which tells whether the output is a probability.
         output: The output explained.
         scaler: Total relevance to hand out; None: the output's own value.
+        thresholding: Probability from which a unit belongs to a mask.
         custom: Whether the user passes the start relevance.
+        contrasted: Whether the target is contrasted with another class.
+        paired: Whether relevance for and against travels as a pair.
     """
-    if custom:
-        return Task(CUSTOM, lambda value, target, given: (given.astype(value.dtype), target), nonnegative=False)
     maker = graph.producers().get(output.name)
-    probability = maker is not None and maker.op == "sigmoid"
-    family = _family(task, output, probability)
-    nonnegative = scaler is not None and scaler >= 0
-    if family == REGRESSION:
-        return Task(REGRESSION, lambda value, target, given: _regression(value, target, scaler), nonnegative)
-    if _units(output) == 1:
-        threshold = 0.5 if probability else 0.0
-        return Task(family, lambda value, target, given: _one_unit(value, target, scaler, threshold), nonnegative)
-    return Task(family, lambda value, target, given: _classification(value, target, scaler), nonnegative)
+    probability = maker is not None and maker.op in ("sigmoid", "softmax")
+    name = CUSTOM if custom else _family(task, output, probability)
+    if custom:
+        return Task(CUSTOM, lambda value, asked: _custom(value, asked, paired), paired, _units(output), 1)
+    family = _FAMILIES[name]
+    positions, classes = family.shape(output.shape)
+    cut = thresholding if name == BINARY_SEGMENTATION else 0.5 if probability else 0.0
+
+    def begin(value: Array, asked: Question) -> Start:
+        matrix = _as_matrix(value, family, positions, classes)
+        weights, target = family.weigh(matrix, asked, cut)
+        relevance = _relevance(matrix, weights, asked, scaler, probability=probability, paired=paired)
+        return Start(_as_output(relevance, value.shape, family), target)
+
+    positive = scaler is not None and scaler >= 0
+    return Task(name, begin, positive and (paired or not contrasted), classes, positions)
 
 
 def _family(task: str, output: Var, probability: bool) -> str:
@@ -105,77 +173,169 @@ def _units(output: Var) -> int:
     return int(np.prod(output.shape))
 
 
-def _classification(value: Array, target: Array, scaler: float | None) -> tuple[Array, Array]:
-    """All of it at the target class, by default the predicted one."""
-    flat = value.reshape(-1)
-    chosen = jnp.where(target < 0, jnp.argmax(flat), target)
-    amount = flat if scaler is None else jnp.full_like(flat, scaler)
-    start = jnp.where(jnp.arange(flat.size) == chosen, amount, 0)
-    return start.reshape(value.shape), chosen
+# the output as a matrix, and back
 
 
-def _one_unit(value: Array, target: Array, scaler: float | None, threshold: float) -> tuple[Array, Array]:
-    """Both classes of a binary answer start at its single unit."""
-    predicted = (value.reshape(()) >= threshold).astype(target.dtype)
-    start = value if scaler is None else jnp.full_like(value, scaler)
-    return start, jnp.where(target < 0, predicted, target)
+def _as_matrix(value: Array, family: _Family, positions: int, classes: int) -> Array:
+    return value.reshape(classes, positions).T if family.classes_first else value.reshape(positions, classes)
 
 
-def _regression(value: Array, target: Array, scaler: float | None) -> tuple[Array, Array]:
+def _as_output(relevance: Array, shape: tuple[int, ...], family: _Family) -> Array:
+    turned = jnp.swapaxes(relevance, -1, -2) if family.classes_first else relevance
+    return turned.reshape(*relevance.shape[:-2], *shape)
+
+
+def _one_row(shape: tuple[int, ...]) -> tuple[int, int]:
+    return 1, int(np.prod(shape))
+
+
+def _one_class(shape: tuple[int, ...]) -> tuple[int, int]:
+    return int(np.prod(shape)), 1
+
+
+def _classes_last(shape: tuple[int, ...]) -> tuple[int, int]:
+    return int(np.prod(shape[:-1])), shape[-1]
+
+
+def _classes_second(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Classes follow the batch axis, as in images [1, classes, height, width]."""
+    return int(np.prod(shape[2:])), shape[1] if len(shape) > 1 else 1
+
+
+def _spans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows are start and end, classes the places in the text; one row where the model has an output for each."""
+    rows = 2 if len(shape) == 3 and shape[-1] == 2 else 1
+    return rows, int(np.prod(shape)) // rows
+
+
+# weights: which entries of the matrix are explained
+
+
+def _one_hot(index: Array, size: int, dtype: Any) -> Array:
+    return (jnp.arange(size) == index).astype(dtype)
+
+
+def _chosen(asked: Array, default: Array) -> Array:
+    return jnp.where(asked == UNSET, default, asked)
+
+
+def _classification(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """All of it at the target class, by default the predicted one; both classes of a binary answer at its one unit."""
+    if matrix.size == 1:
+        predicted = (matrix[0, 0] >= threshold).astype(jnp.int64)
+        return jnp.ones_like(matrix), _chosen(asked.target, predicted)
+    target = _chosen(asked.target, jnp.argmax(matrix[0]))
+    return _one_hot(target, matrix.shape[1], matrix.dtype)[None], target
+
+
+def _regression(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
     """An equal part at every output, or all of it at the chosen one."""
-    flat = value.reshape(-1)
-    chosen = jnp.arange(flat.size) == target
-    amount = flat if scaler is None else jnp.full_like(flat, scaler)
-    share = amount if scaler is None else amount / flat.size
-    start = jnp.where(target < 0, share, jnp.where(chosen, amount, 0))
-    return start.reshape(value.shape), target
+    count, every = matrix.shape[1], asked.target == UNSET
+    weights = jnp.where(every, 1 / count, _one_hot(asked.target, count, matrix.dtype))
+    return weights.astype(matrix.dtype)[None], jnp.where(every, ALL_UNITS, asked.target)
 
 
-def read_targets(target: Any, count: int, output: Var, task: Task) -> np.ndarray:
-    """The user's target as one flat unit index per example; -1 where the task decides.
+def _binary_segmentation(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """Equal parts at all units of the mask."""
+    return _equal_parts(matrix > threshold, matrix.dtype), jnp.asarray(ALL_UNITS)
 
-    Args:
-        target: None, one class for all, an array with one per example, or a tuple indexing the output's axes.
-        count: Number of examples.
-        output: The output explained, one example (leading axis of size 1).
-        task: The task; a single binary unit has the classes 0 and 1.
 
-    Raises:
-        SettingError: When it is out of range or of the wrong shape.
+def _class_segmentation(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """Equal parts at the pixels of the target class, by default the most frequent one."""
+    winners = jnp.argmax(matrix, axis=1)
+    frequent = jnp.argmax(jnp.sum(winners[:, None] == jnp.arange(matrix.shape[1])[None], axis=0))
+    target = _chosen(asked.target, frequent)
+    mask = (winners[:, None] == target) & (jnp.arange(matrix.shape[1])[None] == target)
+    return _equal_parts(mask, matrix.dtype), target
+
+
+def _equal_parts(mask: Array, dtype: Any) -> Array:
+    return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+
+
+def _next_token(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """All of it at one position, by default the last, and the token given or predicted there."""
+    position = _chosen(asked.position, jnp.asarray(-1)) % matrix.shape[0]
+    token = _chosen(asked.target, jnp.argmax(matrix[position]))
+    row, column = (_one_hot(i, size, matrix.dtype) for i, size in zip((position, token), matrix.shape, strict=True))
+    weights = row[:, None] * column[None]
+    return weights, position * matrix.shape[1] + token
+
+
+def _tokens(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """The class given or predicted at one position, or equal parts at all of them."""
+    rows, classes = matrix.shape
+    each = _chosen(asked.target, jnp.argmax(matrix, axis=1))
+    hot = (jnp.arange(classes)[None] == jnp.reshape(each, (-1, 1))).astype(matrix.dtype)
+    position = asked.position % rows
+    every = asked.position == UNSET
+    share = jnp.where(every, 1 / rows, _one_hot(position, rows, matrix.dtype)).astype(matrix.dtype)
+    one = position * classes + jnp.broadcast_to(each, (rows,))[position]
+    return share[:, None] * hot, jnp.where(every, ALL_UNITS, one)
+
+
+def _span(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """Equal parts at the chosen or predicted start and end; a flat target holds both, start times length plus end."""
+    rows, places = matrix.shape
+    predicted = jnp.argmax(matrix, axis=1)
+    asked_for = jnp.stack([asked.target // places, asked.target % places]) if rows == 2 else asked.target[None]
+    chosen = jnp.where(asked.target == UNSET, predicted, asked_for)
+    weights = (jnp.arange(places)[None] == chosen[:, None]).astype(matrix.dtype) / rows
+    return weights, chosen[0] * places + chosen[1] if rows == 2 else chosen[0]
+
+
+_FAMILIES = {
+    CLASSIFICATION: _Family(_one_row, _classification),
+    REGRESSION: _Family(_one_row, _regression),
+    BINARY_SEGMENTATION: _Family(_one_class, _binary_segmentation),
+    CLASS_SEGMENTATION: _Family(_classes_second, _class_segmentation, classes_first=True),
+    NEXT_TOKEN: _Family(_classes_last, _next_token),
+    TOKENS: _Family(_classes_last, _tokens),
+    SPAN: _Family(_spans, _span, classes_first=True),
+}
+
+
+# from weights to relevance
+
+
+def _custom(value: Array, asked: Question, paired: bool) -> Start:
+    """The user's own start; in pairs what is negative speaks against."""
+    given = asked.start.astype(value.dtype)
+    relevance = jnp.stack([jnp.maximum(given, 0), jnp.maximum(-given, 0)]) if paired else given
+    return Start(relevance, asked.target)
+
+
+def _relevance(
+    matrix: Array, weights: Array, asked: Question, scaler: float | None, *, probability: bool, paired: bool
+) -> Array:
+    speaking = _scaled(matrix, weights, scaler)
+    rival = jnp.where(asked.against == UNSET, 0, _moved(weights, asked.against))
+    against = _scaled(matrix, rival, scaler)
+    if not paired:
+        return speaking - against
+    others = _others(matrix, weights, scaler, probability=probability)
+    return jnp.stack([speaking, jnp.where(asked.against == UNSET, others, against)])
+
+
+def _scaled(matrix: Array, weights: Array, scaler: float | None) -> Array:
+    """The scaler shared by weight; without one, the outputs' own values."""
+    return jnp.where(weights > 0, matrix, 0) if scaler is None else scaler * weights
+
+
+def _moved(weights: Array, against: Array) -> Array:
+    """The same weights at another class."""
+    return jnp.sum(weights, axis=1, keepdims=True) * _one_hot(against, weights.shape[1], weights.dtype)[None]
+
+
+def _others(matrix: Array, weights: Array, scaler: float | None, *, probability: bool) -> Array:
+    """What speaks against: the other classes at the same positions, none negative, rescaled to the scaler.
+
+    One unit that is a probability has its complement for the other class, as it is.
     """
-    if target is None:
-        _check_flat(output, task)
-        return np.full(count, ALL_UNITS, np.int64)
-    shape = output.shape[1:] if output.shape[:1] == (1,) else output.shape
-    if isinstance(target, tuple):
-        return np.full(count, _flat_index(target, shape, output), np.int64)
-    return _checked_targets(np.asarray(target), count, shape, output, task)
-
-
-def _checked_targets(targets: np.ndarray, count: int, shape: tuple[int, ...], output: Var, task: Task) -> np.ndarray:
-    if not np.issubdtype(targets.dtype, np.integer) or targets.shape not in ((), (count,)):
-        raise SettingError(f"target must be an integer or one integer per example ({count}), found {targets!r}")
-    if len(shape) > 1 and task.name != CUSTOM:
-        raise SettingError(
-            f"output {output.name!r} has shape {shape}: pass target=(index, ...) with {len(shape)} entries"
-        )
-    classes = max(_units(output), 2 if task.name == CLASSIFICATION else 1)
-    wrong = targets[(targets < 0) | (targets >= classes)]
-    if wrong.size:
-        raise SettingError(f"target {wrong[0]} is out of range: output {output.name!r} has {classes} classes")
-    return np.broadcast_to(targets, (count,)).astype(np.int64)
-
-
-def _flat_index(index: tuple, shape: tuple[int, ...], output: Var) -> int:
-    try:
-        return int(np.ravel_multi_index(index, shape))
-    except (ValueError, TypeError) as error:
-        raise SettingError(f"target {index} does not index output {output.name!r} of shape {shape}: {error}") from error
-
-
-def _check_flat(output: Var, task: Task) -> None:
-    shape = output.shape[1:]
-    if task.name == CLASSIFICATION and len([size for size in shape if size > 1]) > 1:
-        raise SettingError(
-            f"output {output.name!r} has shape {shape}, which has no single class: pass target=(index, ...) or start="
-        )
+    if matrix.shape[1] == 1:
+        complement = 1 - matrix if probability else jnp.zeros_like(matrix)
+        return complement * weights * (weights.size if scaler is None else scaler)
+    sizes = matrix if probability else jax.nn.softmax(matrix, axis=1)
+    rivals = jnp.where((weights == 0) & jnp.any(weights > 0, axis=1, keepdims=True), sizes, 0)
+    total = jnp.sum(rivals)
+    return rivals if scaler is None else rivals * (scaler / jnp.where(total == 0, 1, total))

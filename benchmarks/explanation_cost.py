@@ -21,14 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from backtrace_jax.engine.compile import Request, compile_batched_forward, compile_explain
+from backtrace_jax.engine.compile import Constant, Request, compile_batched_forward, compile_explain
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.importers import read
 from backtrace_jax.ir import Program
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.passes import simplify
 from backtrace_jax.rules import find_mode
-from backtrace_jax.tasks import resolve_task
+from backtrace_jax.tasks import open_question, resolve_task
 from tests.zoo import exported
 
 
@@ -56,14 +56,15 @@ def _bound(program: Program, call: str, inputs: dict[str, np.ndarray], batch: in
     device = jax.devices()[0]
     with exact_types():
         weights, inputs = jax.device_put((dict(program.weights), inputs), device)
-        targets = jax.device_put(np.full(batch, -1, np.int64), device)
+        asked = jax.device_put(open_question(batch), device)
     if call == "forward":
         run = compile_batched_forward(program.graph, weights, inputs)
         return lambda: run(weights, inputs)
-    task = resolve_task("auto", program.graph, output, 1.0, custom=False)
-    request = Request(plan_walk(program.graph, find_mode(mode), output), task, {}, "highest")
-    explain = compile_explain(request, weights, (inputs, targets, None), device)
-    return lambda: explain(weights, inputs, targets, None)
+    found = find_mode(mode)
+    task = resolve_task("auto", program.graph, output, paired=found.paired)
+    request = Request(plan_walk(program.graph, found, output), found, task, {}, "highest")
+    explain = compile_explain(request, weights, Constant({}, {}), (inputs, asked), device)
+    return lambda: explain(weights, Constant({}, {}), inputs, asked)
 
 
 def _interleaved(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:

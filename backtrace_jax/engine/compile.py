@@ -12,24 +12,28 @@ from jax import Array
 
 from ..ir import Graph, Program
 from ..numerics import COMPILER_OPTIONS, Device, exact_types
-from ..tasks import Task
+from ..rules import Mode
+from ..tasks import Question, Task
 from .forward import forward
 from .plan import Plan
-from .walk import Books, totals, walk
+from .procedures import Job, attribute
+from .walk import Books, totals
 
 
 class Result(NamedTuple):
     """What one compiled call gives for a chunk of examples; every array has the chunk as its first axis.
 
-    Arrays are JAX's where they are computed and NumPy's once they are on the host.
+    Arrays are JAX's where they are computed and NumPy's once they are on the host. In pairs, relevance has two
+    channels after the chunk.
 
     Attributes:
-        outputs: Every output of the model, by name.
-        target: Flat index of the explained unit, -1 for all.
+        outputs: Every output of the model, and the value explained, by name.
+        target: What was explained of it.
         start: Total start relevance, signed and absolute.
         relevance: Relevance of the inputs that bear it, by name.
         layers: Relevance of the values asked for.
-        books: What every step of the plan received, handed on and kept.
+        books: What every node of the plan received, handed on and kept; None in modes that keep none.
+        completeness: How far the attribution is from adding up, in modes where that is defined.
     """
 
     outputs: dict[str, Any]
@@ -37,11 +41,24 @@ class Result(NamedTuple):
     start: Any
     relevance: dict[str, Any]
     layers: dict[str, Any]
-    books: Books
+    books: Books | None
+    completeness: Any
+
+
+class Constant(NamedTuple):
+    """What all examples share, beside the weights.
+
+    Attributes:
+        reference: The reference input, by name.
+        masks: Factors on the relevance of values, by name.
+    """
+
+    reference: Mapping[str, Any]
+    masks: Mapping[str, Any]
 
 
 Weights = Mapping[str, Any]
-Explain = Callable[[Weights, dict[str, Any], Any, Any], Result]
+Explain = Callable[[Weights, Constant, dict[str, Any], Any], Result]
 Forward = Callable[[Weights, Any], tuple[Array, ...]]
 
 
@@ -50,41 +67,56 @@ class Request:
     """What is compiled: a plan, how relevance starts, and the names of the values whose relevance is kept."""
 
     plan: Plan
+    mode: Mode
     task: Task
     layers: Mapping[str, str]
     precision: str
 
+    @property
+    def reached(self) -> frozenset[str]:
+        """Names of the inputs that receive relevance."""
+        tokens = self.plan.tokens.inputs if self.plan.tokens else ()
+        return frozenset(var.name for var in (*self.plan.inputs, *tokens))
 
-def explain_example(request: Request, weights: Weights, inputs: Mapping[str, Any], target: Array, given: Any) -> Result:
+
+def explain_example(
+    request: Request, weights: Weights, constant: Constant, inputs: Mapping[str, Any], asked: Question
+) -> Result:
     """Explain one example; pure, for `vmap` and `jit`."""
-    plan = request.plan
+    plan, mode, task = request.plan, request.mode, request.task
     graph = plan.graph
     values = forward(graph, weights, inputs)
-    start, chosen = request.task.start(values[plan.output.name], target, given)
-    found, books = walk(plan, values, start, nonnegative=request.task.nonnegative)
+    start, target = task.begin(values[plan.output.name], asked)
+    job = Job(plan, weights, inputs, constant.reference, constant.masks, values, start, task.nonnegative)
+    outcome = attribute(job, mode.procedure)
+    named = dict(zip(graph.output_names, graph.outputs, strict=True))
+    if plan.output not in graph.outputs:
+        named[plan.output.name] = plan.output
     return Result(
-        {name: values[var.name] for name, var in zip(graph.output_names, graph.outputs, strict=True)},
-        chosen,
-        totals(start, request.task.nonnegative),
-        {var.name: found[var.name] for var in plan.inputs},
-        {key: _relevance(found, values, name, start) for key, name in request.layers.items()},
-        books,
+        {name: values[var.name] for name, var in named.items()},
+        target,
+        totals(start, task.nonnegative, paired=plan.paired),
+        {var.name: outcome.relevance[var.name] for var in graph.inputs if var.name in request.reached},
+        {key: _relevance(outcome.relevance, values, name, plan) for key, name in request.layers.items()},
+        outcome.books if mode.conserving else None,
+        outcome.completeness,
     )
 
 
-def _relevance(found: Mapping[str, Array], values: Mapping[str, Array], name: str, start: Array) -> Array:
+def _relevance(found: Mapping[str, Array], values: Mapping[str, Array], name: str, plan: Plan) -> Array:
     """Relevance of a value; a value the walk does not pass has none."""
-    return found[name] if name in found else jnp.zeros(values[name].shape, start.dtype)
+    value = values[name]
+    return found[name] if name in found else jnp.zeros((2, *value.shape) if plan.paired else value.shape, value.dtype)
 
 
-def compile_explain(request: Request, weights: Weights, examples: Any, device: Device) -> Explain:
-    """Compile for chunks shaped like `examples` = (inputs, target, given), on one device; weights stay arguments."""
+def compile_explain(request: Request, weights: Weights, constant: Constant, examples: Any, device: Device) -> Explain:
+    """Compile for chunks shaped like `examples` = (inputs, question), on one device; weights stay arguments."""
 
-    def batched(weights: Weights, inputs: Any, target: Any, given: Any) -> Result:
-        return jax.vmap(lambda *one: explain_example(request, weights, *one))(inputs, target, given)
+    def batched(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
+        return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
 
     with exact_types(request.precision), jax.default_device(device):
-        lowered = jax.jit(batched).lower(weights, *examples)
+        lowered = jax.jit(batched).lower(weights, constant, *examples)
         return lowered.compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
 
 

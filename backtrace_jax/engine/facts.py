@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..ir import Eqn, Graph
-from ..ops import MOVE, OPS, SELECT
+from ..ops import MOVE, OPS, PRODUCT, SELECT
 
 Range = tuple[float, float]
 
@@ -65,3 +65,33 @@ def _keeps_sign(eqn: Eqn) -> bool:
 
 def _all_found(eqn: Eqn, found: set[str]) -> bool:
     return all(var.name in found for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i))
+
+
+_GATES = {"sigmoid", "hard_sigmoid", "softmax"}  # functions onto [0, 1] whose result says how much of a signal passes
+
+
+def gates(graph: Graph) -> dict[str, str]:
+    """Values that are gates, or one minus a gate, however moved or scaled; with the function that made them.
+
+    Whatever else takes part in the moving (the 0 that replaces NaN, the 1 of one-minus) is no computed value.
+    """
+    found: dict[str, str] = {}
+    computed: set[str] = set()
+    for eqn in graph.eqns:
+        carried = {var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i) and var.name in computed}
+        if eqn.op in _GATES:
+            found[eqn.outvars[0].name] = eqn.op
+        elif _hands_on(eqn) and len(carried) == 1 and carried <= found.keys():
+            found[eqn.outvars[0].name] = found[carried.pop()]
+        computed.update(var.name for var in eqn.outvars)
+    return found
+
+
+def _hands_on(eqn: Eqn) -> bool:
+    return eqn.op in ("cast", "sub", "mul", "div") or OPS[eqn.op].kind == MOVE
+
+
+def gate_position(eqn: Eqn, found: dict[str, str]) -> int | None:
+    """Which factor of a product gates the other one; None where neither or both do."""
+    positions = [i for i, var in enumerate(eqn.invars[:2]) if var.name in found]
+    return positions[0] if OPS[eqn.op].kind == PRODUCT and len(positions) == 1 else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from ..errors import SettingError
-from ..ir import Graph
+from ..ir import Graph, Var
 
 ALL = "all"
 WEIGHT = ".weight"
@@ -38,6 +38,12 @@ def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str,
             )
         found.update(matches)
     return found
+
+
+def select_value(graph: Graph, name: str | int | None) -> Var | None:
+    """The computed value of this name, or the last one computed in the module of this name; None: there is none."""
+    values = {var.name: var for eqn in graph.eqns for var in eqn.outvars}
+    return values.get(str(name)) or values.get(_modules(graph).get(str(name), ""))
 
 
 def _modules(graph: Graph) -> dict[str, str]:

@@ -1,20 +1,20 @@
-"""Plans a relevance walk: which values bear relevance, what kind each equation is there, and which rule it gets.
+"""Plans a relevance walk: which equations it passes, in which order, and which rule each one gets.
 
-A value bears relevance when it is computed, through edges that carry relevance, from a float input or from rows of a
-table that an integer input looks up. Whatever does not is a weight to products and a constant to sums. All of this
-follows from the graph; nothing is computed with numbers here.
+Everything here follows from the graph and the mode, before anything is compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
-from ..ops import LINEAR, MOVE, OPS, POINTWISE, PRODUCT, QUOTIENT
-from ..rules import EMBEDDING, Mode, Rule
-from .facts import nonnegative_values, saturation
+from ..ops import CONTROL, LINEAR
+from ..rules import EMBEDDING, WEIGHTED, Mode, Node, Once, Rule
+from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
+from .facts import gate_position, gates, nonnegative_values, saturation
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,47 @@ class Step:
     Attributes:
         eqn: The equation.
         kind: Its kind, given which operands bear relevance.
-        rule: The rule that applies.
+        rule: The rule that applies; None for control flow, whose body has a plan of its own.
         bears: Whether each operand bears relevance that can come from it.
         saturation: Range of the activation that alone consumes the result, or None.
         nonnegative: Whether each operand is known never to be negative.
+        gate: Position of the factor that gates the other one, or None.
+        body: Plan of the walk through the body, for control flow.
     """
 
     eqn: Eqn
     kind: str
-    rule: Rule
+    rule: Rule | None
     bears: tuple[bool, ...]
-    saturation: tuple[float, float] | None
-    nonnegative: tuple[bool, ...]
+    saturation: tuple[float, float] | None = None
+    nonnegative: tuple[bool, ...] = ()
+    gate: int | None = None
+    body: Plan | None = None
+
+    @property
+    def rule_name(self) -> str:
+        """Name of the rule, for reports."""
+        return str(self.rule) if self.rule else "over time"
+
+    @property
+    def keeps_sign(self) -> bool:
+        """Whether relevance that is not negative anywhere stays so."""
+        return self.rule.keeps_sign if self.rule else all(step.keeps_sign for step in (self.body or _NOWHERE).steps)
+
+    @property
+    def taking(self) -> tuple[bool, ...]:
+        """Whether each operand gets a share."""
+        if self.rule:
+            return self.rule.takers(self.bears, self.gate)
+        reached = {var.name for var in (self.body or _NOWHERE).inputs}
+        inner = self.eqn.params["body"].inputs
+        return tuple(bears and var.name in reached for bears, var in zip(self.bears, inner, strict=True))
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names under which its books are kept: its own, then those of its body."""
+        own = self.eqn.outvars[0].name
+        return (own, *(f"{own}/{name}" for step in (self.body or _NOWHERE).steps for name in step.nodes))
 
 
 @dataclass(frozen=True)
@@ -44,19 +73,43 @@ class Plan:
 
     Attributes:
         graph: The graph.
-        output: The value whose relevance is given.
+        outputs: The values whose relevance is given.
         steps: Equations that pass relevance on, in the order of the walk (output first).
-        inputs: Inputs that receive relevance.
+        inputs: Where the walk ends: inputs of the graph, or, in modes that compare with a reference, the rows that
+            integer inputs look up.
+        paired: Whether relevance for and against travel as a pair.
+        tokens: Where the walk ends at rows: the rest of the way, from the rows to the integers that look them up.
     """
 
     graph: Graph
-    output: Var
+    outputs: tuple[Var, ...]
     steps: tuple[Step, ...]
     inputs: tuple[Var, ...]
+    paired: bool = False
+    tokens: Plan | None = None
+
+    @property
+    def output(self) -> Var:
+        """The value explained."""
+        return self.outputs[0]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names under which the books are kept, in the order of their rows."""
+        return tuple(name for step in self.steps for name in step.nodes)
+
+    @property
+    def own_rows(self) -> tuple[int, ...]:
+        """Rows of the books that are the steps' own; those of a body are already part of its step's."""
+        ends = accumulate((len(step.nodes) for step in self.steps), initial=0)
+        return tuple(ends)[:-1]
+
+
+_NOWHERE = Plan(Graph((), (), (), (), ()), (), (), ())
 
 
 def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None = None) -> Plan:
-    """Plan the walk from one output back to the inputs.
+    """Plan the walk from one value back to the inputs.
 
     Args:
         graph: The graph.
@@ -68,75 +121,94 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
         UnsupportedError: Naming an equation without a rule in this mode.
         SettingError: When no relevance can reach the inputs asked for.
     """
-    carrying = bearing(graph, wrt)
-    saturated, signs = saturation(graph), nonnegative_values(graph)
-    needed, steps = {output.name}, []
-    for eqn in reversed(graph.eqns):
-        bears = bearers(eqn, carrying)
-        if any(bears) and any(var.name in needed for var in eqn.outvars):
-            step = _step(eqn, mode, bears, saturated.get(eqn.outvars[0].name), signs)
-            needed.update(var.name for var, takes in zip(eqn.invars, step.rule.takers(bears), strict=True) if takes)
-            steps.append(step)
+    carrying = bearing(graph, bearing_inputs(graph, wrt))
+    steps, needed = _Planning(graph, mode, carrying).steps([output])
     reached = tuple(var for var in graph.inputs if var.name in needed & carrying)
     _check_reached(graph, output, reached, wrt)
-    return Plan(graph, output, tuple(steps), reached)
+    if mode.procedure == Once():
+        return Plan(graph, (output,), steps, reached, mode.paired)
+    return _ending_at_rows(Plan(graph, (output,), steps, reached, mode.paired))
 
 
-def bearing(graph: Graph, wrt: Collection[str] | None = None) -> frozenset[str]:
-    """Names of the values that bear relevance."""
-    found = {var.name for var in graph.inputs if (wrt is None or var.name in wrt) and (var.is_float or var.is_integer)}
-    for eqn in graph.eqns:
-        if any(bearers(eqn, found)):
-            found.update(var.name for var in eqn.outvars if var.is_float or var.is_integer)
-    return frozenset(found)
+def _ending_at_rows(plan: Plan) -> Plan:
+    """The same walk, ending at float inputs and at the rows that integer inputs look up: what can vary smoothly."""
+    looked_up = tuple(step for step in plan.steps if step.kind == EMBEDDING or step.eqn.outvars[0].is_integer)
+    if not looked_up:
+        return plan
+    rows = tuple(step.eqn.outvars[0] for step in looked_up if step.kind == EMBEDDING)
+    tokens = Plan(plan.graph, rows, looked_up, tuple(var for var in plan.inputs if not var.is_float), plan.paired)
+    steps = tuple(step for step in plan.steps if step not in looked_up)
+    ends = (*(var for var in plan.inputs if var.is_float), *rows)
+    return Plan(plan.graph, plan.outputs, steps, ends, plan.paired, tokens)
 
 
-def bearers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
-    """Which operands of an equation can take relevance from its result, given the values that bear relevance."""
-    if _is_embedding(eqn, carrying):
-        return tuple(position == 1 for position in range(len(eqn.invars)))
-    return tuple(var.name in carrying and _carries(eqn, i) for i, var in enumerate(eqn.invars))
+@dataclass
+class _Planning:
+    """Walks a graph backwards and collects steps."""
 
+    graph: Graph
+    mode: Mode
+    carrying: Collection[str]
+    recurrent: bool = False
 
-def _is_embedding(eqn: Eqn, carrying: Collection[str]) -> bool:
-    if eqn.op != "gather" or not eqn.outvars[0].is_float:
-        return False
-    table, index = eqn.invars
-    return table.name not in carrying and index.name in carrying
+    def __post_init__(self) -> None:
+        self.saturation, self.nonnegative = saturation(self.graph), nonnegative_values(self.graph)
+        self.gates = gates(self.graph)
+        self.first = set() if self.recurrent else self._first_linear()
 
+    def steps(self, outputs: Iterable[Var]) -> tuple[tuple[Step, ...], set[str]]:
+        """Steps in the order of the walk, and names of the values that relevance reaches."""
+        needed, found = {var.name for var in outputs}, []
+        behind: set[str] = set()  # values whose relevance has passed a linear map with weights
+        for eqn in reversed(self.graph.eqns):
+            bears = bearers(eqn, self.carrying)
+            if not any(bears) or not any(var.name in needed for var in eqn.outvars):
+                continue
+            past = any(var.name in behind for var in eqn.outvars)
+            step = self._step(eqn, bears, last=not past)
+            takers = {var.name for var, takes in zip(eqn.invars, step.taking, strict=True) if takes}
+            needed |= takers
+            behind |= takers if past or self._is_weighted(eqn, bears) else set()
+            found.append(step)
+        return tuple(found), needed
 
-def _carries(eqn: Eqn, position: int) -> bool:
-    """Floats pass relevance to floats; integers only where tokens are moved, not computed with."""
-    op, result = OPS[eqn.op], eqn.outvars[0]
-    moved = op.kind == MOVE or op.name == "cast"
-    same = result.is_float == eqn.invars[position].is_float
-    return op.carries(position) and same and (result.is_float or (result.is_integer and moved))
+    def _step(self, eqn: Eqn, bears: tuple[bool, ...], *, last: bool) -> Step:
+        name = eqn.outvars[0].name
+        if "body" in eqn.params:
+            return Step(eqn, CONTROL, None, bears, body=self._body(eqn))
+        kind, gate = kind_of(eqn, bears), gate_position(eqn, self.gates)
+        gating = self.gates[eqn.invars[gate].name] if gate is not None else ""
+        last = last and self._is_weighted(eqn, bears)
+        node = Node(eqn, kind, gating, self.recurrent, first=name in self.first, last=last)
+        rule = self.mode.rule(node)
+        if rule is None:
+            raise UnsupportedError(f"mode {self.mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}")
+        signs = tuple(var.name in self.nonnegative for var in eqn.invars)
+        return Step(eqn, kind, rule, bears, self.saturation.get(name), signs, gate)
 
+    def _body(self, eqn: Eqn) -> Plan:
+        body, inside = eqn.params["body"], bearing_in_body(eqn, self.carrying)
+        outputs = tuple({var.name: var for var in body.outputs if var.name in inside}.values())
+        steps, needed = _Planning(body, self.mode, inside, recurrent=True).steps(outputs)
+        reached = tuple(var for var in body.inputs if var.name in needed & inside)
+        return Plan(body, outputs, steps, reached, self.mode.paired)
 
-def kind_of(eqn: Eqn, bears: tuple[bool, ...]) -> str:
-    """The kind of an equation where it stands: a product with one bearing factor is linear, and so on."""
-    kind = OPS[eqn.op].kind
-    if eqn.op == "gather" and not bears[0]:
-        return EMBEDDING
-    if kind == PRODUCT and not all(bears[:2]):
-        return LINEAR
-    if kind == QUOTIENT and not all(bears):
-        return LINEAR if bears[0] else POINTWISE
-    return kind
+    def _is_weighted(self, eqn: Eqn, bears: tuple[bool, ...]) -> bool:
+        return "body" in eqn.params or (eqn.op in WEIGHTED and any(bears) and kind_of(eqn, bears) == LINEAR)
 
-
-def _step(
-    eqn: Eqn,
-    mode: Mode,
-    bears: tuple[bool, ...],
-    saturated: tuple[float, float] | None,
-    nonnegative: Collection[str],
-) -> Step:
-    kind = kind_of(eqn, bears)
-    rule = mode.rule(eqn, kind)
-    if rule is None:
-        raise UnsupportedError(f"mode {mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}")
-    return Step(eqn, kind, rule, bears, saturated, tuple(var.name in nonnegative for var in eqn.invars))
+    def _first_linear(self) -> set[str]:
+        """Results of the linear maps with weights that no other one precedes."""
+        past: set[str] = set()
+        found: set[str] = set()
+        for eqn in self.graph.eqns:
+            bears = bearers(eqn, self.carrying)
+            preceded = any(var.name in past for var, bearing in zip(eqn.invars, bears, strict=True) if bearing)
+            weighted = self._is_weighted(eqn, bears)
+            if weighted and not preceded:
+                found.add(eqn.outvars[0].name)
+            if weighted or preceded:
+                past.update(var.name for var in eqn.outvars)
+        return found
 
 
 def _check_reached(graph: Graph, output: Var, reached: Iterable[Var], wrt: Collection[str] | None) -> None:

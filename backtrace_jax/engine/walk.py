@@ -3,85 +3,158 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ..ops import OPS
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER, Site
+from ..rules import BIAS, CONSTANT, DEAD, STABILISER, Shares, Site
 from .plan import Plan, Step
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
+Values = Mapping[str, Any]
 
 
 class Books(NamedTuple):
-    """What happened to the relevance, step by step of the plan.
+    """What happened to the relevance, by the nodes of the plan.
 
     Attributes:
-        signed: [steps, 6] totals: received, handed on, then what was kept back by cause (`KEPT`).
-        absolute: [steps, 6] the same of magnitudes, so that errors that cancel show.
+        signed: [nodes, 6] totals: received, handed on, then what was kept back by cause (`KEPT`); in pairs
+            [nodes, 6, 2].
+        absolute: The same of magnitudes, so that errors that cancel show.
     """
 
     signed: Any
     absolute: Any
 
 
+class Walked(NamedTuple):
+    """Relevance of every value the walk reached, by name, and the books."""
+
+    relevance: dict[str, Array]
+    books: Books
+
+
 def walk(
-    plan: Plan, values: Mapping[str, Array], start: Array, *, nonnegative: bool = False
-) -> tuple[dict[str, Array], Books]:
-    """Walk relevance back from the output.
+    plan: Plan,
+    values: Values,
+    starts: Mapping[str, Array],
+    *,
+    nonnegative: bool = False,
+    masks: Values | None = None,
+    reference: Values | None = None,
+) -> Walked:
+    """Walk relevance back.
 
     Args:
         plan: Which rule each equation gets.
         values: Every value of the forward pass, by name.
-        start: Relevance of the output, in its shape.
-        nonnegative: Whether the start is known not to be negative anywhere; the books then need one pass, not two.
-
-    Returns:
-        Relevance of every value it reached, by name, and the books.
+        starts: Relevance of the plan's outputs, in their shapes; in pairs two channels, [2, ...].
+        nonnegative: Whether it is known not to be negative anywhere; the books then need one pass, not two.
+        masks: Factors that values' relevance is multiplied by before it is handed on; what they cut off is booked as
+            dead.
+        reference: Every value at the reference input, for modes that compare with one.
     """
-    found = {plan.output.name: start}
-    received = {plan.output.name: totals(start, nonnegative)}
-    signless = {plan.output.name: nonnegative}
-    rows = []
+    tour = _Tour(plan, starts, nonnegative, masks or {})
     for step in plan.steps:
-        name = step.eqn.outvars[0].name
-        shares, kept = step.rule.apply(_site(step, values), found[name])
-        sure = signless[name] and step.rule.keeps_sign
-        entries = {i: totals(share, sure) for i, share in shares.items()}
+        tour.visit(step, values, reference)
+    books = jnp.concatenate(tour.rows) if tour.rows else jnp.zeros((0, *tour.row_shape), jnp.float64)
+    return Walked(tour.relevance, Books(books[..., 0], books[..., 1]))
+
+
+_Handed: TypeAlias = tuple[Shares, dict[str, list[Array]], list[Array]]
+
+
+class _Tour:
+    """One walk under way: relevance so far, what each value has received, and the rows of the books."""
+
+    def __init__(self, plan: Plan, starts: Mapping[str, Array], nonnegative: bool, masks: Values) -> None:
+        self.paired, self.masks = plan.paired, masks
+        self.relevance: dict[str, Array] = dict(starts)
+        self.signless = dict.fromkeys(starts, nonnegative)
+        self.received = {name: self._totals(start, nonnegative) for name, start in starts.items()}
+        self.rows: list[Array] = []
+        self.row_shape = (2 + len(KEPT), 2, 2) if plan.paired else (2 + len(KEPT), 2)
+
+    def visit(self, step: Step, values: Values, reference: Values | None) -> None:
+        """Hand on what an equation's results have received, and add a row to the books, and those of its body."""
+        names = [var.name for var in step.eqn.outvars if var.name in self.relevance]
+        if not names:
+            return self._skip(step)
+        sure = all(self.signless[name] for name in names) and step.keeps_sign
+        cut = [self._cut(name, sure) for name in names if name in self.masks]
+        shares, kept, inner = self._shares(step, values, reference, sure)
+        entries = {i: self._totals(share, sure) for i, share in shares.items()}
         handed = [entries[i] for i in entries if step.bears[i]]
-        causes = {cause: [totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}
-        causes[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
-        rows.append(jnp.stack([received[name], *map(_sum, (handed, *causes.values()))]))
+        kept[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
+        kept[DEAD] += cut
+        received = [self.received[name] for name in names]
+        self.rows += [jnp.stack([self._sum(each) for each in (received, handed, *kept.values())])[None], *inner]
         for i in filter(step.bears.__getitem__, shares):
-            operand = step.eqn.invars[i].name
-            signless[operand] = sure and signless.get(operand, True)
-            _hand_on(operand, shares[i], entries[i], found, received)
-    books = jnp.stack(rows) if rows else jnp.zeros((0, 2 + len(KEPT), 2), jnp.float64)
-    return found, Books(books[..., 0], books[..., 1])
+            self._hand_on(step.eqn.invars[i].name, shares[i], entries[i], sure)
+        return None
+
+    def _shares(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
+        """Shares of the operands, totals of what was kept by cause, and the rows of a body."""
+        if step.rule is None:
+            return self._over_time(step, values, reference, sure)
+        R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
+        apply = partial(step.rule.apply, site)
+        shares, kept = apply(R) if step.rule.paired or not self.paired else jax.vmap(apply)(R)
+        return shares, {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}, []
+
+    def _over_time(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
+        from .recurrence import walk_over_time  # which walks bodies by this module
+
+        assert step.body is not None
+        shares, books = walk_over_time(step, values, self.relevance, nonnegative=sure, reference=reference)
+        rows = jnp.stack(books, axis=-1)
+        own = jnp.sum(rows[jnp.array(step.body.own_rows, jnp.int32)], axis=0)
+        return shares, {cause: [own[2 + i]] for i, cause in enumerate(KEPT)}, [rows]
+
+    def _skip(self, step: Step) -> None:
+        self.rows.append(jnp.zeros((len(step.nodes), *self.row_shape), jnp.float64))
+
+    def _cut(self, name: str, sure: bool) -> Array:
+        """Apply a mask, and give the totals of what it cuts off."""
+        whole, mask = self.relevance[name], self.masks[name].astype(self.relevance[name].dtype)
+        self.relevance[name] = whole * mask
+        return self._totals(whole * (1 - mask), sure)
+
+    def _hand_on(self, name: str, share: Array, entry: Array, sure: bool) -> None:
+        """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
+        known = name in self.relevance
+        self.relevance[name] = self.relevance[name] + share if known else share
+        self.received[name] = self.received[name] + entry if known else entry
+        self.signless[name] = sure and self.signless.get(name, True)
+
+    def _totals(self, array: Array, nonnegative: bool) -> Array:
+        return totals(array, nonnegative, paired=self.paired)
+
+    def _sum(self, entries: list[Array]) -> Array:
+        return sum(entries, jnp.zeros(self.row_shape[1:], jnp.float64))
 
 
-def _hand_on(name: str, share: Array, entry: Array, found: dict[str, Array], received: dict[str, Array]) -> None:
-    """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
-    found[name] = found[name] + share if name in found else share
-    received[name] = received[name] + entry if name in received else entry
+def site_of(step: Step, values: Values, reference: Values | None = None) -> Site:
+    """What a rule sees of an equation."""
+    eqn, op = step.eqn, OPS[step.eqn.op]
+    operands, result = tuple(values[var.name] for var in eqn.invars), values[eqn.outvars[0].name]
+    compared = site_of(step, reference) if reference is not None else None
+    signs = step.nonnegative
+    return Site(op, eqn.params, step.kind, step.bears, step.saturation, signs, step.gate, operands, result, compared)
 
 
-def _site(step: Step, values: Mapping[str, Array]) -> Site:
-    eqn = step.eqn
-    operands = tuple(values[var.name] for var in eqn.invars)
-    result = values[eqn.outvars[0].name]
-    return Site(OPS[eqn.op], eqn.params, step.kind, step.bears, step.saturation, step.nonnegative, operands, result)
+def totals(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Array:
+    """Signed and absolute total, [2], in float64, so that the books show the rules' rounding and not their own.
 
-
-def totals(array: Array, nonnegative: bool = False) -> Array:
-    """Signed and absolute total, [2], in float64, so that the books show the rules' rounding and not their own."""
+    In pairs each channel has its own, [2, 2].
+    """
+    if paired:
+        return jax.vmap(lambda channel: totals(channel, nonnegative))(array)
     signed = jnp.sum(array.astype(jnp.float64))
     # the magnitude is taken before widening: a shared float64 copy of the array would be written to memory
     absolute = signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64))
     return jnp.stack([signed, absolute])
-
-
-def _sum(entries: list[Array]) -> Array:
-    return sum(entries, jnp.zeros(2, jnp.float64))

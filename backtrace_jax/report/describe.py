@@ -7,7 +7,16 @@ import math
 import numpy as np
 
 from backtrace_jax.errors import SettingError
-from backtrace_jax.explanation import ALL_UNITS, Explanation
+from backtrace_jax.explanation import ALL_UNITS, NEGATIVE, POSITIVE, Explanation
+from backtrace_jax.tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CLASSIFICATION, SPAN, TOKENS
+
+NO_BOOKS = "no ledger: gradients are not conserved"
+"""What a report says where there is neither a ledger nor a completeness error."""
+
+SIDES = {"for": POSITIVE, "against": NEGATIVE}
+"""What a report calls the channels of a contrastive explanation."""
+
+_EVERY = {BINARY_SEGMENTATION: "the mask of", TOKENS: "every position of"}
 
 
 def check_example(explanation: Explanation, example: int) -> None:
@@ -18,20 +27,38 @@ def check_example(explanation: Explanation, example: int) -> None:
 
 
 def unit(explanation: Explanation, example: int) -> str:
-    """Name the explained unit: `logits[3]`, `scores[5, 1023]`, or `all of box` where every unit was started.
+    """Name what is explained: `logits[3]`, `scores[5, 1023]`, `class 2 of masks`, `span 3 to 7 of text`, `all of box`.
 
     A single unit that answers for two classes is named with the class: `probability[0] (class 1)`.
     """
+    name, task = explanation.output, explanation.fingerprint.get("task", "")
     if explanation.target is None:
-        return f"the given start at {explanation.output}"
-    target = int(explanation.target[example])
-    if target == ALL_UNITS:
-        return f"all of {explanation.output}"
-    shape = explanation.outputs[explanation.output].shape[1:]
-    if math.prod(shape) > 1:
-        return position(explanation.output, target, shape)
-    answer = f" (class {target})" if explanation.fingerprint.get("task") == "classification" else ""
-    return position(explanation.output, 0, shape) + answer
+        return f"the given start at {name}"
+    target, found = int(explanation.target[example]), units(explanation, example)
+    if not found:
+        return f"{_EVERY.get(task, 'all of')} {name}" if target == ALL_UNITS else f"class {target} of {name}"
+    if len(found) == 2:
+        start, end = (flat // 2 for flat in found)
+        return f"span {start} to {end} of {name}"
+    shape = explanation.outputs[name].shape[1:]
+    answer = f" (class {target})" if task == CLASSIFICATION and math.prod(shape) == 1 else ""
+    return position(name, found[0], shape) + answer
+
+
+def units(explanation: Explanation, example: int) -> list[int]:
+    """Flat indices of the units explained, within one example of the output.
+
+    One as a rule; start and end of a span in an output [places, 2]; none where relevance starts at a set of units: all
+    of them, those of a mask, or the caller's own.
+    """
+    task, shape = explanation.fingerprint.get("task"), explanation.outputs[explanation.output].shape[1:]
+    target = ALL_UNITS if explanation.target is None else int(explanation.target[example])
+    if target == ALL_UNITS or task == CLASS_SEGMENTATION:
+        return []
+    if task == SPAN and len(shape) == 2 and shape[1] == 2:
+        start, end = divmod(target, shape[0])
+        return [2 * start, 2 * end + 1]
+    return [target if math.prod(shape) > 1 else 0]
 
 
 def position(name: str, flat: int, shape: tuple[int, ...]) -> str:

@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 
 from backtrace_jax.errors import BacktraceError
-from backtrace_jax.explanation import COLUMNS, Explanation
-from backtrace_jax.report.describe import number, unit
+from backtrace_jax.explanation import COLUMNS, Explanation, Ledger
+from backtrace_jax.report.describe import NO_BOOKS, SIDES, number, unit
 
 MOST_ROWS = 10
 
@@ -25,26 +25,41 @@ def render(explanation: Explanation) -> str:
     parts = [
         f"<div><b>Explanation</b> of {escape(explanation.output)}, mode {escape(str(mode))}, "
         f"{len(explanation)} examples{'' if shown == len(explanation) else f', the first {shown} shown'}</div>",
-        _table(["example", "explained", *explanation.relevance], _totals(explanation, shown)),
-        _table(["ledger", *COLUMNS, "error"], _books(explanation, shown)),
+        _table(*_totals(explanation, shown)),
+        _books(explanation, shown),
         _picture(explanation),
     ]
     return f"<div>{''.join(parts)}</div>"
 
 
-def _totals(explanation: Explanation, shown: int) -> list[list[str]]:
-    """Per example: the explained unit and the total relevance of every input."""
-    return [
+def _totals(explanation: Explanation, shown: int) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows, per example: the explained unit, the total relevance of every input and that of every channel."""
+    sides = SIDES if explanation.channels else {}
+    books = [explanation.channels[channel].ledger for channel in sides.values()]
+    rows = [
         [str(example), unit(explanation, example)]
         + [number(float(np.sum(array[example], dtype=np.float64))) for array in explanation.relevance.values()]
+        + [number(ledger.inputs[example]) for ledger in books]
         for example in range(shown)
     ]
+    return ["example", "explained", *explanation.relevance, *sides], rows
 
 
-def _books(explanation: Explanation, shown: int) -> list[list[str]]:
-    signed, error = explanation.ledger.signed, explanation.ledger.error
+def _books(explanation: Explanation, shown: int) -> str:
+    """The ledger; without one the completeness error, or a line that there is neither."""
+    ledger, errors = explanation.ledger, explanation.completeness_error
+    if ledger is not None:
+        return _table(["ledger", *COLUMNS, "error"], _ledger(ledger, shown))
+    if errors is not None:
+        rows = [[str(example), f"{errors[example]:.1e}"] for example in range(shown)]
+        return _table(["example", "completeness error"], rows)
+    return f"<div>{NO_BOOKS}</div>"
+
+
+def _ledger(ledger: Ledger, shown: int) -> list[list[str]]:
+    error = ledger.error
     return [
-        [str(example), *(number(total) for total in signed[example]), f"{error[example]:.1e}"]
+        [str(example), *(number(total) for total in ledger.signed[example]), f"{error[example]:.1e}"]
         for example in range(shown)
     ]
 

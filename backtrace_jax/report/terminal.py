@@ -1,4 +1,4 @@
-"""Explanations as plain text: the prediction, the inputs that mattered most, the ledger. ASCII, for any terminal."""
+"""Explanations as plain text: the prediction, the inputs that mattered most, the books. ASCII, for any terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backtrace_jax.explanation import ALL_UNITS, COLUMNS, Explanation
-from backtrace_jax.report.describe import check_example, number, position, unit
+from backtrace_jax.explanation import COLUMNS, Explanation
+from backtrace_jax.report.describe import NO_BOOKS, SIDES, check_example, number, position, unit, units
+from backtrace_jax.tasks import BINARY_SEGMENTATION, REGRESSION, SPAN
 
 WIDEST_BAR = 20
+_NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN)
 
 
 def summary(
@@ -21,7 +23,7 @@ def summary(
     class_names: Sequence[str] | None = None,
     label: int | None = None,
 ) -> str:
-    """Everything about one example: prediction, top inputs, ledger.
+    """Everything about one example: prediction, relevance for and against in mode "contrastive", top inputs, ledger.
 
     Args:
         explanation: what to report.
@@ -37,6 +39,7 @@ def summary(
     check_example(explanation, example)
     parts = [
         prediction(explanation, example, class_names=class_names, label=label),
+        *([channels(explanation, example)] if explanation.channels else []),
         top_inputs(explanation, example, count=count, feature_names=feature_names),
         ledger(explanation, example),
     ]
@@ -53,13 +56,23 @@ def prediction(
     """What the model said and which unit is explained, one fact per line."""
     values = np.asarray(explanation.outputs[explanation.output][example], np.float64)
     lines = [f"example      {example}"]
-    if values.ndim == 1 and values.size > 1:
+    if values.ndim == 1 and values.size > 1 and explanation.fingerprint.get("task") not in _NO_CLASSES:
         lines.append(f"prediction   {_class(int(values.argmax()), class_names)}, {_score(values.max())}")
     elif values.size == 1:
         lines.append(f"prediction   {_score(values.item())}")
     if label is not None:
         lines.append(f"label        {_class(label, class_names)}")
     lines.append(f"explained    {unit(explanation, example)}{_value(explanation, values, example)}")
+    return "\n".join(lines)
+
+
+def channels(explanation: Explanation, example: int) -> str:
+    """What speaks for the answer and what against it: relevance started, relevance at the inputs, closing error."""
+    lines = [f"{'relevance':<14}  {'start':>12}  {'inputs':>12}  {'error':>12}"]
+    for side, channel in SIDES.items():
+        books = explanation.channels[channel].ledger
+        start, inputs = number(books.start[example]), number(books.inputs[example])
+        lines.append(f"  {side:<12}  {start:>12}  {inputs:>12}  {books.error[example]:>12.1e}")
     return "\n".join(lines)
 
 
@@ -70,14 +83,18 @@ def top_inputs(
     count: int = 5,
     feature_names: Sequence[str] | None = None,
 ) -> str:
-    """The input values of largest |relevance| over all inputs, with a bar of + or - for each."""
+    """The input values of largest |relevance| over all inputs, with a bar of + or - for each.
+
+    In mode "contrastive" that is the difference of what speaks for and what speaks against.
+    """
     entries = _largest(explanation, example, count)
     if not entries:
         return "top inputs   none: no input bears relevance"
     longest = abs(entries[0][2])
     named = [(_input_name(explanation, name, flat, feature_names), name, flat, share) for name, flat, share in entries]
     width = max(12, *(len(entry[0]) for entry in named))
-    lines = [f"{'top inputs':<{width + 2}}  {'value':>10}  {'relevance':>12}"]
+    heading = "difference" if explanation.channels else "relevance"
+    lines = [f"{'top inputs':<{width + 2}}  {'value':>10}  {heading:>12}"]
     for text, name, flat, share in named:
         value = float(np.asarray(explanation.inputs[name][example]).ravel()[flat])
         lines.append(f"  {text:<{width}}  {value:>10.4g}  {number(share):>12}  {_bar(share, longest)}".rstrip())
@@ -85,8 +102,10 @@ def top_inputs(
 
 
 def ledger(explanation: Explanation, example: int) -> str:
-    """The books of one example, a line per column, and how far they are from closing."""
+    """The books of one example, a line per column, and how far they are from closing; one line where there are none."""
     books = explanation.ledger
+    if books is None:
+        return _completeness(explanation, example)
     lines = [f"{'ledger':<14}  {'signed':>12}  {'absolute':>12}"]
     for index, name in enumerate(COLUMNS):
         signed, absolute = books.signed[example, index], books.absolute[example, index]
@@ -107,11 +126,19 @@ def layers(explanation: Explanation, example: int) -> str:
 
 def batch(explanation: Explanation) -> str:
     """One line about all examples: how many, and which of them closes worst."""
-    errors = explanation.ledger.error
-    if not len(errors):
-        return "examples     0"
+    books, count = explanation.ledger, f"examples     {len(explanation)}"
+    name, errors = ("completeness", explanation.completeness_error) if books is None else ("ledger", books.error)
+    if errors is None or not len(errors):
+        return count
     worst = int(errors.argmax())
-    return f"examples     {len(errors)}, largest ledger error {errors[worst]:.1e} (example {worst})"
+    return f"{count}, largest {name} error {errors[worst]:.1e} (example {worst})"
+
+
+def _completeness(explanation: Explanation, example: int) -> str:
+    errors = explanation.completeness_error
+    if errors is None:
+        return NO_BOOKS
+    return f"completeness error  {errors[example]:.1e} of the answer's change from the baseline"
 
 
 def _largest(explanation: Explanation, example: int, count: int) -> list[tuple[str, int, float]]:
@@ -140,10 +167,8 @@ def _score(value: float) -> str:
 
 
 def _value(explanation: Explanation, values: np.ndarray, example: int) -> str:
-    target = ALL_UNITS if explanation.target is None else int(explanation.target[example])
-    if target == ALL_UNITS:
-        return ""
-    return f" = {values.item() if values.size == 1 else values.ravel()[target]:.4g}"
+    found = units(explanation, example)
+    return f" = {', '.join(f'{value:.4g}' for value in values.ravel()[found])}" if found else ""
 
 
 def _bar(share: float, longest: float) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from backtrace_jax.engine.plan import Plan, Step, bearing, plan_walk
+from backtrace_jax.engine.bearing import bearing, bearing_inputs
+from backtrace_jax.engine.plan import Plan, Step, plan_walk
 from backtrace_jax.ir import Builder, Program, check
 from backtrace_jax.rules import find_mode
 
@@ -41,7 +42,7 @@ def step_of(program: Program, op: str, wrt: tuple[str, ...] | None = None) -> St
 
 def bears(program: Program, wrt: tuple[str, ...] | None = None) -> set[str]:
     """Names of the values that bear relevance."""
-    return set(bearing(program.graph, wrt))
+    return set(bearing(program.graph, bearing_inputs(program.graph, wrt)))
 
 
 def jax_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:

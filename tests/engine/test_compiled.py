@@ -8,17 +8,18 @@ import jax
 import numpy as np
 import pytest
 
-from backtrace_jax.engine.compile import Request, compile_explain, compile_forward, cost
+from backtrace_jax.engine.compile import Constant, Request, compile_explain, compile_forward, cost
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import KEPT
 from backtrace_jax.ir import Program
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.rules import DEAD, find_mode
-from backtrace_jax.tasks import resolve_task
+from backtrace_jax.tasks import open_question, resolve_task
 from tests.engine.graphs import SINGLE, program
 from tests.rules.running import assert_books_close
 
 CHUNK = 32
+NOTHING = Constant({}, {})
 generator = np.random.default_rng(0)
 
 
@@ -30,21 +31,23 @@ def _the_same_numbers_for_every_test():
 def compiled(model: Program, chunk: int = CHUNK, *, custom: bool = True):
     """The compiled explanation, and the types of its examples."""
     graph = model.graph
-    plan = plan_walk(graph, find_mode("default"), graph.outputs[0])
-    request = Request(plan, resolve_task("auto", graph, plan.output, 1.0, custom=custom), {}, "highest")
+    mode = find_mode("default")
+    plan = plan_walk(graph, mode, graph.outputs[0])
+    request = Request(plan, mode, resolve_task("auto", graph, plan.output, custom=custom), {}, "highest")
     inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
     given = jax.ShapeDtypeStruct((chunk, *plan.output.shape), plan.output.dtype) if custom else None
-    types = inputs, jax.ShapeDtypeStruct((chunk,), np.dtype(np.int64)), given
+    types = inputs, open_question(chunk)._replace(start=given)
     weights = {var.name: jax.ShapeDtypeStruct(var.shape, var.dtype) for var in graph.params}
-    return compile_explain(request, weights, types, jax.devices()[0]), types
+    return compile_explain(request, weights, NOTHING, types, jax.devices()[0]), types
 
 
 def explained(model: Program, chunk: int):
     """Result for random examples under random start relevance."""
-    call, (inputs, _, given) = compiled(model, chunk)
-    inputs, given = jax.tree.map(lambda kind: generator.normal(size=kind.shape).astype(kind.dtype), (inputs, given))
+    call, (inputs, asked) = compiled(model, chunk)
+    types = inputs, asked.start
+    inputs, given = jax.tree.map(lambda kind: generator.normal(size=kind.shape).astype(kind.dtype), types)
     with exact_types():
-        return call(dict(model.weights), inputs, np.full(chunk, -1), given), given
+        return call(dict(model.weights), NOTHING, inputs, asked._replace(start=given)), given
 
 
 def affine(builder, x):

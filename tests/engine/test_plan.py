@@ -162,7 +162,7 @@ def test_an_output_that_is_an_input_needs_no_step():
 
 
 def test_an_equation_without_a_rule_is_named():
-    mode = Mode("bare", "", "", ((Selector(kind=POINTWISE), Rule("identity", identity, keeps_sign=True)),))
+    mode = Mode("bare", ((Selector(kind=POINTWISE), Rule("identity", identity, keeps_sign=True)),))
     model = program(lambda b, x: b.emit("tanh", b.emit("matmul", x, W)), x=X)
     with pytest.raises(UnsupportedError, match=r"mode 'bare' has no rule for linear operation 'matmul' in: matmul:f64"):
         plan_walk(model.graph, mode, model.graph.outputs[0])
@@ -170,7 +170,7 @@ def test_an_equation_without_a_rule_is_named():
 
 def test_the_first_rule_that_matches_is_taken():
     special, general = (Rule(name, identity, keeps_sign=True) for name in ("special", "general"))
-    mode = Mode("m", "", "", ((Selector(POINTWISE, "tanh"), special), (Selector(POINTWISE), general)))
+    mode = Mode("m", ((Selector(POINTWISE, "tanh"), special), (Selector(POINTWISE), general)))
     model = program(lambda b, x: b.emit("tanh", b.emit("exp", x)), x=X)
     assert [step.rule.name for step in plan_walk(model.graph, mode, model.graph.outputs[0]).steps] == [
         "special",

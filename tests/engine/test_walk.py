@@ -78,7 +78,8 @@ def test_whole_books_close():
 def books_of(start, nonnegative):
     def run(start):
         values = forward(MODEL.graph, jax_arrays(MODEL.weights), jax_arrays(INPUTS))
-        return walk(plan_of(MODEL), values, start, nonnegative=nonnegative)
+        plan = plan_of(MODEL)
+        return walk(plan, values, {plan.output.name: start}, nonnegative=nonnegative)
 
     with exact_types():
         return jax.jit(run).lower(start).compile(compiler_options=CHEAP)(start)

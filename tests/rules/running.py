@@ -13,11 +13,11 @@ from backtrace_jax.engine.plan import Plan, plan_walk
 from backtrace_jax.engine.walk import KEPT, Books, walk
 from backtrace_jax.ir import Builder, Program, check
 from backtrace_jax.numerics import exact_types
-from backtrace_jax.rules import BIAS, CONSTANT, DEAD, find_mode
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Mode, find_mode
 
 DOUBLE, SINGLE, INDEX = map(np.dtype, (np.float64, np.float32, np.int64))
 CHEAP = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-_COMPILED: dict[str, Any] = {}
+_COMPILED: dict[Any, Any] = {}
 
 
 class Walked(NamedTuple):
@@ -34,9 +34,9 @@ class Walked(NamedTuple):
         return self.values[self.plan.output.name]
 
     def kept(self, cause: str) -> np.ndarray:
-        """What all steps kept back for one cause: [signed, absolute]."""
+        """What all steps kept back for one cause: [signed, absolute], in pairs [signed, absolute] x [for, against]."""
         column = 2 + KEPT.index(cause)
-        return np.array([totals[:, column].sum() for totals in self.books])
+        return np.array([totals[:, column].sum(0) for totals in self.books])
 
 
 def walk_back(
@@ -46,13 +46,14 @@ def walk_back(
     *,
     output: int = 0,
     wrt: Collection[str] | None = None,
+    mode: str | Mode = "default",
 ) -> Walked:
     """Walk relevance from an output to the inputs; graphs that print alike are compiled once."""
     graph = check(program.graph)
-    key = f"{graph} {output} {wrt}"
+    key = (str(graph), output, str(wrt), mode)
     with exact_types():
         if key not in _COMPILED:
-            plan = plan_walk(graph, find_mode("default"), graph.outputs[output], wrt)
+            plan = plan_walk(graph, find_mode(mode), graph.outputs[output], wrt)
             _COMPILED[key] = plan, _compile(plan, program.weights, inputs, start)
         plan, function = _COMPILED[key]
         return Walked(plan, *jax.tree.map(np.asarray, function(dict(program.weights), dict(inputs), start)))
@@ -61,15 +62,15 @@ def walk_back(
 def _compile(plan: Plan, weights: Mapping[str, Any], inputs: Mapping[str, Any], start: np.ndarray) -> Any:
     def run(weights: Any, inputs: Any, start: Any) -> Any:
         values = forward(plan.graph, weights, inputs)
-        return values, *walk(plan, values, start)
+        return values, *walk(plan, values, {plan.output.name: start})
 
     return jax.jit(run).lower(dict(weights), dict(inputs), start).compile(compiler_options=CHEAP)
 
 
 def assert_books_close(books: Books, tolerance: float = 1e-12) -> None:
     """What every step received is what it handed on and kept back, relative to the magnitudes it dealt with."""
-    scale = np.maximum(books.absolute[..., 0], np.finfo(np.float32).tiny)
-    error = np.abs(books.signed[..., 0] - books.signed[..., 1:].sum(-1)) / scale
+    scale = np.maximum(books.absolute.max(1, initial=0), np.finfo(np.float32).tiny)
+    error = np.abs(books.signed[:, 0] - books.signed[:, 1:].sum(1)) / scale
     assert (error <= tolerance).all(), f"books are off by {error}"
 
 
@@ -79,13 +80,20 @@ def close(actual: np.ndarray, expected: np.ndarray, tolerance: float = 1e-12) ->
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * size, strict=True)
 
 
-def walk_op(op: str, operands: Sequence[Any], R: np.ndarray, constant: Collection[int] = (), **params: Any) -> Walked:
+def walk_op(
+    op: str,
+    operands: Sequence[Any],
+    R: np.ndarray,
+    constant: Collection[int] = (),
+    mode: str | Mode = "default",
+    **params: Any,
+) -> Walked:
     """One operation on inputs x0, x1, ... by position; those at the positions in `constant` are constants instead."""
     builder, arrays = Builder(), [np.asarray(x) for x in operands]
     named = {i: f"x{i}" for i in range(len(arrays)) if i not in constant}
     values = [builder.input(named[i], x.shape, x.dtype) if i in named else x for i, x in enumerate(arrays)]
     program = builder.finish({"y": builder.emit(op, *values, **params)})
-    return walk_back(program, {name: arrays[i] for i, name in named.items()}, R)
+    return walk_back(program, {name: arrays[i] for i, name in named.items()}, R, mode=mode)
 
 
 def agree(

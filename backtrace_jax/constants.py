@@ -1,0 +1,97 @@
+"""Reads what all examples of a call share: the reference input, and masks on inner values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import SettingError
+from .ir import Var
+from .rules import Mode
+
+ZERO = "zero"
+
+
+def read_baseline(baseline: Any, feeds: Mapping[str, np.ndarray], mode: Mode) -> dict[str, np.ndarray]:
+    """The reference input, by name, one example [1, ...]; inputs that stand at zero (tokens: rows of zeros) left out.
+
+    Args:
+        baseline: None, "zero", an array for the only input, or a dict of these by input name. An array is one example,
+            or, with one axis more, examples whose mean is the reference.
+        feeds: The inputs.
+        mode: The mode, which may not compare with a reference at all.
+
+    Raises:
+        SettingError: Naming what does not fit.
+    """
+    if baseline is None:
+        return {}
+    if not mode.compares:
+        raise SettingError(f"mode {mode.name!r} compares with no baseline; leave baseline= out")
+    given = baseline if isinstance(baseline, Mapping) else dict.fromkeys(_only(feeds, baseline), baseline)
+    unknown = [name for name in given if name not in feeds]
+    if unknown:
+        raise SettingError(
+            f"baseline: no input is called {', '.join(map(str, unknown))}; there are: {', '.join(feeds)}"
+        )
+    return {
+        name: _reference(name, value, feeds[name])
+        for name, value in given.items()
+        if not (value is None or (isinstance(value, str) and value == ZERO))
+    }
+
+
+def _only(feeds: Mapping[str, np.ndarray], baseline: Any) -> list[str]:
+    if len(feeds) > 1 and not isinstance(baseline, str):
+        raise SettingError(f"the model has several inputs: pass baseline= as a dict by name ({', '.join(feeds)})")
+    return list(feeds)
+
+
+def _reference(name: str, value: Any, feed: np.ndarray) -> np.ndarray:
+    array = np.asarray(value)
+    several = array.ndim == feed.ndim and array.shape[1:] == feed.shape[1:] and len(array) > 0
+    if array.dtype.kind not in "fiu" or not (array.shape == feed.shape[1:] or several):
+        raise SettingError(
+            f"baseline of input {name!r} must be 'zero', one example {list(feed.shape[1:])}, or examples "
+            f"[count, {', '.join(map(str, feed.shape[1:]))}] to take the mean of; found {value!r:.80}"
+        )
+    if several and feed.dtype.kind in "iu" and len(array) > 1:
+        raise SettingError(f"baseline of input {name!r}: token ids have no mean; pass one reference text")
+    if not np.isfinite(array).all():
+        raise SettingError(f"baseline of input {name!r} holds NaN or Inf")
+    mean = array.mean(axis=0, dtype=np.float64) if several else array
+    return mean[None].astype(feed.dtype)
+
+
+def read_conditions(conditions: Mapping[str, Any], masked: Mapping[str, Var]) -> dict[str, np.ndarray]:
+    """Masks by the names of the values, each in its value's shape.
+
+    Args:
+        conditions: By the user's name of a value, a mask that broadcasts against the value without batch axis, or a
+            list of the channels (entries along the first axis) to keep.
+        masked: The value each name stands for.
+
+    Raises:
+        SettingError: Naming the condition that does not fit.
+    """
+    return {var.name: _mask(name, conditions[name], var) for name, var in masked.items()}
+
+
+def _mask(name: str, condition: Any, var: Var) -> np.ndarray:
+    shape = var.shape[1:] if var.shape[:1] == (1,) else var.shape
+    array = np.asarray(condition)
+    if array.ndim == 1 and array.dtype.kind in "iu" and shape:
+        if not len(array) or array.min() < 0 or array.max() >= shape[0]:
+            raise SettingError(f"conditions[{name!r}]: channels go from 0 to {shape[0] - 1}, found {array.tolist()}")
+        kept = np.isin(np.arange(shape[0]), array)
+        array = kept.reshape(-1, *(1,) * (len(shape) - 1))
+    if array.dtype.kind not in "bfiu" or not np.isfinite(array).all():
+        raise SettingError(f"conditions[{name!r}] must be a finite mask or a list of channels, found {array.dtype}")
+    try:
+        return np.broadcast_to(array, shape).reshape(var.shape).astype(var.dtype)
+    except ValueError:
+        raise SettingError(
+            f"conditions[{name!r}] has shape {list(array.shape)}, which does not broadcast against {list(shape)}"
+        ) from None

@@ -1,0 +1,178 @@
+"""Procedures: how often a graph is run and walked for one explanation (RULES section 11).
+
+Relevance modes walk once. Gradient modes multiply what arrives with the input, compare with a reference input, or
+average over a path or over noise. All but plain gradients end where values can vary smoothly: at float inputs, and at
+the rows that integer inputs look up, whose attribution is then added up per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ..rules import AgainstReference, AlongPath, Once, Procedure, WithNoise
+from .forward import forward
+from .plan import Plan
+from .quadrature import integrate
+from .walk import Books, Values, Walked, walk
+
+
+class Outcome(NamedTuple):
+    """What a procedure finds.
+
+    Attributes:
+        relevance: Relevance of the values it reached, by name.
+        books: The books of the walk; None where there are none to keep.
+        completeness: How far the attribution is from adding up to the change of the answer, relative to that change;
+            None: not defined.
+    """
+
+    relevance: dict[str, Array]
+    books: Books | None = None
+    completeness: Array | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One example to explain.
+
+    Attributes:
+        plan: The walk.
+        weights: The graph's params, by name.
+        inputs: The example, by name.
+        reference: The reference input, by name; inputs left out stand at zero, tokens at rows of zeros.
+        masks: Factors on the relevance of values, by name.
+        values: Every value of the forward pass.
+        start: Start relevance.
+        nonnegative: Whether the start is known not to be negative.
+    """
+
+    plan: Plan
+    weights: Values
+    inputs: Values
+    reference: Values
+    masks: Values
+    values: Values
+    start: Array
+    nonnegative: bool
+
+    def walk(self, values: Values, reference: Values | None = None) -> Walked:
+        """One walk over these values."""
+        starts = {self.plan.output.name: self.start}
+        settings = {"nonnegative": self.nonnegative, "masks": self.masks, "reference": reference}
+        return walk(self.plan, values, starts, **settings)
+
+    def forward(self, ends: Values) -> dict[str, Array]:
+        """Every value when those at which the walk ends are these."""
+        return forward(self.plan.graph, self.weights, self.inputs, ends)
+
+    def answer(self, values: Values) -> Array:
+        """What is explained, as one number: the output weighed by the start relevance."""
+        return jnp.sum(self.start * values[self.plan.output.name])
+
+    @cached_property
+    def ends(self) -> dict[str, Array]:
+        """Values where the walk ends."""
+        return {var.name: self.values[var.name] for var in self.plan.inputs}
+
+    @cached_property
+    def reference_ends(self) -> dict[str, Array]:
+        """The same at the reference input."""
+        tokens = self.plan.tokens.inputs if self.plan.tokens else ()
+        known = {var.name: self.reference[var.name] for var in tokens if var.name in self.reference}
+        rows = forward(self.plan.graph, self.weights, {**self.inputs, **known}) if known else {}
+        return {name: self._at_reference(name, value, rows, bool(known)) for name, value in self.ends.items()}
+
+    def _at_reference(self, name: str, value: Array, rows: Values, tokens_known: bool) -> Array:
+        if name in self.reference:
+            return self.reference[name]
+        is_input = any(var.name == name for var in self.plan.graph.inputs)
+        return jnp.zeros_like(value) if is_input or not tokens_known else rows[name]
+
+    @cached_property
+    def reference_values(self) -> dict[str, Array]:
+        """Every value at the reference input."""
+        return self.forward(self.reference_ends)
+
+    def completeness(self, attributions: Mapping[str, Array]) -> Array:
+        """|Σ attribution - change| / |change| of the answer against the reference."""
+        change = self.answer(self.values) - self.answer(self.reference_values)
+        found = sum((jnp.sum(each) for each in attributions.values()), jnp.zeros((), change.dtype))
+        gap = jnp.abs(found - change)
+        return jnp.where(gap == 0, 0, gap / jnp.abs(change))
+
+    def per_token(self, attributions: Mapping[str, Array]) -> dict[str, Array]:
+        """Attributions of ends, with those of looked-up rows added up under the integers that look them up."""
+        tokens = self.plan.tokens
+        if tokens is None:
+            return dict(attributions)
+        starts = {var.name: attributions[var.name] for var in tokens.outputs if var.name in attributions}
+        return {**attributions, **walk(tokens, self.values, starts).relevance}
+
+
+def _once(job: Job, procedure: Once) -> Outcome:
+    walked = job.walk(job.values)
+    if not procedure.times_input:
+        return Outcome(walked.relevance, walked.books)
+    found = {name: R * job.values[name] for name, R in walked.relevance.items()}
+    return Outcome(job.per_token(found))
+
+
+def _against_reference(job: Job, procedure: AgainstReference) -> Outcome:
+    reference = job.reference_values
+    multipliers = job.walk(job.values, reference).relevance
+    found = {name: m * (job.values[name] - reference[name]) for name, m in multipliers.items()}
+    return Outcome(job.per_token(found), completeness=job.completeness({name: found[name] for name in job.ends}))
+
+
+def _along_path(job: Job, procedure: AlongPath) -> Outcome:
+    ends, reference = job.ends, job.reference_ends
+
+    change = {name: x - reference[name] for name, x in ends.items()}
+
+    def at(place: Array) -> tuple[Array, dict[str, Array]]:
+        values = job.forward({k: reference[k] + place.astype(x.dtype) * change[k] for k, x in ends.items()})
+        gradients = job.walk(values).relevance
+        return job.answer(values), {name: gradients[name] * change[name] for name in ends}
+
+    found = integrate(at, procedure.steps, job.start.dtype)
+    return Outcome(job.per_token(found), completeness=job.completeness(found))
+
+
+def _with_noise(job: Job, procedure: WithNoise) -> Outcome:
+    key = jax.random.key(procedure.seed, impl="threefry2x32")
+    ends = job.ends
+
+    def add(total: dict[str, Array], sample: Array) -> tuple[dict[str, Array], None]:
+        keys = jax.random.split(jax.random.fold_in(key, sample), len(ends))
+        noisy = {k: _disturbed(x, each, procedure.noise) for (k, x), each in zip(ends.items(), keys, strict=True)}
+        gradients = job.walk(job.forward(noisy)).relevance
+        return {k: total[k] + gradients[k] for k in total}, None
+
+    blank = jax.tree.map(jnp.zeros_like, ends)
+    total, _ = jax.lax.scan(add, blank, jnp.arange(procedure.samples))
+    return Outcome(job.per_token({name: each / procedure.samples for name, each in total.items()}))
+
+
+def _disturbed(x: Array, key: Array, noise: float) -> Array:
+    """Gaussian noise whose standard deviation is a fraction of the value's range (Smilkov et al. 2017, section 3)."""
+    return x + noise * (jnp.max(x) - jnp.min(x)) * jax.random.normal(key, x.shape, x.dtype)
+
+
+_PROCEDURES: dict[type, Callable[[Job, Any], Outcome]] = {
+    Once: _once,
+    AgainstReference: _against_reference,
+    AlongPath: _along_path,
+    WithNoise: _with_noise,
+}
+
+
+def attribute(job: Job, procedure: Procedure) -> Outcome:
+    """Explain one example by a procedure."""
+    return _PROCEDURES[type(procedure)](job, procedure)
