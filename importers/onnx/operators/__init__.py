@@ -8,6 +8,7 @@ from . import (
     indexing,
     normalisation,
     pooling,
+    recurrence,
     reductions,
     shaping,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "is_random",
     "normalisation",
     "pooling",
+    "recurrence",
     "reductions",
     "shaping",
 ]
