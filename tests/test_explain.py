@@ -48,7 +48,7 @@ def test_books_close_in_double_precision(name):
 def test_files_of_the_old_exporter(name, opset):
     model = exported(name, exporter="torchscript", opset=opset)
     explanation = explain(model.model, model.inputs)
-    np.testing.assert_allclose(explanation.outputs["output"], model.torch_outputs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(explanation.outputs["output"], model.torch_outputs["output"], rtol=1e-4, atol=1e-4)
     _check_books(explanation, "float32")
 
 
@@ -94,7 +94,7 @@ def test_the_causal_model_explains_the_past_alone():
 
 def test_target_follows_the_prediction_unless_given():
     model, explanation = _explained("lenet")
-    np.testing.assert_array_equal(explanation.target, model.torch_outputs.argmax(axis=1))
+    np.testing.assert_array_equal(explanation.target, model.torch_outputs["output"].argmax(axis=1))
     chosen = explain(model.model, model.inputs, target=[1, 2, 3])
     np.testing.assert_array_equal(chosen.target, [1, 2, 3])
     alone = explain(model.model, model.inputs["input"][1:2], target=2)

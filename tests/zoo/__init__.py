@@ -3,10 +3,11 @@
     from tests.zoo import NAMES, exported
 
     lenet = exported("lenet")
-    lenet.model, lenet.inputs, lenet.torch_outputs
+    lenet.model, lenet.inputs, lenet.torch_outputs["output"]
 
 Each model is built with fixed weights that hide no mistake (`recipe.randomise`), exported with a dynamic
 batch axis, and kept on disk between runs (`store`). `export.build(name).module` is the torch module itself.
+`NAMES` are the classifiers of one output; `ALL` adds every other kind of answer and of body.
 """
 
 from __future__ import annotations
@@ -20,7 +21,21 @@ from typing import Literal
 
 from tests.zoo.store import Exported, load, path_of, save
 
-__all__ = ["NAMES", "TEXT", "VISION", "Exported", "exported"]
+__all__ = [
+    "ALL",
+    "LANGUAGE",
+    "NAMES",
+    "RECURRENT",
+    "SPATIAL",
+    "TEXT",
+    "VISION",
+    "Exported",
+    "Exporter",
+    "exported",
+    "settings_of",
+]
+
+Exporter = Literal["dynamo", "torchscript"]
 
 VISION = (
     "mlp",
@@ -38,13 +53,31 @@ VISION = (
 )
 TEXT = ("bert", "text_cnn", "gpt")
 NAMES = VISION + TEXT
+SPATIAL = ("unet", "unet_classes", "bbox_cnn")
+RECURRENT = ("lstm", "gru", "rnn", "lstm_text")
+LANGUAGE = ("bert_qa", "bert_tokens", "llama")
+ALL = NAMES + SPATIAL + RECURRENT + LANGUAGE
+
+DEFAULT: tuple[Exporter, int] = ("dynamo", 20)
+PREFERRED: dict[str, tuple[Exporter, int]] = {
+    "llama": ("dynamo", 23),  # RMSNormalization is one node from here on
+    "rnn": ("torchscript", 17),  # the newer exporter unrolls it
+}
 
 
-def exported(name: str, *, exporter: Literal["dynamo", "torchscript"] = "dynamo", opset: int = 20) -> Exported:
-    """A zoo model as ONNX, with a batch of inputs and torch's outputs for it."""
-    if name not in NAMES:
-        raise ValueError(f"no model {name!r} in the zoo; there are {', '.join(NAMES)}")
-    return _exported(name, exporter, opset)
+def exported(name: str, *, exporter: Exporter | None = None, opset: int | None = None) -> Exported:
+    """A zoo model as ONNX, by default as `settings_of` says, with a batch of inputs and torch's outputs for it."""
+    if name not in ALL:
+        raise ValueError(f"no model {name!r} in the zoo; there are {', '.join(ALL)}")
+    usual = settings_of(name)
+    exporter = exporter or usual[0]
+    _, usual_opset = usual if exporter == usual[0] else DEFAULT
+    return _exported(name, exporter, opset or usual_opset)
+
+
+def settings_of(name: str) -> tuple[Exporter, int]:
+    """The exporter and the opset a model is exported with unless the caller says otherwise."""
+    return PREFERRED.get(name, DEFAULT)
 
 
 @functools.cache

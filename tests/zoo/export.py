@@ -10,14 +10,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx
 import torch
 
-from tests.zoo import text, vision
+from tests.zoo import language, recurrent, spatial, text, vision
 from tests.zoo.recipe import Recipe, randomise
 from tests.zoo.store import Exported
 
-RECIPES = {**vision.RECIPES, **text.RECIPES}
+RECIPES = {**vision.RECIPES, **text.RECIPES, **spatial.RECIPES, **recurrent.RECIPES, **language.RECIPES}
 
 
 def build(name: str) -> Recipe:
@@ -34,13 +35,20 @@ def export(name: str, exporter: str, opset: int) -> Exported:
     """Export with a dynamic batch axis and record what torch itself answers."""
     recipe = build(name)
     arguments = tuple(torch.tensor(value) for value in recipe.inputs.values())
-    with torch.no_grad():
-        outputs = recipe.module(*arguments).numpy()
+    outputs = _answers(recipe, arguments)
     model = EXPORTERS[exporter](recipe, arguments, opset)
     versions = [entry.version for entry in model.opset_import if entry.domain == ""]
     if versions != [opset]:
         raise RuntimeError(f"{name}: asked for opset {opset}, the {exporter} exporter wrote {versions}")
     return Exported(name, model, recipe.inputs, outputs)
+
+
+def _answers(recipe: Recipe, arguments: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
+    """What the module returns, by output name."""
+    with torch.no_grad():
+        outputs = recipe.module(*arguments)
+    several = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    return {name: output.numpy() for name, output in zip(recipe.outputs, several, strict=True)}
 
 
 def _dynamo(recipe: Recipe, arguments: tuple[torch.Tensor, ...], opset: int) -> onnx.ModelProto:
@@ -52,7 +60,7 @@ def _dynamo(recipe: Recipe, arguments: tuple[torch.Tensor, ...], opset: int) -> 
         dynamo=True,
         opset_version=opset,
         input_names=list(recipe.inputs),
-        output_names=["output"],
+        output_names=list(recipe.outputs),
         dynamic_shapes=tuple({0: batch} for _ in arguments),
         external_data=False,
         verbose=False,
@@ -71,8 +79,8 @@ def _torchscript(recipe: Recipe, arguments: tuple[torch.Tensor, ...], opset: int
             dynamo=False,
             opset_version=opset,
             input_names=list(recipe.inputs),
-            output_names=["output"],
-            dynamic_axes={name: {0: "batch"} for name in (*recipe.inputs, "output")},
+            output_names=list(recipe.outputs),
+            dynamic_axes={name: {0: "batch"} for name in (*recipe.inputs, *recipe.outputs)},
         )
     return onnx.load_model_from_string(file.getvalue())
 

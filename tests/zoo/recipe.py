@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 BATCH = 3
 
@@ -21,6 +22,7 @@ class Recipe:
 
     module: nn.Module
     inputs: dict[str, np.ndarray]
+    outputs: tuple[str, ...] = ("output",)
 
 
 def randomise(module: nn.Module) -> None:
@@ -40,10 +42,13 @@ def randomise(module: nn.Module) -> None:
 
 def _draw(part: nn.Module) -> None:
     """Weights of one layer, and the statistics of a batch norm."""
-    if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
+    if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-    elif isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
+    elif isinstance(part, nn.BatchNorm2d | nn.LayerNorm | LlamaRMSNorm):
         nn.init.uniform_(part.weight, 0.5, 1.5)
+    elif isinstance(part, nn.RNNBase):
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5 if parameter.ndim == 2 else 0.3)
     if isinstance(part, nn.BatchNorm2d):
         nn.init.normal_(part.running_mean, std=0.2)
         nn.init.uniform_(part.running_var, 0.5, 1.5)

@@ -28,7 +28,7 @@ class Exported:
     name: str
     model: onnx.ModelProto
     inputs: dict[str, np.ndarray]
-    torch_outputs: np.ndarray
+    torch_outputs: dict[str, np.ndarray]
 
 
 def path_of(name: str, exporter: str, opset: int) -> Path:
@@ -52,11 +52,12 @@ def save(exported: Exported, path: Path) -> None:
     """Write to a file beside `path`, then rename it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     arrays = {f"input/{name}": value for name, value in exported.inputs.items()}
+    arrays |= {f"output/{name}": value for name, value in exported.torch_outputs.items()}
     arrays["model"] = np.frombuffer(exported.model.SerializeToString(), np.uint8)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, torch_outputs=exported.torch_outputs, **arrays)
+            np.savez(file, **arrays)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -71,9 +72,12 @@ def load(path: Path) -> Exported | None:
         model = onnx.load_model_from_string(arrays.pop("model").tobytes())
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    outputs = arrays.pop("torch_outputs")
-    inputs = {name.removeprefix("input/"): value for name, value in arrays.items()}
-    return Exported(path.name.split("-")[0], model, inputs, outputs)
+    return Exported(path.name.split("-")[0], model, _group(arrays, "input/"), _group(arrays, "output/"))
+
+
+def _group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose name starts with the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -27,19 +27,23 @@ class Classifier(nn.Module):
         return outputs.logits
 
 
-def bert() -> Recipe:
-    """Two layers of BERT on padded pairs of sentences, attention op by op."""
-    config = BertConfig(
+def bert_config(labels: int) -> BertConfig:
+    """Two layers of BERT, attention op by op."""
+    return BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=2 * LENGTH,
-        num_labels=3,
+        num_labels=labels,
         attn_implementation="eager",
     )
-    return Recipe(Classifier(config), sentences(LENGTH, VOCABULARY))
+
+
+def bert() -> Recipe:
+    """BERT as a classifier of padded pairs of sentences."""
+    return Recipe(Classifier(bert_config(3)), sentences(LENGTH, VOCABULARY))
 
 
 class TextCNN(nn.Module):
