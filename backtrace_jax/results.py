@@ -26,6 +26,7 @@ def as_explanation(
         NumericsError: When the explained output or the relevance is NaN or Inf.
         SettingError: When a segmentation mask is empty.
     """
+    result = _in_order(compiled, result)
     _check_result(compiled, feeds, result)
     channels = _channels(compiled, result)
     paired = compiled.request.mode.paired
@@ -41,6 +42,16 @@ def as_explanation(
         fingerprint=fingerprint(model_hash, _resolved(compiled, settings), compiled.device),
         channels=channels,
         completeness_error=result.completeness,
+    )
+
+
+def _in_order(compiled: Compiled, result: Result) -> Result:
+    """Names in the model's own order; compiled functions return them sorted."""
+    graph = compiled.program.graph
+    order = [*(var.name for var in graph.inputs), *graph.output_names, compiled.output_name, *compiled.request.layers]
+    parts = {"outputs": result.outputs, "relevance": result.relevance, "layers": result.layers}
+    return result._replace(
+        **{part: {name: arrays[name] for name in order if name in arrays} for part, arrays in parts.items()}
     )
 
 

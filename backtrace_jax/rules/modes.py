@@ -194,16 +194,27 @@ def _epsilon_gamma_box(low: Any, high: Any, gamma: float = 0.25, epsilon: float 
     return ((chosen, boxed), *_lrp(_gamma(gamma, epsilon, lrp.KEEP), epsilon, CONVOLUTIONS))
 
 
+def _normalisation(norm: str, epsilon: float) -> Rules:
+    if norm not in (_TAKE_ALL.name, _CENTRED):
+        raise SettingError(f"norm must be {_TAKE_ALL.name!r} or {_CENTRED!r}, found {norm!r}")
+    rule = _rule("centred norm", attention.centred_norm, epsilon=number("epsilon", epsilon))
+    return ((Selector(op="layer_norm"), rule),) if norm == _CENTRED else ()
+
+
+_CENTRED = "centred"
+
+
 @entry("attnlrp", "epsilon-LRP with a Taylor rule for softmax, half of a product to each factor", "arXiv 2402.05602")
-def _attnlrp(epsilon: float = lrp.EPSILON) -> Rules:
+def _attnlrp(epsilon: float = lrp.EPSILON, norm: str = "identity") -> Rules:
     softmax = Rule("softmax", attention.taylor_softmax)
-    return ((Selector(op="softmax"), softmax), *_everywhere(_epsilon(epsilon)))
+    return (*_normalisation(norm, epsilon), (Selector(op="softmax"), softmax), *_everywhere(_epsilon(epsilon)))
 
 
 @entry("cp-lrp", "epsilon-LRP that lets nothing through attention weights", "Ali et al. 2022, arXiv 2202.07304")
-def _cp_lrp(epsilon: float = lrp.EPSILON) -> Rules:
+def _cp_lrp(epsilon: float = lrp.EPSILON, norm: str = "identity") -> Rules:
     rule = _epsilon(epsilon)
-    return ((Selector(kind=PRODUCT, gate="softmax"), signal_takes_all(rule)), *_everywhere(rule))
+    weights = (Selector(kind=PRODUCT, gate="softmax"), signal_takes_all(rule))
+    return (*_normalisation(norm, epsilon), weights, *_everywhere(rule))
 
 
 _DERIVATIVE = Rule("derivative", derivative.derivative)
