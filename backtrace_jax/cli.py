@@ -216,33 +216,28 @@ def _printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
-def _target(text: str) -> Any:
+def _target(text: str) -> int | list[int] | tuple[int, ...]:
     """Read `3` (for all examples), `3,1,4` (one per example) or `(5, 1023)` (an index into the output's axes)."""
-    inner = text.strip().removeprefix("(").removesuffix(")")
-    numbers = _whole_numbers(inner)
-    if not numbers:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a class (3), one per example (3,1,4), nor an index (5, 7)"
-        )
-    if text.strip().startswith("("):
-        return tuple(numbers)
-    return numbers if "," in inner else numbers[0]
+    text = text.strip()
+    if text.startswith("("):
+        return tuple(_whole_numbers(text.removeprefix("(").removesuffix(")")))
+    return _per_example(text)
 
 
 def _per_example(text: str) -> int | list[int]:
     """Read `3` (for all examples) or `3,1,4` (one per example)."""
     numbers = _whole_numbers(text)
-    if not numbers:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number (3) nor one per example (3,1,4)")
     return numbers if "," in text else numbers[0]
 
 
 def _whole_numbers(text: str) -> list[int]:
-    """The numbers of a list; empty where it holds anything else."""
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        return []
+        numbers = []
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number (3) nor several (3,1,4)")
+    return numbers
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -335,7 +330,7 @@ def _add_mode(group: Any, text: str) -> None:
         type=_option,
         action="append",
         default=[],
-        help="an option of the mode: gamma=0.1, bias=keep, low=-1,-1,-1; may be given several times",
+        help="an option of the mode: gamma=0.1, bias=ignore, low=-1,-1,-1; may be given several times",
     )
 
 

@@ -1,9 +1,14 @@
-"""Explanations made by hand, for tests of what is done with one."""
+"""Explanations for tests of what is done with one: made by hand, of the demo's digits, and of a model of one node."""
 
 from __future__ import annotations
 
-import numpy as np
+from functools import cache
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from backtrace_jax import demo, explain
 from backtrace_jax.explanation import COLUMNS, Explanation, Ledger
 
 SIZE = 2  # examples in every one of them
@@ -31,3 +36,20 @@ def explanation(values: np.ndarray, relevance: np.ndarray, /, *, name: str = "x"
         "fingerprint": {"mode": "default"},
     }
     return Explanation(**{**parts, **changes})
+
+
+@cache
+def digits(mode: str) -> Explanation:
+    """Two of the demo's digits, explained."""
+    known = demo.sample("digits")
+    return explain(known.model, known.inputs[:SIZE], mode=mode)
+
+
+def model(*nodes: onnx.NodeProto, shape: tuple = ("batch", 3), dtype: int = TensorProto.FLOAT, name: str = "x"):
+    """A model of a few nodes from one input to the output `y`."""
+    x, y = (
+        helper.make_tensor_value_info(name, dtype, shape),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    )
+    graph = helper.make_graph(list(nodes), "small", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 from PIL import Image
 
-from backtrace_jax import Explanation, cli, demo
+from backtrace_jax import MODES, Explanation, cli, demo, explain, mode
+from tests import handmade
 
 DIGITS = demo.sample("digits")
 TUMOURS = demo.sample("breast_cancer")
@@ -54,14 +56,9 @@ def assert_one_error(result: tuple[int, str, str], *words: str) -> None:
         assert word in err
 
 
-def write_model(path: Path, *nodes: onnx.NodeProto, shape=("batch", 3), dtype=TensorProto.FLOAT, name="x") -> Path:
-    """A model of a few nodes from one input to the output `y`."""
-    x, y = (
-        helper.make_tensor_value_info(name, dtype, shape),
-        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-    )
-    graph = helper.make_graph(list(nodes), "small", [x], [y])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+def write_model(path: Path, *nodes: onnx.NodeProto, **options) -> Path:
+    """A model of a few nodes in a file."""
+    onnx.save(handmade.model(*nodes, **options), path)
     return path
 
 
@@ -107,6 +104,74 @@ def test_settings_reach_the_explanation(run, digits, tmp_path):
     assert "layers" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "absent"),
+    [
+        ("contrastive", ["largest ledger error", "against", "difference", "stabiliser"], ["completeness"]),
+        ("gradient", ["no ledger"], ["stabiliser", "error"]),
+        ("integrated-gradients", ["largest completeness error", "of the answer's change"], ["stabiliser", "ledger"]),
+    ],
+)
+def test_reports_of_other_modes(run, digits, tmp_path, name, words, absent):
+    code, out, err = run("explain", DIGITS.model, digits, "--mode", name, "--out", tmp_path / "e.npz")
+    assert (code, err) == (0, "")
+    assert all(word in out for word in words)
+    assert not any(word in out for word in absent)
+    assert Explanation.load(tmp_path / "e.npz").fingerprint["mode"] == name
+
+
+def test_options_and_rivals_reach_the_explanation(run, digits, tmp_path):
+    options = ("--mode", "lrp-gamma", "--option", "gamma=0.5", "--target", "3", "--against", "5,2,8")
+    assert run("explain", DIGITS.model, digits, *options, "--out", tmp_path / "e.npz")[0] == 0
+    expected = explain(DIGITS.model, DIGITS.inputs[:3], mode=mode("lrp-gamma", gamma=0.5), target=3, against=[5, 2, 8])
+    loaded = Explanation.load(tmp_path / "e.npz")
+    np.testing.assert_array_equal(loaded.relevance["image"], expected.relevance["image"])
+    assert loaded.fingerprint["mode_options"] == {"gamma": 0.5, "epsilon": 1e-6, "bias": "keep"}
+
+
+def test_positions_count_from_both_ends(run, tmp_path):
+    model = write_model(tmp_path / "text.onnx", helper.make_node("Relu", ["x"], ["y"]), shape=("batch", 4, 6))
+    np.save(tmp_path / "x.npy", np.ones((1, 4, 6), np.float32))
+    for place in (2, -2):
+        code, out, _ = run("explain", model, tmp_path / "x.npy", "--task=next-token", "--target=5", "--position", place)
+        assert code == 0
+        assert "explained    y[2, 5] = 1" in out
+
+
+BASELINE = DIGITS.inputs[5:9]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "meaning"),
+    [
+        ("zero", None, "zero"),
+        ("one.npy", BASELINE[0], BASELINE[0]),
+        ("several.npy", BASELINE, BASELINE),
+        ("named.npz", {"image": BASELINE}, BASELINE),
+        ("unnamed.npz", BASELINE, BASELINE),
+    ],
+)
+def test_baselines_come_from_files(run, digits, tmp_path, monkeypatch, file, content, meaning):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        named = content if isinstance(content, dict) else {"arr_0": content}
+        np.savez(file, **named) if file.endswith("z") else np.save(file, content)
+    code, _, err = run("explain", DIGITS.model, digits, "--mode", "deeplift", "--baseline", file, "--out", "e.npz")
+    assert (code, err) == (0, "")
+    expected = explain(DIGITS.model, DIGITS.inputs[:3], mode="deeplift", baseline=meaning)
+    np.testing.assert_array_equal(Explanation.load("e.npz").relevance["image"], expected.relevance["image"])
+
+
+def test_a_table_is_a_baseline_of_its_mean(run, tmp_path):
+    np.savetxt(tmp_path / "base.csv", TUMOURS.inputs[2:9], delimiter=",")
+    np.save(tmp_path / "x.npy", TUMOURS.inputs[:2])
+    options = ("--mode", "deeplift", "--baseline", tmp_path / "base.csv", "--out", tmp_path / "e.npz")
+    assert run("explain", TUMOURS.model, tmp_path / "x.npy", *options)[0] == 0
+    mean = TUMOURS.inputs[2:9].mean(axis=0, dtype=np.float64)
+    expected = explain(TUMOURS.model, TUMOURS.inputs[:2], mode="deeplift", baseline=mean).relevance["features"]
+    np.testing.assert_allclose(Explanation.load(tmp_path / "e.npz").relevance["features"], expected, atol=1e-6)
+
+
 def test_the_scaler_none_hands_out_the_score(run, digits, tmp_path):
     assert run("explain", DIGITS.model, digits, "--scaler", "none", "--out", tmp_path / "e.npz")[0] == 0
     loaded = Explanation.load(tmp_path / "e.npz")
@@ -129,11 +194,40 @@ def test_check_says_that_a_model_can_be_explained(run):
     assert "Conv" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [
+        ("lrp-gamma", ["gamma=0.5", "epsilon=1e-3"], "gamma(gamma=0.5, epsilon=0.001, bias=keep)"),
+        ("lrp-epsilon", ["bias = ignore"], "epsilon(epsilon=1e-06, bias=ignore)"),
+        ("lrp-epsilon-gamma-box", ["low=-1,-2", "high=3"], "z-box(low=(-1, -2), high=3,"),
+        ("lrp-flat", ["epsilon=1.0", "epsilon=2.0"], "flat(epsilon=2.0)"),
+    ],
+)
+def test_options_reach_the_rules(run, name, options, rule):
+    code, out, err = run("check", DIGITS.model, "--mode", name, *(f"--option={option}" for option in options))
+    assert (code, err) == (0, "")
+    assert rule in out
+
+
 def test_check_fails_on_what_is_missing(run, tmp_path):
     model = write_model(tmp_path / "odd.onnx", helper.make_node("Wibble", ["x"], ["y"], domain="com.example"))
     code, out, err = run("check", model)
     assert (code, err) == (1, "")
     assert "Wibble" in out
+
+
+def test_modes_lists_every_mode_with_its_options(run):
+    code, out, err = run("modes")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 120
+    blocks = dict(re.findall(r"^(\S+) {2,}(.*(?:\n {2,}.*)*)", out, re.MULTILINE))
+    assert list(blocks) == list(MODES)
+    for name, entry in MODES.items():
+        words = " ".join(blocks[name].split())
+        assert words.startswith(f"{entry.summary} {entry.reference}")
+        assert all(re.search(rf"\b{option}\b", words) for option in entry.defaults)
+    assert blocks["integrated-gradients"].endswith("options: steps=64")
+    assert "low (must be given)" in blocks["lrp-epsilon-gamma-box"]
 
 
 def test_show_prints_the_graph(run):
@@ -270,6 +364,13 @@ def test_mistakes_in_tables_are_located(run, tmp_path, text, words):
         (["--chunk", "3"], ["chunk"]),
         (["--dtype", "int8"], ["int8"]),
         (["--example", "3"], ["no example 3", "hold 3"]),
+        (["--option", "gamma=1"], ["'default'", "gamma"]),
+        (["--mode", "smoothgrad", "--option", "samples=much"], ["samples", "'much'"]),
+        (["--mode", "lrp-epsilon-gamma-box", "--option", "low=0"], ["high"]),
+        (["--against", "10"], ["against 10"]),
+        (["--position", "0"], ["position", "classification"]),
+        (["--baseline", "zero"], ["'default'", "baseline"]),
+        (["--mode", "deeplift", "--baseline", "no.npy"], ["no.npy"]),
     ],
 )
 def test_wrong_settings(run, digits, options, words):
@@ -302,6 +403,10 @@ def test_unknown_picture_formats_are_refused_before_the_work(run, digits, tmp_pa
         ["explain", "m", "x", "--target", "three"],
         ["explain", "m", "x", "--scaler", "much"],
         ["explain", "m", "x", "--example", "-1"],
+        ["explain", "m", "x", "--against", "three"],
+        ["explain", "m", "x", "--position", ","],
+        ["explain", "m", "x", "--option", "gamma"],
+        ["check", "m", "--option", "=1"],
         ["check"],
     ],
 )
@@ -334,6 +439,13 @@ def test_a_closed_pipe_is_no_error():
         process.stdout.close()
         assert process.wait(timeout=120) == 0
         assert process.stderr.read() == ""
+
+
+def test_terminals_that_know_ascii_only():
+    with as_process("modes", env={**os.environ, "PYTHONIOENCODING": "ascii"}) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert r"And\xe9ol" in out
 
 
 def test_progress_stays_off_streams_that_are_no_terminal(digits):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from backtrace_jax.errors import InputError, SettingError
-from backtrace_jax.explanation import COLUMNS, Explanation, Ledger
-from tests.handmade import explanation, ledger
+from backtrace_jax.explanation import CHANNELS, COLUMNS, Channel, Explanation, Ledger
+from tests.handmade import digits, explanation, ledger
 
 ROOT = Path(__file__).parent.parent
 TYPES = (np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn)
@@ -37,10 +37,29 @@ def same_groups(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bo
     return list(left) == list(right) and all(same(left[name], right[name]) for name in left)
 
 
-def same_ledgers(left: Ledger, right: Ledger) -> bool:
+def same_ledgers(left: Ledger | None, right: Ledger | None) -> bool:
+    if left is None or right is None:
+        return left is right
     whole = same(left.signed, right.signed) and same(left.absolute, right.absolute)
     nodes = list(left.by_node) == list(right.by_node)
     return whole and nodes and all(same_ledgers(left.by_node[name], right.by_node[name]) for name in left.by_node)
+
+
+def assert_same(left: Explanation, right: Explanation) -> None:
+    """Every array bit for bit, every name, and the fingerprint as JSON holds it."""
+    for group in ("relevance", "inputs", "outputs", "layers"):
+        assert same_groups(getattr(left, group), getattr(right, group)), group
+    for name in ("target", "completeness_error"):
+        one, other = getattr(left, name), getattr(right, name)
+        assert one is other if one is None or other is None else same(one, other), name
+    assert same_ledgers(left.ledger, right.ledger)
+    assert list(left.channels) == list(right.channels)
+    for one, other in zip(left.channels.values(), right.channels.values(), strict=True):
+        assert same_groups(one.relevance, other.relevance)
+        assert same_groups(one.layers, other.layers)
+        assert same_ledgers(one.ledger, other.ledger)
+    assert left.output == right.output
+    assert json.dumps(left.fingerprint) == json.dumps(right.fingerprint)
 
 
 @st.composite
@@ -102,6 +121,15 @@ def test_repr_is_one_informative_line():
         assert part in text
 
 
+def test_channels_are_found_by_name_or_said_to_be_missing():
+    found = digits("contrastive")
+    for name, relevance in (("positive", found.positive), ("negative", found.negative)):
+        assert relevance is found.channels[name].relevance
+    for name in CHANNELS:
+        with pytest.raises(InputError, match=f"'default'.*{name}.*contrastive"):
+            getattr(example(), name)
+
+
 # What importing costs
 
 
@@ -121,29 +149,49 @@ def test_the_module_needs_numpy_only():
 @given(
     names=st.lists(NAMES, min_size=1, max_size=3, unique=True),
     data=st.data(),
-    targeted=st.booleans(),
-    nodes=st.lists(NAMES, max_size=3, unique=True),
+    present=st.fixed_dictionaries({part: st.booleans() for part in ("target", "ledger", "channels", "completeness")}),
+    nodes=st.lists(NAMES, max_size=3, unique=True).map(tuple),
     mode=st.text(max_size=5) | st.floats() | st.none(),
 )
-def test_round_trip_is_exact(tmp_path_factory, names, data, targeted, nodes, mode):
-    groups = [{name: data.draw(arrays()) for name in names} for _ in range(4)]
+def test_round_trip_is_exact(tmp_path_factory, names, data, present, nodes, mode):
+    def group() -> dict[str, np.ndarray]:
+        return {name: data.draw(arrays()) for name in names}
+
+    channels = {name: Channel(group(), group(), ledger(nodes=nodes, seed=i)) for i, name in enumerate(CHANNELS)}
     before = Explanation(
-        *groups[:3],
+        *(group() for _ in range(3)),
         output=names[0],
-        target=np.array([3, -1]) if targeted else None,
-        layers=groups[3],
-        ledger=ledger(nodes=tuple(nodes)),
+        target=np.array([3, -1]) if present["target"] else None,
+        layers=group(),
+        ledger=ledger(nodes=nodes, seed=7) if present["ledger"] else None,
         fingerprint={"mode": mode, "nested": {"list": [1, 2.5, None, True]}},
+        channels=channels if present["channels"] else {},
+        completeness_error=data.draw(arrays()) if present["completeness"] else None,
     )
     path = tmp_path_factory.mktemp("saved") / "any name.explanation"
     before.save(path)
-    after = Explanation.load(path)
-    for group in ("relevance", "inputs", "outputs", "layers"):
-        assert same_groups(getattr(before, group), getattr(after, group))
-    assert same_ledgers(before.ledger, after.ledger)
-    assert after.target is None if before.target is None else same(before.target, after.target)
-    assert (after.output, repr(after.fingerprint)) == (before.output, repr(before.fingerprint))
+    assert_same(before, Explanation.load(path))
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("mode", ["default", "contrastive", "gradient", "integrated-gradients"])
+def test_every_kind_of_explanation_is_kept(tmp_path, mode):
+    before = digits(mode)
+    before.save(tmp_path / "e.npz")
+    after = Explanation.load(tmp_path / "e.npz")
+    assert_same(before, after)
+    assert repr(after) == repr(before)
+    kinds = (before.ledger is not None, bool(before.channels), before.completeness_error is not None)
+    expected = {"gradient": (False, False, False), "integrated-gradients": (False, False, True)}
+    assert kinds == expected.get(mode, (True, mode == "contrastive", False))
+
+
+def test_files_of_version_one_are_read(tmp_path):
+    before = example(ledger=ledger(nodes=("a", "b")))
+    before.save(tmp_path / "new.npz")
+    groups = {group: list(getattr(before, group)) for group in ("relevance", "inputs", "outputs", "layers")}
+    rewritten(tmp_path / "new.npz", tmp_path / "old.npz", metadata={"version": 1, "names": groups, "nodes": ["a", "b"]})
+    assert_same(before, Explanation.load(tmp_path / "old.npz"))
 
 
 def test_strided_and_big_endian_arrays_come_back_equal(tmp_path):
@@ -220,12 +268,13 @@ def test_objects_are_never_pickled(tmp_path):
         example(layers={"odd": np.array([{}, []], object)}).save(tmp_path / "e.npz")
 
 
-def rewritten(source: Path, target: Path, *, drop: str = "", metadata: dict | None = None, **arrays) -> None:
-    """Copy a saved file with entries dropped, replaced, or fields of its metadata changed."""
+def rewritten(source: Path, target: Path, *, drop: str = "", metadata=None, names=None, **arrays) -> None:
+    """Copy a saved file with entries dropped, replaced, or fields of its metadata or of the names in it changed."""
     with np.load(source) as file:
         entries = {key: file[key] for key in file if key != drop}
-    if metadata is not None:
-        changed = json.loads(entries["metadata"].tobytes()) | metadata
+    if metadata is not None or names is not None:
+        found = json.loads(entries["metadata"].tobytes())
+        changed = found | {"names": found["names"] | (names or {})} | (metadata or {})
         entries["metadata"] = np.frombuffer(json.dumps(changed).encode(), np.uint8)
     np.savez(target, **(entries | arrays))
 
@@ -238,15 +287,21 @@ def rewritten(source: Path, target: Path, *, drop: str = "", metadata: dict | No
         ({"drop": "ledger.signed"}, "ledger.signed"),
         ({"drop": "nodes.signed"}, "nodes.signed"),
         ({"metadata": {"format": "something else"}}, "another program"),
-        ({"metadata": {"version": 2}}, "version 2"),
+        ({"drop": "positive.relevance.0"}, "positive.relevance.0"),
+        ({"drop": "negative.ledger.absolute"}, "negative.ledger.absolute"),
+        ({"metadata": {"version": 3}}, "version 3"),
+        ({"metadata": {"version": 0}}, "version 0"),
         ({"metadata": {"names": []}}, ""),
-        ({"metadata": {"nodes": ["a", "b", "c"]}}, ""),
+        ({"metadata": {"names": {"relevance": ["x"]}}}, "inputs"),
+        ({"names": {"nodes": ["a", "b", "c"]}}, ""),
+        ({"names": {"positive.nodes": ["a"]}}, "positive.nodes.signed"),
         ({"metadata": {"dtypes": {"relevance.0": "no such type"}}}, "no such type"),
         ({"ledger.signed": np.zeros((2, 4))}, "Ledger.signed"),
     ],
 )
 def test_altered_files_are_refused(tmp_path, changes, reason):
-    example(ledger=ledger(nodes=("a", "b"))).save(tmp_path / "good.npz")
+    channels = {name: Channel(example().relevance, {}, ledger()) for name in CHANNELS}
+    example(ledger=ledger(nodes=("a", "b")), channels=channels).save(tmp_path / "good.npz")
     rewritten(tmp_path / "good.npz", tmp_path / "bad.npz", **changes)
     with pytest.raises(InputError, match=r"Explanation\.save") as caught:
         Explanation.load(tmp_path / "bad.npz")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from backtrace_jax.errors import MissingDependencyError, SettingError
 from backtrace_jax.report import describe, panels, pictures
-from tests.handmade import explanation
+from tests.handmade import digits, explanation
 
 NASTY = "<script>alert('$x$ & \"y\"')</script>"
 
@@ -49,6 +49,12 @@ def test_images_become_a_heat_map_over_the_input(shape):
     assert input_image.get_array().min() >= 0
     assert input_image.get_array().max() <= 1
     assert -heat.norm.vmin == heat.norm.vmax == pytest.approx(np.abs(relevance[1].sum(axis=channel)).max())
+
+
+def test_contrastive_pictures_show_the_difference():
+    found = digits("contrastive")
+    difference = (found.positive["image"] - found.negative["image"])[1].sum(axis=0)
+    np.testing.assert_allclose(found.plot(1).axes[1].images[1].get_array(), difference, rtol=1e-5)
 
 
 def test_unsigned_relevance_has_no_blue_half():
@@ -309,6 +315,27 @@ def test_html_shows_targets_totals_and_books():
     assert "logits[1]" in words
     assert describe.number(float(found.relevance["x"][1].sum(dtype=np.float64))) in words
     assert describe.number(float(found.ledger.bias[0])) in words
+
+
+def test_html_of_contrastive_shows_both_sides():
+    found = digits("contrastive")
+    words = Page(found._repr_html_()).words
+    assert words[words.index("image") + 1 :][:2] == ["for", "against"]
+    for relevance in (found.positive["image"], found.negative["image"]):
+        assert describe.number(float(relevance[1].sum(dtype=np.float64))) in words
+
+
+@pytest.mark.parametrize(("mode", "tables"), [("contrastive", 2), ("integrated-gradients", 2), ("gradient", 1)])
+def test_html_shows_books_where_there_are_some(mode, tables):
+    found = digits(mode)
+    page = Page(found._repr_html_())
+    assert page.tags.count("table") == tables
+    assert ("ledger" in page.words) == (found.ledger is not None)
+    assert (describe.NO_BOOKS in page.words) == (mode == "gradient")
+    if found.completeness_error is not None:
+        assert page.words[-4:] == [
+            str(part) for i, e in enumerate(found.completeness_error) for part in (i, f"{e:.1e}")
+        ]
 
 
 def test_html_embeds_the_picture_and_nothing_from_outside():

@@ -6,10 +6,12 @@ import re
 
 import numpy as np
 import pytest
+from onnx import helper
 
+from backtrace_jax import explain
 from backtrace_jax.errors import SettingError
 from backtrace_jax.report import describe, terminal
-from tests.handmade import explanation
+from tests.handmade import digits, explanation, ledger, model
 
 
 def signed(*shape: int) -> np.ndarray:
@@ -61,6 +63,74 @@ def test_explained_units_are_named(changes, words):
     found = explanation(signed(3), signed(3), **changes)
     assert describe.unit(found, 0) == words
     assert words in terminal.summary(found)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "asked", "words"),
+    [
+        ("regression", (4,), {}, "all of y"),
+        ("regression", (4,), {"target": 2}, "y[2] = 3"),
+        ("classification", (4,), {}, "y[3] = 4"),
+        ("binary-segmentation", (1, 2, 2), {}, "the mask of y"),
+        ("multi-class-segmentation", (3, 2, 2), {"target": 2}, "class 2 of y"),
+        ("next-token", (3, 6), {"target": 5}, "y[2, 5] = 18"),
+        ("next-token", (3, 6), {"target": 5, "position": 0}, "y[0, 5] = 6"),
+        ("token-classification", (3, 6), {}, "every position of y"),
+        ("token-classification", (3, 6), {"target": 1, "position": 1}, "y[1, 1] = 8"),
+        ("span-qa", (5,), {"target": 4}, "y[4] = 5"),
+        ("span-qa", (5, 2), {"target": (3, 4)}, "span 3 to 4 of y = 7, 10"),
+        ("auto", (2, 2), {"start": np.ones((1, 2, 2))}, "the given start at y"),
+    ],
+)
+def test_every_task_says_what_it_explains(task, shape, asked, words):
+    x = np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(1, *shape)
+    found = explain(model(helper.make_node("Relu", ["x"], ["y"]), shape=("batch", *shape)), x, task=task, **asked)
+    assert f"explained    {words}\n" in terminal.summary(found)
+
+
+@pytest.mark.parametrize("task", ["regression", "binary-segmentation", "span-qa"])
+def test_only_classes_are_predicted(task):
+    found = explanation(signed(3), signed(3), fingerprint={"task": task})
+    assert "prediction" not in terminal.prediction(found, 0)
+
+
+# What closes, and what does not
+
+
+def test_contrastive_reports_both_sides_and_ranks_by_the_difference():
+    found = digits("contrastive")
+    text = terminal.summary(found, 1, count=1)
+    for side, relevance in (("for", found.positive["image"][1]), ("against", found.negative["image"][1])):
+        total = describe.number(float(relevance.sum(dtype=np.float64)))
+        assert re.search(rf"^  {side} +\+1\.000000 +{re.escape(total)} ", text, re.MULTILINE)
+    difference = found.positive["image"][1] - found.negative["image"][1]
+    first = describe.position("image", int(np.abs(difference).argmax()), difference.shape)
+    assert re.search(rf"difference\n  {re.escape(first)} ", text)
+
+
+@pytest.mark.parametrize(
+    ("mode", "line", "batch"),
+    [
+        ("gradient", describe.NO_BOOKS, r"examples     2"),
+        (
+            "integrated-gradients",
+            "completeness error",
+            r"examples     2, largest completeness error \d\.\de-\d\d \(example [01]\)",
+        ),
+    ],
+)
+def test_without_a_ledger_there_is_one_line(mode, line, batch):
+    found = digits(mode)
+    assert terminal.summary(found, 1).splitlines()[-1].startswith(line)
+    assert re.fullmatch(batch, terminal.batch(found))
+
+
+def test_the_worst_example_is_named():
+    without = {"ledger": None, "completeness_error": np.array([1e-9, 0.25])}
+    found = explanation(signed(3), signed(3), **without)
+    assert terminal.batch(found) == "examples     2, largest completeness error 2.5e-01 (example 1)"
+    assert "completeness error  1.0e-09 of" in terminal.summary(found, 0)
+    assert "completeness" not in terminal.summary(explanation(signed(3), signed(3), ledger=ledger()))
 
 
 def test_top_inputs_compare_across_inputs():
