@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.ir import Builder, Program
-from backtrace_jax.ops import NONE, OPS, POINTWISE
+from backtrace_jax.ops import CONTROL, NONE, OPS, POINTWISE
 
 
 @dataclass(frozen=True)
@@ -114,5 +114,5 @@ def of_kind(*kinds: str) -> list[str]:
 
 
 def carrying_operations() -> Sequence[str]:
-    """Every operation that has to have a specimen."""
-    return [name for name, op in OPS.items() if op.kind != NONE]
+    """Every operation that has to have a specimen; control flow carries what its body does (tests/engine)."""
+    return [name for name, op in OPS.items() if op.kind not in (NONE, CONTROL)]
