@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
 from .settings import Settings, as_names
 from .targets import read_question, read_start
+from .tasks import Question
 
 Progress = Callable[[int, int], None]
 _FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
@@ -81,22 +82,14 @@ class Explainer:
                 conditions=tuple(conditions or ()),
             )
         )
-        count = len(next(iter(feeds.values())))
-        types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-        examples = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
-        given = {name: array.astype(types[name]) for name, array in reference.items()}
-        constant = Constant(given, read_conditions(conditions or {}, compiled.masked))
-        task, output = compiled.request.task, compiled.output
-        asked = read_question(count, output, task, target=target, against=against, position=position)
-
-        def outputs() -> np.ndarray:
-            blank = asked._replace(start=np.zeros((count, *output.shape), output.dtype))
-            return unbatched(compiled.run(examples, blank, constant).outputs[compiled.output_name])
-
+        examples, constant = _arrays(compiled, feeds, reference, conditions or {})
+        count, task = len(next(iter(feeds.values()))), compiled.request.task
+        asked = read_question(count, compiled.output, task, target=target, against=against, position=position)
         if start is not None:
-            asked = asked._replace(start=read_start(start, count, output, outputs))
+            outputs = partial(_outputs, compiled, examples, asked, constant)
+            asked = asked._replace(start=read_start(start, count, compiled.output, outputs))
         result = compiled.run(examples, asked, constant, progress)
-        return as_explanation(compiled, self.settings, self._model.sha256, feeds, result)
+        return as_explanation(compiled, self.settings, self._model.sha256, feeds, asked, constant, result)
 
     def each(self, inputs: Inputs, targets: Sequence[Any], **asked: Any) -> list[Explanation]:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
@@ -104,6 +97,26 @@ class Explainer:
 
     def _compile(self, form: Form) -> Compiled:
         return compile_model(self._model, self.settings, self.device, form)
+
+
+def _arrays(
+    compiled: Compiled,
+    feeds: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    conditions: Mapping[str, Any],
+) -> tuple[dict[str, np.ndarray], Constant]:
+    """The inputs as stacked examples with a batch axis of size 1 each, and what all examples share."""
+    types = {var.name: var.dtype for var in compiled.program.graph.inputs}
+    examples = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
+    given = {name: array.astype(types[name]) for name, array in reference.items()}
+    return examples, Constant(given, read_conditions(conditions, compiled.masked))
+
+
+def _outputs(compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant) -> np.ndarray:
+    """Values of the output explained, from a run without start relevance."""
+    output = compiled.output
+    blank = asked._replace(start=np.zeros((len(asked.target), *output.shape), output.dtype))
+    return unbatched(compiled.run(examples, blank, constant).outputs[compiled.output_name])
 
 
 def explain(

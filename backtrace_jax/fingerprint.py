@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import jax
+import numpy as np
 
 from .numerics import COMPILER_OPTIONS, Device
 
@@ -16,6 +18,13 @@ def threads() -> int:
     """Threads of XLA's CPU backend; its narrowest convolutions (up to 16 channels) split their sums by them."""
     visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(os.environ.get("PJRT_NPROC", 0)) or visible
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's type, shape and entries."""
+    return hashlib.sha256(
+        f"{array.dtype.name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+    ).hexdigest()
 
 
 def fingerprint(model_hash: str, settings: Mapping[str, Any], device: Device) -> dict[str, Any]:

@@ -8,17 +8,23 @@ from dataclasses import fields
 import numpy as np
 
 from .compiled import Compiled
-from .engine.compile import Result
+from .engine.compile import Constant, Result
 from .errors import NumericsError, SettingError
 from .explanation import CHANNELS, Channel, Explanation, Ledger
-from .fingerprint import fingerprint
+from .fingerprint import digest, fingerprint
 from .numerics import check_finite
 from .settings import Settings
-from .tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM
+from .tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM, UNSET, Question
 
 
 def as_explanation(
-    compiled: Compiled, settings: Settings, model_hash: str, feeds: dict[str, np.ndarray], result: Result
+    compiled: Compiled,
+    settings: Settings,
+    model_hash: str,
+    feeds: dict[str, np.ndarray],
+    asked: Question,
+    constant: Constant,
+    result: Result,
 ) -> Explanation:
     """The explanation of a batch.
 
@@ -39,7 +45,9 @@ def as_explanation(
         target=None if compiled.request.task.name == CUSTOM else result.target,
         layers=_relevance(result.layers, paired),
         ledger=ledger,
-        fingerprint=fingerprint(model_hash, _resolved(compiled, settings), compiled.device),
+        fingerprint=fingerprint(
+            model_hash, {**_resolved(compiled, settings), **_asked(compiled, asked, constant)}, compiled.device
+        ),
         channels=channels,
         completeness_error=result.completeness,
     )
@@ -96,9 +104,23 @@ def _resolved(compiled: Compiled, settings: Settings) -> dict[str, object]:
         "output": compiled.output_name,
         "layers": list(request.layers),
         "wrt": [var.name for var in compiled.program.graph.inputs if var.name in request.reached],
-        "conditions": list(compiled.masked),
         "chunk": compiled.chunk,
     }
+
+
+def _asked(compiled: Compiled, asked: Question, constant: Constant) -> dict[str, object]:
+    """What the call asked, arrays by their hashes."""
+    return {
+        "against": _listed(asked.against),
+        "position": _listed(asked.position),
+        "start": None if asked.start is None else digest(asked.start),
+        "baseline": {name: digest(array) for name, array in constant.reference.items()},
+        "conditions": {name: digest(constant.masks[var.name]) for name, var in compiled.masked.items()},
+    }
+
+
+def _listed(chosen: np.ndarray) -> list[int] | None:
+    return None if (chosen == UNSET).all() else chosen.tolist()
 
 
 def joined(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ def entry(name: str, summary: str, reference: str, procedure: Any = None, **sett
     return decorate
 
 
-def mode(name: str, **options: Any) -> Mode:
+def mode(name: str, /, **options: Any) -> Mode:
     """The mode of this name with some of its options changed: `mode("lrp-gamma", gamma=0.1)`.
 
     Raises:

@@ -85,8 +85,8 @@ CONNECTIONS = View(_ones, _ones, (((0, 0),),))
 
 
 def box(low: Array, high: Array) -> View:
-    """One total, Σ K⁺(x − low) + K⁻(high − x), for inputs known to lie between `low` and `high`."""
-    return View(lambda x: [x - jnp.broadcast_to(low, x.shape), jnp.broadcast_to(high, x.shape) - x], _signs, (_ALIKE,))
+    """One total, Σ K⁺(x − low) + K⁻(high − x), for inputs between two bounds in the input's shape."""
+    return View(lambda x: [x - low, high - x], _signs, (_ALIKE,))
 
 
 class Evidence(NamedTuple):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..errors import SettingError
 from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather
 from .site import BIAS, DEAD, STABILISER, Kept, Shares, Site, Spread, spread
 
@@ -94,12 +95,30 @@ def z_box(site: Site, R: Array, *, low: Any, high: Any, epsilon: float = EPSILON
     Args:
         site: The linear map.
         R: Relevance of its result.
-        low: Smallest possible input: a number, or nested tuples that broadcast against the input.
+        low: Smallest possible input: a number, one per channel, or nested tuples that broadcast against the input.
         high: Largest possible input.
         epsilon: Stabiliser.
     """
-    bounds = (jnp.asarray(np.asarray(bound), R.dtype) for bound in (low, high))
+    shape = site.operands[site.bearer].shape
+    bounds = (jnp.asarray(_fitted(bound, shape), R.dtype) for bound in (low, high))
     return _one_sided(box(*bounds), site, R, epsilon, None)
+
+
+def _fitted(bound: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A bound in the input's shape; a plain list goes along the channels, the axis after the batch.
+
+    Raises:
+        SettingError: When it does not fit.
+    """
+    array = np.asarray(bound)
+    channels = array.ndim == 1 and len(shape) > 2
+    try:
+        return np.broadcast_to(array.reshape(-1, *(1,) * (len(shape) - 2)) if channels else array, shape)
+    except ValueError:
+        raise SettingError(
+            f"bounds of shape {list(array.shape)} do not fit what the first layer reads, {list(shape)}: pass a number, "
+            "one per channel, or an array that broadcasts against it"
+        ) from None
 
 
 def _positive(b: Array) -> Array:

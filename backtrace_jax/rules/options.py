@@ -19,23 +19,28 @@ def number(name: str, value: Any) -> float:
 
 def count(name: str, value: Any, at_least: int = 1) -> int:
     """A whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise SettingError(f"{name} must be a whole number from {at_least}, found {value!r}")
-    return value
+    return int(value)
 
 
-def bound(name: str, value: Any) -> Any:
-    """A finite number, or an array as nested tuples."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise SettingError(
-            f"{name} must be a finite number or array that broadcasts against the input, found {value!r}"
-        )
-    return hashable(array)
+def bounds(low: Any, high: Any) -> dict[str, Any]:
+    """Two finite bounds, each a number or an array as nested tuples, the first nowhere above the second."""
+    arrays = {"low": np.asarray(low), "high": np.asarray(high)}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise SettingError(f"{name} must be finite numbers, found {array!r}")
+    try:
+        crossed = np.any(arrays["low"] > arrays["high"])
+    except ValueError:
+        raise SettingError(f"low {arrays['low'].shape} and high {arrays['high'].shape} have different shapes") from None
+    if crossed:
+        raise SettingError(f"low must not be above high, found {low!r} and {high!r}")
+    return {name: hashable(array) for name, array in arrays.items()}
 
 
 def hashable(value: Any) -> Any:
-    """Arrays as nested tuples, so that modes can be compared and settings written down."""
-    if isinstance(value, np.ndarray):
+    """Arrays as nested tuples and scalars as Python's, so that modes can be compared and settings written down."""
+    if isinstance(value, np.ndarray | np.generic):
         return hashable(value.tolist())
     return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
