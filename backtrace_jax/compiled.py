@@ -143,7 +143,7 @@ def pick_output(graph: Graph, wanted: str | int | None) -> Var:
     name = graph.output_names[0] if wanted is None else wanted
     if isinstance(name, int) and 0 <= name < len(choices):
         name = graph.output_names[name]
-    found = choices.get(name) if name in choices else select_value(graph, name)
+    found = choices.get(name) or (select_value(graph, name) if isinstance(name, str) else None)
     if found is None:
         raise SettingError(
             f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}, and its inner values"

@@ -31,3 +31,12 @@ jaxtyping.install_import_hook("backtrace_jax", "beartype.beartype")
 def onnxruntime_outputs():
     """The function (model, inputs) -> outputs of onnxruntime."""
     return run_onnxruntime
+
+
+@pytest.fixture
+def quick_compilation(monkeypatch):
+    """For functions that are compiled to run once: what XLA's optimisations cost is never earned back."""
+    from backtrace_jax.numerics import COMPILER_OPTIONS
+
+    monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_backend_optimization_level", 0)
+    monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_llvm_disable_expensive_passes", True)

@@ -40,10 +40,10 @@ def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str,
     return found
 
 
-def select_value(graph: Graph, name: str | int | None) -> Var | None:
+def select_value(graph: Graph, name: str) -> Var | None:
     """The computed value of this name, or the last one computed in the module of this name; None: there is none."""
     values = {var.name: var for eqn in graph.eqns for var in eqn.outvars}
-    return values.get(str(name)) or values.get(_modules(graph).get(str(name), ""))
+    return values.get(name) or values.get(_modules(graph).get(name, ""))
 
 
 def _modules(graph: Graph) -> dict[str, str]:

@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 import backtrace_jax
-from backtrace_jax.numerics import COMPILER_OPTIONS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RECORDED = dict(np.load(Path(__file__).with_name("zennit.npz")))
 COMPARED = [tuple(key.split("/relevance/")) for key in RECORDED if "/relevance/" in key]
@@ -30,12 +31,6 @@ OUT_OF_SCOPE = {("signed", "excitation-backprop")}
 every_comparison = pytest.mark.parametrize(
     ("name", "label"), [pair for pair in COMPARED if pair not in OUT_OF_SCOPE], ids=str
 )
-
-
-@pytest.fixture(autouse=True)
-def _compiles_fast(monkeypatch):
-    """Every mode is compiled to run once: what XLA's optimisations cost is never earned back."""
-    monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_backend_optimization_level", 0)
 
 
 @every_comparison
