@@ -121,7 +121,7 @@ def _request(graph: Graph, settings: Settings, form: Form) -> Request:
         contrasted=form.contrasted,
         paired=mode.paired,
     )
-    return Request(plan, mode, task, _layers(graph, mode, settings), settings.precision)
+    return Request(plan, mode, task, _layers(graph, mode, settings), settings.precision, form.contrasted)
 
 
 def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:
@@ -140,10 +140,9 @@ def pick_output(graph: Graph, wanted: str | int | None) -> Var:
         SettingError: When there is none of this name, or it holds no floats.
     """
     choices = dict(zip(graph.output_names, graph.outputs, strict=True))
-    name = graph.output_names[0] if wanted is None else wanted
-    if isinstance(name, int) and 0 <= name < len(choices):
-        name = graph.output_names[name]
-    found = choices.get(name) or (select_value(graph, name) if isinstance(name, str) else None)
+    names = dict(enumerate(graph.output_names))
+    name = names.get(wanted or 0, "") if wanted is None or isinstance(wanted, int) else wanted
+    found = choices.get(name) or select_value(graph, name)
     if found is None:
         raise SettingError(
             f"output {wanted!r} does not exist; the model has: {', '.join(graph.output_names)}, and its inner values"

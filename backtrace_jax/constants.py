@@ -10,8 +10,20 @@ import numpy as np
 from .errors import SettingError
 from .ir import Var
 from .rules import Mode
+from .targets import array_of, stays_finite
 
 ZERO = "zero"
+
+
+def named_conditions(conditions: Any) -> dict[str, Any]:
+    """The conditions by name; none where there are none.
+
+    Raises:
+        SettingError: When they have no names.
+    """
+    if conditions is not None and not isinstance(conditions, Mapping):
+        raise SettingError("conditions must be a dict: name of a value or module -> mask or list of channels")
+    return dict(conditions or {})
 
 
 def read_baseline(baseline: Any, feeds: Mapping[str, np.ndarray], mode: Mode) -> dict[str, np.ndarray]:
@@ -50,48 +62,64 @@ def _only(feeds: Mapping[str, np.ndarray], baseline: Any) -> list[str]:
 
 
 def _reference(name: str, value: Any, feed: np.ndarray) -> np.ndarray:
-    array = np.asarray(value)
+    array = array_of(f"baseline of input {name!r}", value)
     several = array.ndim == feed.ndim and array.shape[1:] == feed.shape[1:] and len(array) > 0
     if array.dtype.kind not in "fiu" or not (array.shape == feed.shape[1:] or several):
         raise SettingError(
             f"baseline of input {name!r} must be 'zero', one example {list(feed.shape[1:])}, or examples "
             f"[count, {', '.join(map(str, feed.shape[1:]))}] to take the mean of; found {value!r:.80}"
         )
-    if several and feed.dtype.kind in "iu" and len(array) > 1:
-        raise SettingError(f"baseline of input {name!r}: token ids have no mean; pass one reference text")
-    if not np.isfinite(array).all():
-        raise SettingError(f"baseline of input {name!r} holds NaN or Inf")
+    if feed.dtype.kind in "iu" and (array.dtype.kind == "f" or (several and len(array) > 1)):
+        raise SettingError(
+            f"baseline of input {name!r}: token ids have no mean; pass the integers of one reference text"
+        )
+    if not stays_finite(array, feed.dtype):
+        raise SettingError(f"baseline of input {name!r} holds NaN or Inf, or what does not fit {feed.dtype}")
     mean = array.mean(axis=0, dtype=np.float64) if several else array
     return mean[None].astype(feed.dtype)
 
 
 def read_conditions(conditions: Mapping[str, Any], masked: Mapping[str, Var]) -> dict[str, np.ndarray]:
-    """Masks by the names of the values, each in its value's shape.
+    """Masks by the names of the values, each in its value's shape; two conditions on one value hold both.
 
     Args:
-        conditions: By the user's name of a value, a mask that broadcasts against the value without batch axis, or a
-            list of the channels (entries along the first axis) to keep.
+        conditions: By the user's name of a value, a mask from 0 to 1 that broadcasts against the value without batch
+            axis, or a list of the channels (entries along the first axis) to keep.
         masked: The value each name stands for.
 
     Raises:
         SettingError: Naming the condition that does not fit.
     """
-    return {var.name: _mask(name, conditions[name], var) for name, var in masked.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, var in masked.items():
+        mask = _mask(name, conditions[name], var)
+        found[var.name] = found[var.name] * mask if var.name in found else mask
+    return found
 
 
 def _mask(name: str, condition: Any, var: Var) -> np.ndarray:
     shape = var.shape[1:] if var.shape[:1] == (1,) else var.shape
-    array = np.asarray(condition)
+    array = array_of(f"conditions[{name!r}]", condition)
     if array.ndim == 1 and array.dtype.kind in "iu" and shape:
-        if not len(array) or array.min() < 0 or array.max() >= shape[0]:
-            raise SettingError(f"conditions[{name!r}]: channels go from 0 to {shape[0] - 1}, found {array.tolist()}")
-        kept = np.isin(np.arange(shape[0]), array)
-        array = kept.reshape(-1, *(1,) * (len(shape) - 1))
-    if array.dtype.kind not in "bfiu" or not np.isfinite(array).all():
-        raise SettingError(f"conditions[{name!r}] must be a finite mask or a list of channels, found {array.dtype}")
+        array = _channels(name, array, shape)
+    if array.dtype.kind not in "bfiu" or not ((array >= 0) & (array <= 1)).all():
+        raise SettingError(
+            f"conditions[{name!r}] must be a mask of numbers from 0 to 1 or a list of channels, found {condition!r:.80}"
+        )
     try:
         return np.broadcast_to(array, shape).reshape(var.shape).astype(var.dtype)
     except ValueError:
         raise SettingError(
             f"conditions[{name!r}] has shape {list(array.shape)}, which does not broadcast against {list(shape)}"
         ) from None
+
+
+def _channels(name: str, listed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask that keeps the channels of a list."""
+    if len(set(listed.tolist())) < len(listed):
+        raise SettingError(
+            f"conditions[{name!r}] lists a channel twice; to pass it as a mask, make it floats or booleans"
+        )
+    if not len(listed) or listed.min() < 0 or listed.max() >= shape[0]:
+        raise SettingError(f"conditions[{name!r}]: channels go from 0 to {shape[0] - 1}, found {listed.tolist()}")
+    return np.isin(np.arange(shape[0]), listed).reshape(-1, *(1,) * (len(shape) - 1))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from .compiled import Compiled, Form, compile_model
-from .constants import read_baseline, read_conditions
+from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
 from .explanation import Explanation
 from .feeds import Inputs, read_inputs
@@ -71,7 +71,7 @@ class Explainer:
         progress: Progress | None = None,
     ) -> Explanation:
         """Explain a batch of inputs; `explain` says what the arguments mean."""
-        feeds = read_inputs(inputs, self._model.inputs)
+        feeds, restricted = read_inputs(inputs, self._model.inputs), named_conditions(conditions)
         reference = read_baseline(baseline, feeds, find_mode(self.settings.mode))
         compiled = self._compiled(
             Form(
@@ -79,10 +79,10 @@ class Explainer:
                 custom=start is not None,
                 contrasted=against is not None,
                 reference=tuple(reference),
-                conditions=tuple(conditions or ()),
+                conditions=tuple(restricted),
             )
         )
-        examples, constant = _arrays(compiled, feeds, reference, conditions or {})
+        examples, constant = _arrays(compiled, feeds, reference, restricted)
         count, task = len(next(iter(feeds.values()))), compiled.request.task
         asked = read_question(count, compiled.output, task, target=target, against=against, position=position)
         if start is not None:
@@ -156,19 +156,20 @@ def explain(
             anything else for a classification.
         target: Class explained: None (the predicted one), an integer, one integer per example, or a tuple indexing the
             output's axes. For a regression the output explained (None: all of them in equal parts).
-        against: Class that the target is contrasted with ("why 3 rather than 5"), or one per example.
+        against: Class that the target is contrasted with ("why 3 rather than 5"), or one per example; a tuple where the
+            target takes one.
         position: For sequences, the position explained (negative: from the end), or one per example. By default the
             last one for "next-token", all in equal parts for "token-classification".
         output: Name or index of the output explained, the first one by default; or the name of a value or module
             inside the model, whose most active unit (or `target`) is explained.
         scaler: Total relevance handed out; None: the output's own value.
-        thresholding: Probability from which a unit belongs to a segmentation mask.
+        thresholding: Value of the output above which a unit belongs to a segmentation mask.
         start: Start relevance itself instead of a task: an array shaped like the output, or a function
             outputs -> array. In contrastive mode its negative part speaks against.
         baseline: Reference input for "deeplift" and "integrated-gradients": None or "zero", an array shaped like one
             example (tokens: the ids of a reference text), an array of examples whose mean it is, or a dict of these.
-        conditions: Restricts the flow: by name of a value or module, a mask that broadcasts against the value (without
-            batch axis), or a list of the channels to keep. What it cuts off is booked as dead.
+        conditions: Restricts the flow: by name of a value or module, a mask from 0 to 1 that broadcasts against the
+            value (without batch axis), or a list of the channels to keep. What it cuts off is booked as dead.
         layers: Intermediate relevance to keep: "all", or names and globs of values and modules.
         wrt: Names of the inputs that bear relevance; None: all that can.
         chunk: Examples per compiled call, 1 or a multiple of 8; by default chosen from the model and the device.

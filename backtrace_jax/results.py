@@ -140,7 +140,7 @@ def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: R
         types = {var.name: var.dtype for var in compiled.program.graph.inputs}
         example = {key: array[bad[0]][None].astype(types[key]) for key, array in feeds.items()}
         check_finite(compiled.program.graph, compiled.program.weights, example, name)
-    _check_mask(compiled, result)
+    _check_started(compiled, result)
     for key, array in result.relevance.items():
         if not _finite_rows(array).all():
             raise NumericsError(
@@ -148,10 +148,13 @@ def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: R
             )
 
 
-def _check_mask(compiled: Compiled, result: Result) -> None:
+def _check_started(compiled: Compiled, result: Result) -> None:
+    """Refuse masks without a unit, and rivals that turned out to be the predicted class."""
     started = result.start.reshape(len(result.start), -1).any(axis=1)
-    if compiled.request.task.name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION) and not started.all():
-        empty = np.flatnonzero(~started).tolist()
+    empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
+    if empty and compiled.request.contrasted:
+        raise SettingError(f"against= is the very class predicted in examples {empty}; pass target= as well")
+    if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):
         raise SettingError(
             f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
             "or of the target class; lower thresholding, choose another target, or leave those examples out"

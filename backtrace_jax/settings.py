@@ -42,8 +42,14 @@ class Settings:
             raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
         if self.chunk is not None:
             check_chunk(self.chunk)
-        if self.scaler is not None and not np.isfinite(self.scaler):
+        if self.scaler is not None and not _is_number(self.scaler):
             raise SettingError(f"scaler must be a finite number or None, found {self.scaler!r}")
+        if not _is_number(self.thresholding):
+            raise SettingError(f"thresholding must be a finite number, found {self.thresholding!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def as_names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -17,10 +17,26 @@ from .tasks import (
     REGRESSION,
     SPAN,
     TOKENS,
+    UNIT,
     UNSET,
     Question,
     Task,
 )
+
+_SIDE_BY_SIDE = (CLASSIFICATION, REGRESSION, UNIT)  # tasks that see all units of the output in one row
+_IN_SEQUENCE = (NEXT_TOKEN, TOKENS)
+
+
+def array_of(name: str, value: Any) -> np.ndarray:
+    """What the user passed as an array.
+
+    Raises:
+        SettingError: When it is none, as rows of different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"{name} is no array: {error}") from error
 
 
 def read_question(
@@ -33,56 +49,85 @@ def read_question(
         output: The output explained, one example (leading axis of size 1).
         task: The task.
         target: None, one class for all, an array with one per example, or a tuple indexing the output's axes.
-        against: None, one class for all, or one per example.
+        against: None, one class for all, one per example, or a tuple where the target takes one.
         position: None, one position for all, or one per example; negative ones count from the end.
 
     Raises:
-        SettingError: When something is out of range or of the wrong shape.
+        SettingError: When something is out of range, of the wrong shape, or means nothing for the task.
     """
-    shape = output.shape[1:] if output.shape[:1] == (1,) else output.shape
-    if isinstance(target, tuple):
-        targets = np.full(count, _flat_index(target, shape, output, task), np.int64)
-    else:
-        targets = _targets(target, count, shape, output, task)
-    rivals = _per_example("against", against, count, 0, _classes(task), output)
-    _check_rival(task, against)
+    _check_meaning(task, target, against, position)
+    if isinstance(target, tuple) and task.name in _IN_SEQUENCE:
+        position, target = _place(target, output, task, position)
+    targets = _indices("target", target, count, output, task)
+    rivals = _indices("against", against, count, output, task)
+    if np.any((targets == rivals) & (targets != UNSET)):
+        raise SettingError(f"against={against!r} is the target itself; name the class it is to be contrasted with")
     positions = _per_example("position", position, count, -task.positions, task.positions, output)
-    if position is not None and task.name not in (NEXT_TOKEN, TOKENS):
-        raise SettingError(f"position= says where in a sequence; task {task.name!r} has no positions to choose from")
     return Question(targets, rivals, positions, None)
 
 
-def _classes(task: Task) -> int:
-    """Classes of the answer; a single unit stands for two."""
-    return 2 if task.name == CLASSIFICATION and task.classes == 1 else task.classes
-
-
-def _targets(target: Any, count: int, shape: tuple[int, ...], output: Var, task: Task) -> np.ndarray:
-    several = len([size for size in shape if size > 1]) > 1
-    if task.name in (CLASSIFICATION, REGRESSION) and several and not (task.name == REGRESSION and target is None):
-        raise SettingError(
-            f"output {output.name!r} has shape {shape}, which has no single class: pass target=(index, ...) with "
-            f"{len(shape)} entries, start=, or a task such as 'next-token' or 'multi-class-segmentation'"
-        )
+def _check_meaning(task: Task, target: Any, against: Any, position: Any) -> None:
+    """Refuse what means nothing for the task."""
+    if target is not None and task.name == CUSTOM:
+        raise SettingError("start= is the start relevance itself; leave target= out")
     if target is not None and task.name == BINARY_SEGMENTATION:
         raise SettingError("task 'binary-segmentation' explains the whole mask; target= has no meaning there")
-    if target is not None and task.name == SPAN and task.positions == 2:
-        raise SettingError("task 'span-qa' on an output of starts and ends takes target=(start, end)")
-    return _per_example("target", target, count, 0, _classes(task), output)
-
-
-def _check_rival(task: Task, against: Any) -> None:
-    if against is not None and (task.classes == 1 or task.name in (REGRESSION, CUSTOM)):
+    if against is not None and (task.classes == 1 or task.name in (REGRESSION, CUSTOM) or _is_span(task)):
         raise SettingError(f"against= needs several classes to choose from; task {task.name!r} has none here")
+    if position is not None and task.name not in _IN_SEQUENCE:
+        raise SettingError(f"position= says where in a sequence; task {task.name!r} has no positions to choose from")
+
+
+def _is_span(task: Task) -> bool:
+    """Whether starts and ends are explained at once."""
+    return task.name == SPAN and task.positions == 2
+
+
+def _place(target: tuple, output: Var, task: Task, position: Any) -> tuple[int, int]:
+    """Position and class of a tuple that names both."""
+    if position is not None:
+        raise SettingError(f"target={target} names the position as well; leave position= out")
+    return divmod(_flat_index("target", target, _shape(output), output), task.classes)
+
+
+def _shape(output: Var) -> tuple[int, ...]:
+    """Shape without the batch axis."""
+    return output.shape[1:] if output.shape[:1] == (1,) else output.shape
+
+
+def _indices(name: str, value: Any, count: int, output: Var, task: Task) -> np.ndarray:
+    """A class per example; where a tuple names a unit, its flat index."""
+    shape = (task.classes, task.classes) if _is_span(task) else _shape(output)
+    if isinstance(value, tuple) and task.name in (*_SIDE_BY_SIDE, SPAN):
+        return np.full(count, _flat_index(name, value, shape, output), np.int64)
+    if isinstance(value, tuple):
+        raise SettingError(f"{name}={value}: task {task.name!r} takes a class, an integer or a list of one per example")
+    if _is_span(task) and value is not None:
+        raise SettingError("task 'span-qa' on an output of starts and ends takes target=(start, end)")
+    _check_one_axis(name, value, shape, output, task)
+    # a single unit stands for two classes
+    classes = 2 if task.name == CLASSIFICATION and task.classes == 1 else task.classes
+    return _per_example(name, value, count, 0, classes, output)
+
+
+def _check_one_axis(name: str, value: Any, shape: tuple[int, ...], output: Var, task: Task) -> None:
+    """Refuse an integer, or a choice left open, where units lie along several axes."""
+    several = len([size for size in shape if size > 1]) > 1
+    left_open = value is None and (name != "target" or task.name != CLASSIFICATION)
+    if several and task.name in _SIDE_BY_SIDE and not left_open:
+        raise SettingError(
+            f"output {output.name!r} has shape {list(shape)}, which has no single class: pass {name}=(index, ...) with "
+            f"{len(shape)} entries, start=, or a task such as 'next-token' or 'multi-class-segmentation'"
+        )
 
 
 def _per_example(name: str, value: Any, count: int, low: int, high: int, output: Var) -> np.ndarray:
     """One whole number per example, each at least `low` and below `high`."""
     if value is None:
         return np.full(count, UNSET, np.int64)
-    array = np.asarray(value)
+    array = array_of(name, value)
     if not np.issubdtype(array.dtype, np.integer) or array.shape not in ((), (count,)):
-        raise SettingError(f"{name} must be an integer or one integer per example ({count}), found {value!r}")
+        raise SettingError(f"{name} must be an integer or one integer per example ({count}), found {value!r:.80}")
     wrong = array[(array < low) | (array >= high)]
     if wrong.size:
         raise SettingError(
@@ -91,12 +136,14 @@ def _per_example(name: str, value: Any, count: int, low: int, high: int, output:
     return np.broadcast_to(array, (count,)).astype(np.int64)
 
 
-def _flat_index(index: tuple, shape: tuple[int, ...], output: Var, task: Task) -> int:
-    axes = (task.classes, task.classes) if task.name == SPAN and task.positions == 2 else shape
+def _flat_index(name: str, index: tuple, shape: tuple[int, ...], output: Var) -> int:
     try:
-        return int(np.ravel_multi_index(index, axes))
+        return int(np.ravel_multi_index(index, shape))
     except (ValueError, TypeError) as error:
-        raise SettingError(f"target {index} does not index output {output.name!r} of shape {axes}: {error}") from error
+        raise SettingError(
+            f"{name}={index} does not index output {output.name!r} of shape {list(shape)}: {error}; "
+            f"one {name} per example is a list, not a tuple"
+        ) from error
 
 
 def read_start(start: Any, count: int, output: Var, run: Callable[[], np.ndarray]) -> np.ndarray:
@@ -111,12 +158,17 @@ def read_start(start: Any, count: int, output: Var, run: Callable[[], np.ndarray
     Raises:
         SettingError: When it is not shaped like the output or not finite.
     """
-    whole = (count, *output.shape)
-    shape = (whole[0], *whole[2:]) if whole[1:2] == (1,) else whole
-    array = np.asarray(start(run()) if callable(start) else start)
-    if array.shape != shape or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+    array = array_of("start", start(run()) if callable(start) else start)
+    shape = (count, *_shape(output))
+    if array.shape != shape or array.dtype.kind not in "fiu" or not stays_finite(array, output.dtype):
         raise SettingError(
             f"start must be a finite array shaped like output {output.name!r}, {list(shape)}, "
             f"or a function that gives one; found {array.dtype} {list(array.shape)}"
         )
-    return array.reshape(whole).astype(output.dtype)
+    return array.reshape(count, *output.shape).astype(output.dtype)
+
+
+def stays_finite(array: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether all numbers are finite, and still are in this type."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(dtype)).all())

@@ -19,10 +19,13 @@ from jax import Array
 from .errors import SettingError
 from .explanation import ALL_UNITS
 from .ir import Graph, Var
+from .ops import MOVE, OPS
 
 AUTO, CLASSIFICATION, REGRESSION, CUSTOM = "auto", "classification", "regression", "custom"
 BINARY_SEGMENTATION, CLASS_SEGMENTATION = "binary-segmentation", "multi-class-segmentation"
 NEXT_TOKEN, TOKENS, SPAN = "next-token", "token-classification", "span-qa"
+UNIT = "unit"
+"""What "auto" means for a value inside the model: its most active unit, or the one asked for."""
 
 _FAMILY = {
     "binary-classification": CLASSIFICATION,
@@ -38,6 +41,9 @@ _FAMILY = {
     SPAN: SPAN,
 }
 TASKS = (AUTO, *_FAMILY)
+
+_PROBABILITIES = ("sigmoid", "hard_sigmoid", "softmax")
+_BINARY = (CLASSIFICATION, BINARY_SEGMENTATION)  # families in which a unit of its own answers yes or no
 
 UNSET = np.iinfo(np.int64).min
 """A target, rival or position that is left to the task."""
@@ -77,7 +83,7 @@ class Task:
     """How relevance starts at an output.
 
     Attributes:
-        name: One of the families above, or "custom".
+        name: One of the families above.
         begin: (output, question) -> start relevance and target.
         nonnegative: Whether the start relevance cannot be negative.
         classes: How many classes there are to choose from.
@@ -112,8 +118,8 @@ def canonical_task(task: str) -> str:
     Raises:
         SettingError: For a name that does not exist.
     """
-    name = task.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(task, str) else task
-    if name != AUTO and name not in _FAMILY:
+    name = task.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(task, str) else ""
+    if name not in TASKS:
         raise SettingError(f"task {task!r} does not exist; there are: {', '.join(TASKS)}")
     return _FAMILY.get(name, name)
 
@@ -131,7 +137,8 @@ def resolve_task(
 ) -> Task:
     """Settle how relevance starts at an output.
 
-    "auto" means classification, but regression for a single unit that is no probability.
+    "auto" means classification, but regression for a single unit that is no probability, and the most active unit of
+    a value inside the model.
 
     Args:
         task: A name of `TASKS`.
@@ -142,12 +149,14 @@ def resolve_task(
         custom: Whether the user passes the start relevance.
         contrasted: Whether the target is contrasted with another class.
         paired: Whether relevance for and against travels as a pair.
+
+    Raises:
+        SettingError: When the output has no shape for the task.
     """
-    maker = graph.producers().get(output.name)
-    probability = maker is not None and maker.op in ("sigmoid", "softmax")
-    name = CUSTOM if custom else _family(task, output, probability)
     if custom:
         return Task(CUSTOM, lambda value, asked: _custom(value, asked, paired), paired, _units(output), 1)
+    probability = _is_probability(graph, output)
+    name = _family(task, graph, output, probability)
     family = _FAMILIES[name]
     positions, classes = family.shape(output.shape)
     cut = thresholding if name == BINARY_SEGMENTATION else 0.5 if probability else 0.0
@@ -155,22 +164,40 @@ def resolve_task(
     def begin(value: Array, asked: Question) -> Start:
         matrix = _as_matrix(value, family, positions, classes)
         weights, target = family.weigh(matrix, asked, cut)
-        relevance = _relevance(matrix, weights, asked, scaler, probability=probability, paired=paired)
+        relevance, rival = _scaled(matrix, weights, scaler), _rival(matrix, weights, asked, scaler)
+        if paired:
+            others = _others(matrix, weights, scaler, probability=probability, binary=name in _BINARY)
+            relevance = jnp.stack([relevance, jnp.where(asked.against == UNSET, others, rival)])
+        else:
+            relevance = relevance - rival
         return Start(_as_output(relevance, value.shape, family), target)
 
     positive = scaler is not None and scaler >= 0
     return Task(name, begin, positive and (paired or not contrasted), classes, positions)
 
 
-def _family(task: str, output: Var, probability: bool) -> str:
+def _family(task: str, graph: Graph, output: Var, probability: bool) -> str:
     family = canonical_task(task)
-    if family == AUTO:
-        return REGRESSION if _units(output) == 1 and not probability else CLASSIFICATION
-    return family
+    if family != AUTO:
+        return family
+    if output not in graph.outputs:
+        return UNIT
+    return REGRESSION if _units(output) == 1 and not probability else CLASSIFICATION
 
 
 def _units(output: Var) -> int:
     return int(np.prod(output.shape))
+
+
+def _is_probability(graph: Graph, output: Var) -> bool:
+    """Whether an output holds results of a sigmoid or softmax, however moved."""
+    found: set[str] = set()
+    for eqn in graph.eqns:
+        carried = {var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i)}
+        moved = (OPS[eqn.op].kind == MOVE or eqn.op == "cast") and carried and carried <= found
+        if moved or eqn.op in _PROBABILITIES:
+            found.update(var.name for var in eqn.outvars)
+    return output.name in found
 
 
 # the output as a matrix, and back
@@ -194,7 +221,7 @@ def _one_class(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _classes_last(shape: tuple[int, ...]) -> tuple[int, int]:
-    return int(np.prod(shape[:-1])), shape[-1]
+    return int(np.prod(shape[:-1])), shape[-1] if shape else 1
 
 
 def _classes_second(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -205,6 +232,10 @@ def _classes_second(shape: tuple[int, ...]) -> tuple[int, int]:
 def _spans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows are start and end, classes the places in the text; one row where the model has an output for each."""
     rows = 2 if len(shape) == 3 and shape[-1] == 2 else 1
+    if len(shape) != (3 if rows == 2 else 2):
+        raise SettingError(
+            f"task 'span-qa' takes an output [batch, length] or [batch, length, 2]; one example of it is {list(shape)}"
+        )
     return rows, int(np.prod(shape)) // rows
 
 
@@ -224,8 +255,7 @@ def _classification(matrix: Array, asked: Question, threshold: float) -> tuple[A
     if matrix.size == 1:
         predicted = (matrix[0, 0] >= threshold).astype(jnp.int64)
         return jnp.ones_like(matrix), _chosen(asked.target, predicted)
-    target = _chosen(asked.target, jnp.argmax(matrix[0]))
-    return _one_hot(target, matrix.shape[1], matrix.dtype)[None], target
+    return _unit(matrix, asked, threshold)
 
 
 def _regression(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
@@ -233,6 +263,12 @@ def _regression(matrix: Array, asked: Question, threshold: float) -> tuple[Array
     count, every = matrix.shape[1], asked.target == UNSET
     weights = jnp.where(every, 1 / count, _one_hot(asked.target, count, matrix.dtype))
     return weights.astype(matrix.dtype)[None], jnp.where(every, ALL_UNITS, asked.target)
+
+
+def _unit(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
+    """All of it at the unit asked for, by default the most active one."""
+    target = _chosen(asked.target, jnp.argmax(matrix[0]))
+    return _one_hot(target, matrix.shape[1], matrix.dtype)[None], target
 
 
 def _binary_segmentation(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
@@ -287,6 +323,7 @@ def _span(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Arra
 _FAMILIES = {
     CLASSIFICATION: _Family(_one_row, _classification),
     REGRESSION: _Family(_one_row, _regression),
+    UNIT: _Family(_one_row, _unit),
     BINARY_SEGMENTATION: _Family(_one_class, _binary_segmentation),
     CLASS_SEGMENTATION: _Family(_classes_second, _class_segmentation, classes_first=True),
     NEXT_TOKEN: _Family(_classes_last, _next_token),
@@ -305,16 +342,10 @@ def _custom(value: Array, asked: Question, paired: bool) -> Start:
     return Start(relevance, asked.target)
 
 
-def _relevance(
-    matrix: Array, weights: Array, asked: Question, scaler: float | None, *, probability: bool, paired: bool
-) -> Array:
-    speaking = _scaled(matrix, weights, scaler)
-    rival = jnp.where(asked.against == UNSET, 0, _moved(weights, asked.against))
-    against = _scaled(matrix, rival, scaler)
-    if not paired:
-        return speaking - against
-    others = _others(matrix, weights, scaler, probability=probability)
-    return jnp.stack([speaking, jnp.where(asked.against == UNSET, others, against)])
+def _rival(matrix: Array, weights: Array, asked: Question, scaler: float | None) -> Array:
+    """Relevance of the class that the target is contrasted with, at the same positions; nothing where there is none."""
+    moved = jnp.sum(weights, axis=1, keepdims=True) * _one_hot(asked.against, weights.shape[1], weights.dtype)[None]
+    return _scaled(matrix, jnp.where(asked.against == UNSET, 0, moved), scaler)
 
 
 def _scaled(matrix: Array, weights: Array, scaler: float | None) -> Array:
@@ -322,20 +353,22 @@ def _scaled(matrix: Array, weights: Array, scaler: float | None) -> Array:
     return jnp.where(weights > 0, matrix, 0) if scaler is None else scaler * weights
 
 
-def _moved(weights: Array, against: Array) -> Array:
-    """The same weights at another class."""
-    return jnp.sum(weights, axis=1, keepdims=True) * _one_hot(against, weights.shape[1], weights.dtype)[None]
+def _others(matrix: Array, weights: Array, scaler: float | None, *, probability: bool, binary: bool) -> Array:
+    """What speaks against at the same positions: the other classes, none negative, rescaled to the scaler.
 
-
-def _others(matrix: Array, weights: Array, scaler: float | None, *, probability: bool) -> Array:
-    """What speaks against: the other classes at the same positions, none negative, rescaled to the scaler.
-
-    One unit that is a probability has its complement for the other class, as it is.
+    One unit that answers yes or no has the probability of the other answer instead, as it is.
     """
     if matrix.shape[1] == 1:
-        complement = 1 - matrix if probability else jnp.zeros_like(matrix)
-        return complement * weights * (weights.size if scaler is None else scaler)
-    sizes = matrix if probability else jax.nn.softmax(matrix, axis=1)
-    rivals = jnp.where((weights == 0) & jnp.any(weights > 0, axis=1, keepdims=True), sizes, 0)
-    total = jnp.sum(rivals)
-    return rivals if scaler is None else rivals * (scaler / jnp.where(total == 0, 1, total))
+        complement = 1 - matrix if probability else jax.nn.sigmoid(-matrix) if binary else jnp.zeros_like(matrix)
+        return complement * (jnp.sign(weights) if scaler is None else scaler * weights)
+    rivals = (weights == 0) & jnp.any(weights > 0, axis=1, keepdims=True)
+    sizes = jnp.where(rivals, matrix if probability else _softmax(matrix, rivals, rescaled=scaler is not None), 0)
+    total = jnp.sum(sizes)
+    return sizes if scaler is None else sizes * (scaler / jnp.where(total == 0, 1, total))
+
+
+def _softmax(matrix: Array, chosen: Array, *, rescaled: bool) -> Array:
+    """Softmax over classes; rescaled, the largest of the chosen entries is 1, so that they never vanish together."""
+    logarithms = jax.nn.log_softmax(matrix, axis=1)
+    largest = jnp.max(logarithms, where=chosen, initial=jnp.finfo(matrix.dtype).min)
+    return jnp.exp(logarithms - largest if rescaled else logarithms)

@@ -64,13 +64,23 @@ Forward = Callable[[Weights, Any], tuple[Array, ...]]
 
 @dataclass(frozen=True)
 class Request:
-    """What is compiled: a plan, how relevance starts, and the names of the values whose relevance is kept."""
+    """What is compiled: a plan, how relevance starts, and the names of the values whose relevance is kept.
+
+    Attributes:
+        plan: The walk.
+        mode: Its rules.
+        task: How relevance starts.
+        layers: Name of the value for each name the user asked for.
+        precision: Of contractions.
+        contrasted: Whether the target is contrasted with another class.
+    """
 
     plan: Plan
     mode: Mode
     task: Task
     layers: Mapping[str, str]
     precision: str
+    contrasted: bool = False
 
     @property
     def reached(self) -> frozenset[str]:

@@ -101,11 +101,12 @@ class Job:
         return self.forward(self.reference_ends)
 
     def completeness(self, attributions: Mapping[str, Array]) -> Array:
-        """|Σ attribution - change| / |change| of the answer against the reference."""
-        change = self.answer(self.values) - self.answer(self.reference_values)
-        found = sum((jnp.sum(each) for each in attributions.values()), jnp.zeros((), change.dtype))
-        gap = jnp.abs(found - change)
-        return jnp.where(gap == 0, 0, gap / jnp.abs(change))
+        """|Σ attribution - change| / |change| of the answer against the reference; 0 within the answers' rounding."""
+        here, there = self.answer(self.values), self.answer(self.reference_values)
+        found = sum((jnp.sum(each) for each in attributions.values()), jnp.zeros((), here.dtype))
+        gap = jnp.abs(found - (here - there))
+        rounding = 8 * jnp.finfo(here.dtype).eps * (jnp.abs(here) + jnp.abs(there))
+        return jnp.where(gap <= rounding, 0, gap / jnp.abs(here - there))
 
     def per_token(self, attributions: Mapping[str, Array]) -> dict[str, Array]:
         """Attributions of ends, with those of looked-up rows added up under the integers that look them up."""

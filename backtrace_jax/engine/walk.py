@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..errors import SettingError
 from ..ops import OPS
 from ..rules import BIAS, CONSTANT, DEAD, STABILISER, Shares, Site
 from .plan import Plan, Step
@@ -104,6 +105,7 @@ class _Tour:
         R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
         apply = partial(step.rule.apply, site)
         shares, kept = apply(R) if step.rule.paired or not self.paired else jax.vmap(apply)(R)
+        _check_shares(step, shares, self.paired)
         return shares, {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}, []
 
     def _over_time(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
@@ -120,7 +122,8 @@ class _Tour:
 
     def _cut(self, name: str, sure: bool) -> Array:
         """Apply a mask, and give the totals of what it cuts off."""
-        whole, mask = self.relevance[name], self.masks[name].astype(self.relevance[name].dtype)
+        whole = self.relevance[name]
+        mask = jnp.broadcast_to(self.masks[name].astype(whole.dtype), whole.shape)  # in pairs, for both channels
         self.relevance[name] = whole * mask
         return self._totals(whole * (1 - mask), sure)
 
@@ -136,6 +139,18 @@ class _Tour:
 
     def _sum(self, entries: list[Array]) -> Array:
         return sum(entries, jnp.zeros(self.row_shape[1:], jnp.float64))
+
+
+def _check_shares(step: Step, shares: Shares, paired: bool) -> None:
+    """Refuse what a rule of the user's own leaves out or misshapes, before it is lost without a trace."""
+    for i, (var, takes) in enumerate(zip(step.eqn.invars, step.taking, strict=True)):
+        shape = (2, *var.shape) if paired else var.shape
+        if takes and (i not in shares or shares[i].shape != shape):
+            found = f"an array of shape {list(shares[i].shape)}" if i in shares else "nothing"
+            raise SettingError(
+                f"rule {step.rule_name!r} should give operand {i} of {step.eqn.op!r} a share of shape {list(shape)}, "
+                f"found {found}, in: {step.eqn}"
+            )
 
 
 def site_of(step: Step, values: Values, reference: Values | None = None) -> Site:

@@ -1,16 +1,22 @@
-"""Composites: ordered lists of (selector, rule); the first selector that matches an equation gives its rule.
+'''Composites: ordered lists of (selector, rule); the first selector that matches an equation gives its rule.
 
 A rule is a pure function and its settings; a selector says where it applies. A user's own mode is made of the same
 parts as the library's:
 
-    def winner_takes_all(site, R):
-        '''Everything goes to the largest contribution of a sum.'''
-        ...
-        return {0: share, 1: share}, {}
+    def largest_takes_all(site, R):
+        """Of what a sum adds up, the largest operand takes everything; equal ones share."""
+        sizes = jnp.stack([jnp.abs(jnp.broadcast_to(x, R.shape)) for x in site.operands])
+        won = sizes == jnp.max(sizes, axis=0, keepdims=True)
+        each = R / jnp.sum(won, axis=0, dtype=R.dtype)
+        return {i: fit(jnp.where(won[i], each, 0), x) for i, x in enumerate(site.operands)}, {}
 
-    mine = composite("mine", [(Selector(kind="sum"), Rule("winner", winner_takes_all))], base="lrp-epsilon")
+
+    mine = composite("mine", [(Selector(kind="sum"), Rule("largest", largest_takes_all))], base="lrp-epsilon")
     explain(model, inputs, mode=mine)
-"""
+
+It returns a share in each operand's shape (`rules.site.fit` adds up what was broadcast), and what it kept back, by
+column of the ledger.
+'''
 
 from __future__ import annotations
 

@@ -47,24 +47,30 @@ def walk_back(
     output: int = 0,
     wrt: Collection[str] | None = None,
     mode: str | Mode = "default",
+    reference: Mapping[str, np.ndarray] | None = None,
 ) -> Walked:
-    """Walk relevance from an output to the inputs; graphs that print alike are compiled once."""
+    """Walk relevance from an output to the inputs; graphs that print alike are compiled once.
+
+    `reference` is the input that modes such as DeepLIFT compare with.
+    """
     graph = check(program.graph)
     key = (str(graph), output, str(wrt), mode)
+    compared = None if reference is None else dict(reference)
     with exact_types():
         if key not in _COMPILED:
             plan = plan_walk(graph, find_mode(mode), graph.outputs[output], wrt)
-            _COMPILED[key] = plan, _compile(plan, program.weights, inputs, start)
+            _COMPILED[key] = plan, _compile(plan, dict(program.weights), dict(inputs), start, compared)
         plan, function = _COMPILED[key]
-        return Walked(plan, *jax.tree.map(np.asarray, function(dict(program.weights), dict(inputs), start)))
+        return Walked(plan, *jax.tree.map(np.asarray, function(dict(program.weights), dict(inputs), start, compared)))
 
 
-def _compile(plan: Plan, weights: Mapping[str, Any], inputs: Mapping[str, Any], start: np.ndarray) -> Any:
-    def run(weights: Any, inputs: Any, start: Any) -> Any:
+def _compile(plan: Plan, *arguments: Any) -> Any:
+    def run(weights: Any, inputs: Any, start: Any, reference: Any) -> Any:
         values = forward(plan.graph, weights, inputs)
-        return values, *walk(plan, values, {plan.output.name: start})
+        before = None if reference is None else forward(plan.graph, weights, reference)
+        return values, *walk(plan, values, {plan.output.name: start}, reference=before)
 
-    return jax.jit(run).lower(dict(weights), dict(inputs), start).compile(compiler_options=CHEAP)
+    return jax.jit(run).lower(*arguments).compile(compiler_options=CHEAP)
 
 
 def assert_books_close(books: Books, tolerance: float = 1e-12) -> None:

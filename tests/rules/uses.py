@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from backtrace_jax.engine.plan import Plan, plan_walk
 from backtrace_jax.ops import LINEAR, OPS, POINTWISE, PRODUCT, QUOTIENT
-from backtrace_jax.rules import find_mode
+from backtrace_jax.rules import MODES, Mode, find_mode, mode
 from tests.ops.specimens import SPECIMENS, Specimen, of_kind
 from tests.rules.cases import entries, nonzero
 from tests.rules.running import DOUBLE, Walked, walk_back
@@ -24,15 +24,21 @@ class Use:
     wrt: tuple[str, ...]
     activation: str | None = None
 
-    def walk(self, inputs: Mapping[str, np.ndarray], R: np.ndarray) -> Walked:
+    def walk(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        R: np.ndarray,
+        mode: str | Mode = "default",
+        reference: Mapping[str, np.ndarray] | None = None,
+    ) -> Walked:
         """Relevance of the inputs, in the float type of R."""
         program = self.specimen.program(R.dtype, activation=self.activation)
-        return walk_back(program, inputs, R, wrt=self.wrt)
+        return walk_back(program, inputs, R, wrt=self.wrt, mode=mode, reference=reference)
 
-    def plan(self) -> Plan:
+    def plan(self, mode: str | Mode = "default") -> Plan:
         """The walk, planned but not run."""
         graph = self.specimen.program(DOUBLE, activation=self.activation).graph
-        return plan_walk(graph, find_mode("default"), graph.outputs[0], self.wrt)
+        return plan_walk(graph, find_mode(mode), graph.outputs[0], self.wrt)
 
     def draw(self, generator: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Inputs with zeros among them, save in denominators, and relevance of both signs."""
@@ -60,3 +66,19 @@ def uses_of(name: str) -> list[Use]:
 _ALIKE = {*of_kind(POINTWISE)} - {"relu", "prelu"}
 USES = [use for name in SPECIMENS if name not in _ALIKE for use in uses_of(name)]
 """Without most of the pointwise operations, which all have one and the same rule."""
+
+
+def conserving_modes() -> list[Mode]:
+    """Every mode of the catalogue that keeps books; input bounds are narrower than the inputs drawn."""
+    made = [mode(name, **({"low": -0.5, "high": 0.5} if "low" in MODES[name].defaults else {})) for name in MODES]
+    return [each for each in made if each.conserving]
+
+
+def told_apart(uses: Sequence[Use], modes: Sequence[Mode]) -> list[tuple[Use, Mode]]:
+    """Each use with one mode for every way in which these modes treat it."""
+    found = {
+        (str(use), mode.paired, *(step.rule for step in use.plan(mode).steps)): (use, mode)
+        for use in uses
+        for mode in reversed(modes)
+    }
+    return list(found.values())

@@ -1,0 +1,240 @@
+"""AttnLRP's softmax, CP-LRP's attention weights, and gates whose signal takes all (RULES 4 and 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backtrace_jax.ir import Builder, Program
+from backtrace_jax.ops import LINEAR, PRODUCT, SUM
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER, Rule, Selector, composite, lrp, mode, modes
+from tests.rules.cases import entries
+from tests.rules.lrp_oracles import Map, gamma, of_product, of_sum, signed
+from tests.rules.lrp_oracles import lrp as lrp_rule
+from tests.rules.oracles import default_rule, matrix
+from tests.rules.running import DOUBLE, assert_books_close, close, walk_back, walk_op
+
+
+def softmax(S: np.ndarray, axis: int) -> np.ndarray:
+    powers = np.exp(S - S.max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+def softmax_rule(S: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Taylor expansion of every A_j at S, unit by unit: shares of its terms and of the constant (arXiv 2402.05602)."""
+    A = softmax(S, 0)
+    share, constant = np.zeros(len(S)), np.zeros(len(S))
+    for j in range(len(S)):
+        slopes = np.array([A[j] * ((i == j) - A[i]) for i in range(len(S))])
+        share += slopes * S * R[j] / A[j]
+        constant[j] = (A[j] - (slopes * S).sum()) * R[j] / A[j]
+    return share, constant
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_softmax(axis):
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        S, R = generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
+        walked = walk_op("softmax", [S], R, mode="attnlrp", axis=axis)
+        lines = zip(np.moveaxis(S, axis, -1), np.moveaxis(R, axis, -1), strict=True)
+        shares, constants = (np.array(each) for each in zip(*(softmax_rule(*line) for line in lines), strict=True))
+        close(walked.relevance["x0"], np.moveaxis(shares, -1, axis))
+        np.testing.assert_allclose(walked.kept(BIAS), [constants.sum(), np.abs(constants).sum()], rtol=1e-12)
+        assert_books_close(walked.books)
+        published = S * (R - walked.result * R.sum(axis, keepdims=True))
+        close(walked.relevance["x0"], published)
+
+
+def test_softmax_behind_a_mask():
+    """What a mask has pushed to zero takes nothing, and changes nothing for the others."""
+    S, R = np.array([[0.5, -np.inf, 1.0, -1e9]]), np.array([[0.3, 0.0, -0.2, 0.0]])
+    walked = walk_op("softmax", [S], R, mode="attnlrp", axis=1)
+    share, constant = softmax_rule(S[0, [0, 2]], R[0, [0, 2]])
+    close(walked.relevance["x0"], np.array([[share[0], 0, share[1], 0]]))
+    np.testing.assert_allclose(walked.kept(BIAS)[0], constant.sum(), rtol=1e-12)
+    assert_books_close(walked.books)
+
+
+def attention(constant: str = "") -> Program:
+    """softmax(q kᵀ + mask) v; `constant` names one of the three that is not an input."""
+    builder, generator = Builder(), np.random.default_rng(9)
+    q, k, v = (
+        generator.normal(size=(4, 3)) if name == constant else builder.input(name, (4, 3), DOUBLE) for name in "qkv"
+    )
+    scores = builder.emit("matmul", q, builder.emit("transpose", k, perm=(1, 0)))
+    mask = np.where(np.arange(4) == 2, -np.inf, 0.0)[None]
+    weights = builder.emit("softmax", builder.emit("add", scores, mask), axis=1)
+    builder.rename(weights, "weights")
+    return builder.finish({"y": builder.emit("matmul", weights, v)})
+
+
+def draw_attention(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {name: generator.normal(size=(4, 3)) for name in "qkv"}, generator.normal(size=(4, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_attnlrp_through_attention(seed):
+    """Half to either factor by epsilon, Taylor's rule through the softmax, epsilon again, the mask left out."""
+    inputs, R = draw_attention(seed)
+    walked = walk_back(attention(), inputs, R, mode="attnlrp")
+    q, k, v = inputs.values()
+    seen = [0, 1, 3]
+    scores = q @ k[seen].T
+    A = softmax(scores, 1)
+    (to_weights, to_values), _ = of_product(lambda linear: lrp_rule(signed, linear, R / 2), np.matmul, A, v[seen])
+    to_scores = np.array([softmax_rule(*row)[0] for row in zip(scores, to_weights, strict=True)])
+    # the mask is a sum of the scores and 0, which costs the epsilon once more
+    to_scores *= scores / (scores + 1e-6 * np.sign(scores))
+    (to_q, to_k), _ = of_product(lambda linear: lrp_rule(signed, linear, to_scores / 2), np.matmul, q, k[seen].T)
+    close(walked.relevance["q"], to_q)
+    close(walked.relevance["k"][seen], to_k.T)
+    close(walked.relevance["v"][seen], to_values)
+    assert not walked.relevance["k"][2].any()
+    assert not walked.relevance["v"][2].any()
+    assert walked.kept(CONSTANT).tolist() == [0, 0]
+    assert_books_close(walked.books)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cp_lrp_lets_nothing_through_attention_weights(seed):
+    inputs, R = draw_attention(seed)
+    walked = walk_back(attention(), inputs, R, mode="cp-lrp")
+    assert [var.name for var in walked.plan.inputs] == ["v"]
+    assert [step.eqn.op for step in walked.plan.steps] == ["matmul"]
+    assert not {"weights", "q", "k"} & set(walked.relevance)
+    A = walked.values["weights"]
+    linear = Map(matrix(lambda v: A @ v, (4, 3)), np.ones((12, 12), bool), inputs["v"])
+    kept = lrp_rule(signed, linear, R)
+    close(walked.relevance["v"], kept.share)
+    assert_books_close(walked.books)
+
+
+def test_attention_over_known_values_still_explains_the_scores_in_attnlrp():
+    """Of a product with one bearing factor the other is a weight, whatever it stands for (RULES 4)."""
+    inputs, R = draw_attention(0)
+    del inputs["v"]
+    walked = walk_back(attention("v"), inputs, R, mode="attnlrp")
+    assert walked.plan.steps[0].kind == LINEAR
+    assert np.abs(walked.relevance["q"]).sum() > 0.01
+    assert_books_close(walked.books)
+
+
+def test_cp_lrp_gives_known_values_what_would_go_through_the_attention_weights():
+    """Where the values bear no relevance there is nobody to take it, and still the weights take none."""
+    inputs, R = draw_attention(0)
+    builder, v = Builder(), np.random.default_rng(9).normal(size=(4, 3))
+    x, q = builder.input("x", (4, 3), DOUBLE), builder.input("q", (4, 3), DOUBLE)
+    scores = builder.emit("matmul", q, builder.emit("transpose", x, perm=(1, 0)))
+    crossed = builder.emit("matmul", builder.emit("softmax", scores, axis=1), v)
+    program = builder.finish({"y": builder.emit("add", crossed, x)})
+    walked = walk_back(program, {"x": inputs["k"], "q": inputs["q"]}, R, mode="cp-lrp")
+    assert [var.name for var in walked.plan.inputs] == ["x"]
+    (to_crossed, to_x), _ = of_sum(
+        lambda linear: lrp_rule(signed, linear, R), [walked.result - inputs["k"], inputs["k"]], (1, 1)
+    )
+    close(walked.relevance["x"], to_x)
+    np.testing.assert_allclose(walked.kept(CONSTANT), [to_crossed.sum(), np.abs(to_crossed).sum()], rtol=1e-12)
+    assert_books_close(walked.books)
+
+
+# layer normalisation as AttnLRP has it
+
+
+@pytest.mark.parametrize("affine", [0, 1, 2])
+@pytest.mark.parametrize("name", ["attnlrp", "cp-lrp"])
+def test_centred_norm(affine, name):
+    """At a fixed deviation it is a linear map of the operand: centring, scaling, shifting; shared by epsilon."""
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        x, R = 2 + generator.normal(size=(2, 4)), generator.normal(size=(2, 4))
+        scale, shift = generator.normal(size=4), generator.normal(size=4)
+        walked = walk_op(
+            "layer_norm",
+            [x, scale, shift][: 1 + affine],
+            R,
+            constant=(1, 2)[:affine],
+            mode=mode(name, norm="centred", epsilon=0.01),
+            axes=(1,),
+            epsilon=1e-5,
+        )
+        deviation = np.sqrt(x.var(1, keepdims=True) + 1e-5)
+        gain = (scale if affine else 1) / deviation
+        K = matrix(lambda x, gain=gain: (x - x.mean(1, keepdims=True)) * gain, (2, 4))
+        linear = Map(K, np.ones((8, 8), bool), x, shift if affine > 1 else None)
+        expected = lrp_rule(signed, linear, R, 0.01)
+        close(walked.relevance["x0"], expected.share, 1e-10)
+        for cause, kept in ((BIAS, expected.bias), (STABILISER, expected.stabiliser), (DEAD, expected.dead)):
+            np.testing.assert_allclose(walked.kept(cause), [kept.sum(), np.abs(kept).sum()], rtol=1e-10, atol=1e-12)
+        assert_books_close(walked.books)
+
+
+# gates
+
+
+def gated(function: str, *, turned: bool = False, first: bool = True) -> Program:
+    """x · gate(g), or x · (1 - gate(g)); the gate first or last."""
+    builder = Builder()
+    x, g = builder.input("x", (3, 4), DOUBLE), builder.input("g", (3, 4), DOUBLE)
+    settings = {"softmax": {"axis": 1}, "hard_sigmoid": {"alpha": 0.2, "beta": 0.5}}.get(function, {})
+    gate = builder.emit(function, g, **settings)
+    gate = builder.emit("sub", np.ones(()), gate) if turned else gate
+    builder.rename(gate, "gate")
+    return builder.finish({"y": builder.emit("mul", *((gate, x) if first else (x, gate)))})
+
+
+EPSILON = Rule("epsilon", lrp.epsilon)
+GAMMA = Rule("gamma", lrp.gamma, (("gamma", 0.5),))
+PROPORTIONAL = next(rule for selector, rule in mode("default").rules if selector == Selector(kind=SUM))
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "hard_sigmoid", "softmax"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_the_signal_takes_all(function, turned, first):
+    chosen = composite("signal", [(Selector(kind=PRODUCT, gate="*"), modes.signal_takes_all(EPSILON))])
+    generator = np.random.default_rng(0)
+    x, g, R = entries(generator, (3, 4)), generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
+    walked = walk_back(gated(function, turned=turned, first=first), {"x": x, "g": g}, R, mode=chosen)
+    y = x * walked.values["gate"]
+    close(walked.relevance["x"], R * y / (y + np.where(y < 0, -1e-6, 1e-6)))
+    assert [var.name for var in walked.plan.inputs] == ["x"]
+    assert_books_close(walked.books)
+
+
+@pytest.mark.parametrize(("rule", "definition"), [(EPSILON, signed), (GAMMA, lambda unit: gamma(unit, 0.5))])
+def test_the_signal_takes_all_by_the_rule_given(rule, definition):
+    """In a matrix product the gate's entries are the weights of the linear map."""
+    chosen = composite("signal", [(Selector(gate="softmax"), modes.signal_takes_all(rule))])
+    inputs, R = draw_attention(0)
+    walked = walk_back(attention(), inputs, R, mode=chosen)
+    A = walked.values["weights"]
+    linear = Map(matrix(lambda v: A @ v, (4, 3)), np.ones((12, 12), bool), inputs["v"])
+    close(walked.relevance["v"], lrp_rule(definition, linear, R).share)
+
+
+def test_the_signal_takes_all_in_proportion():
+    chosen = composite("signal", [(Selector(gate="softmax"), modes.signal_takes_all(PROPORTIONAL))])
+    inputs, R = draw_attention(0)
+    walked = walk_back(attention(), inputs, R, mode=chosen)
+    A = walked.values["weights"]
+    close(walked.relevance["v"], default_rule(matrix(lambda v: A @ v, (4, 3)), inputs["v"], None, R).share)
+    assert_books_close(walked.books)
+
+
+def test_a_closed_gate_is_dead():
+    chosen = composite("signal", [(Selector(gate="*"), modes.signal_takes_all(PROPORTIONAL))])
+    x, g = np.ones((3, 4)), np.full((3, 4), -9.0)
+    walked = walk_back(gated("hard_sigmoid"), {"x": x, "g": g}, np.ones((3, 4)), mode=chosen)
+    assert walked.kept(DEAD).tolist() == [12, 12]
+    assert not walked.relevance["x"].any()
+
+
+@pytest.mark.parametrize("name", ["default", "lrp-epsilon", "attnlrp", "lrp-gamma"])
+def test_outside_recurrent_cells_gates_share_in_halves(name):
+    generator = np.random.default_rng(0)
+    x, g, R = generator.uniform(0.5, 2, (3, 4)), generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
+    walked = walk_back(gated("sigmoid"), {"x": x, "g": g}, R, mode=name)
+    for key in "xg":
+        close(walked.relevance[key], R / 2, 1e-4)
