@@ -178,7 +178,7 @@ class _Planning:
             return Step(eqn, CONTROL, None, bears, body=self._body(eqn))
         kind, gate = kind_of(eqn, bears), gate_position(eqn, self.gates)
         gating = self.gates[eqn.invars[gate].name] if gate is not None else ""
-        last = last and self._is_weighted(eqn, bears)
+        last = last and not self.recurrent and self._is_weighted(eqn, bears)
         node = Node(eqn, kind, gating, self.recurrent, first=name in self.first, last=last)
         rule = self.mode.rule(node)
         if rule is None:

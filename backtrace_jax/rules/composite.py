@@ -27,8 +27,10 @@ from typing import Any, TypeAlias
 
 from jax import Array
 
+from ..errors import SettingError
 from ..ir import Eqn
-from .site import Kept, Shares, Site
+from ..ops import CONTROL, KINDS, NONE, OPS
+from .site import EMBEDDING, Kept, Shares, Site
 
 RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]
 Takers: TypeAlias = Callable[[tuple[bool, ...], int | None], tuple[bool, ...]]
@@ -122,6 +124,24 @@ class Selector:
     position: str | None = None
     gate: str | None = None
     recurrent: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could never match.
+
+        Raises:
+            SettingError: Naming what there is.
+        """
+        ops = (self.op,) if isinstance(self.op, str) else self.op or ()
+        kinds = tuple(kind for kind in (*KINDS, EMBEDDING) if kind not in (NONE, CONTROL))
+        choices = [
+            ("kind", (self.kind,), kinds),
+            ("op", ops, tuple(OPS)),
+            ("position", (self.position,), (FIRST, LAST)),
+        ]
+        for name, given, known in choices:
+            unknown = [value for value in given if value is not None and value not in known]
+            if unknown:
+                raise SettingError(f"a selector's {name} {unknown[0]!r} does not exist; there are: {', '.join(known)}")
 
     def __str__(self) -> str:
         given = ((each.name, getattr(self, each.name)) for each in fields(self))

@@ -26,10 +26,7 @@ def count(name: str, value: Any, at_least: int = 1) -> int:
 
 def bounds(low: Any, high: Any) -> dict[str, Any]:
     """Two finite bounds, each a number or an array as nested tuples, the first nowhere above the second."""
-    arrays = {"low": np.asarray(low), "high": np.asarray(high)}
-    for name, array in arrays.items():
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise SettingError(f"{name} must be finite numbers, found {array!r}")
+    arrays = {name: _finite(name, value) for name, value in (("low", low), ("high", high))}
     try:
         crossed = np.any(arrays["low"] > arrays["high"])
     except ValueError:
@@ -37,6 +34,16 @@ def bounds(low: Any, high: Any) -> dict[str, Any]:
     if crossed:
         raise SettingError(f"low must not be above high, found {low!r} and {high!r}")
     return {name: hashable(array) for name, array in arrays.items()}
+
+
+def _finite(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise SettingError(f"{name} is no array: {error}") from error
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise SettingError(f"{name} must be finite numbers, found {value!r:.80}")
+    return array
 
 
 def hashable(value: Any) -> Any:

@@ -337,6 +337,7 @@ def hand(x, b, R, chosen):
         ("lrp-gamma", {"gamma": 1.0, "epsilon": 0.0}, [3, -1], None, [6 / 5, -1 / 5]),
         ("lrp-gamma", {"gamma": 1.0, "epsilon": 0.0}, [-3, 1], None, [6 / 5, -1 / 5]),
         ("lrp-gamma", {"gamma": 1.0, "epsilon": 0.0}, [3, -1], -4, [-3 / 7, 2 / 7]),
+        ("lrp-gamma", {"gamma": 1.0, "epsilon": 0.0}, [1, -1], None, [2, -1]),
         ("lrp-alpha2-beta1", {"epsilon": 0.0}, [3, -1], None, [2, -1]),
         ("lrp-alpha2-beta1", {"epsilon": 0.0}, [3, 1], None, [1.5, 0.5]),
         ("lrp-zplus", {"epsilon": 0.0}, [3, -1], None, [1, 0]),
