@@ -49,11 +49,15 @@ def deconvnet(site: Site, R: Array) -> tuple[Shares, Kept]:
 def rescale(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Δy/Δx of a pointwise function against its reference, the derivative where Δx is 0 (Shrikumar et al. 2017)."""
     assert site.reference is not None
-    change = site.operands[0] - site.reference.operands[0]
-    tiny = jnp.abs(change) < np.sqrt(jnp.finfo(change.dtype).eps) * (1 + jnp.abs(site.operands[0]))
+    position = site.bearer
+    x, before = site.operands[position], site.reference.operands[position]
+    if x.shape != R.shape:  # a broadcast denominator answers to several entries of the result
+        return mean_derivative(site, R)
+    change = x - before
+    tiny = jnp.abs(change) < np.sqrt(jnp.finfo(change.dtype).eps) * (1 + jnp.abs(x))
     slope = (site.result - site.reference.result) / jnp.where(tiny, 1, change)
     local, _ = derivative(site, R)
-    return {0: jnp.where(tiny, local[0], slope * R)}, {}
+    return {position: jnp.where(tiny, local[position], slope * R)}, {}
 
 
 def mean_derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -71,7 +75,23 @@ def mean_derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
         between = tuple(_between(low, high, node) for low, high in pairs)
         return local(replace(site, operands=between), R)[0]
 
-    return average(at, R.dtype, 1 if site.kind in _EXACT_AT_MIDPOINT else _NODES), {}
+    if site.kind in _EXACT_AT_MIDPOINT:
+        return average(at, R.dtype, 1), {}
+    return _adding_up(site, R, average(at, R.dtype, _NODES)), {}
+
+
+def _adding_up(site: Site, R: Array, multipliers: Shares) -> Shares:
+    """Multipliers whose contributions add up to the change: what quadrature misses is shared by magnitude."""
+    assert site.reference is not None
+    parts = {i: m * _change(site.reference.operands[i], site.operands[i]) for i, m in multipliers.items()}
+    found, size = (sum((jnp.sum(f(part)) for part in parts.values()), jnp.zeros((), R.dtype)) for f in (_same, jnp.abs))
+    missing = jnp.sum(R * (site.result - site.reference.result)) - found
+    lift = missing / jnp.where(size == 0, 1, size)
+    return {i: m * (1 + lift * jnp.sign(parts[i])) for i, m in multipliers.items()}
+
+
+def _same(x: Array) -> Array:
+    return x
 
 
 _EXACT_AT_MIDPOINT = (LINEAR, SUM, PRODUCT, MOVE)  # their derivative is constant or linear along the line
@@ -105,4 +125,9 @@ def _gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _between(low: Array, high: Array, at: Array) -> Array:
-    return low + at.astype(high.dtype) * (high - low) if jnp.issubdtype(high.dtype, jnp.inexact) else high
+    return high - (1 - at).astype(high.dtype) * _change(low, high) if jnp.issubdtype(high.dtype, jnp.inexact) else high
+
+
+def _change(low: Array, high: Array) -> Array:
+    """The difference; none between infinities, as a mask has them."""
+    return jnp.where(jnp.isfinite(low) & jnp.isfinite(high), high - low, 0)

@@ -188,7 +188,7 @@ def _epsilon_alpha_beta_flat(epsilon: float = lrp.EPSILON) -> Rules:
     "lrp-epsilon-gamma-box", "gamma for convolutions, epsilon for dense layers, z-box between input bounds", _OVERVIEW
 )
 def _epsilon_gamma_box(low: Any, high: Any, gamma: float = 0.25, epsilon: float = lrp.EPSILON) -> Rules:
-    boxed = _rule("z-box", lrp.z_box, keeps_sign=True, **bounds(low, high), epsilon=number("epsilon", epsilon))
+    boxed = _rule("z-box", lrp.z_box, **bounds(low, high), epsilon=number("epsilon", epsilon))
     chosen = Selector(kind=LINEAR, op=WEIGHTED, position=FIRST)
     return ((chosen, boxed), *_lrp(_gamma(gamma, epsilon, lrp.KEEP), epsilon, CONVOLUTIONS))
 
