@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 TWO_DEVICES = "--xla_force_host_platform_device_count"
@@ -40,3 +41,16 @@ def quick_compilation(monkeypatch):
 
     monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_backend_optimization_level", 0)
     monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_llvm_disable_expensive_passes", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_functions_are_let_go():
+    """Every compiled function holds memory maps; a process may have some 65,000 of them, and there are many tests."""
+    yield
+    from backtrace_jax.explainer import _kept_explainer
+    from tests.rules.running import COMPILED
+
+    _kept_explainer.cache_clear()
+    COMPILED.clear()
+    jax.clear_caches()
+    gc.collect()

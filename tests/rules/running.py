@@ -17,7 +17,7 @@ from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Mode, find_mode
 
 DOUBLE, SINGLE, INDEX = map(np.dtype, (np.float64, np.float32, np.int64))
 CHEAP = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-_COMPILED: dict[Any, Any] = {}
+COMPILED: dict[Any, Any] = {}
 
 
 class Walked(NamedTuple):
@@ -57,10 +57,10 @@ def walk_back(
     key = (str(graph), output, str(wrt), mode)
     compared = None if reference is None else dict(reference)
     with exact_types():
-        if key not in _COMPILED:
+        if key not in COMPILED:
             plan = plan_walk(graph, find_mode(mode), graph.outputs[output], wrt)
-            _COMPILED[key] = plan, _compile(plan, dict(program.weights), dict(inputs), start, compared)
-        plan, function = _COMPILED[key]
+            COMPILED[key] = plan, _compile(plan, dict(program.weights), dict(inputs), start, compared)
+        plan, function = COMPILED[key]
         return Walked(plan, *jax.tree.map(np.asarray, function(dict(program.weights), dict(inputs), start, compared)))
 
 
