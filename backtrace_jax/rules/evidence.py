@@ -59,8 +59,13 @@ def _ones(x: Array) -> Parts:
     return [jnp.ones_like(x)]
 
 
-def _square(x: Array) -> Parts:
-    return [jnp.square(x)]
+def square(x: Array) -> Array:
+    """Squares that stay finite: what overflows is dead, and a rate of 0 times it must stay 0."""
+    return jnp.minimum(jnp.square(x), jnp.finfo(x.dtype).max)
+
+
+def _squares(x: Array) -> Parts:
+    return [square(x)]
 
 
 _ALIKE, _OPPOSITE = ((0, 0), (1, 1)), ((1, 0), (0, 1))
@@ -77,7 +82,7 @@ SPLIT = View(_signs, _signs, (_ALIKE, _OPPOSITE))
 POSITIVE = View(_signs, _signs, (_ALIKE,))
 """One total, p = Σ c⁺."""
 
-SQUARED_WEIGHTS = View(_ones, _square, (((0, 0),),))
+SQUARED_WEIGHTS = View(_ones, _squares, (((0, 0),),))
 """One total, Σ K²: contributions by the weights alone."""
 
 CONNECTIONS = View(_ones, _ones, (((0, 0),),))
@@ -96,7 +101,7 @@ class Evidence(NamedTuple):
         totals: Evidence per unit of the result, one array for each total of the view.
         bias: Additive parameters, broadcastable to the result; None: none.
         value: Value of the result, bias included.
-        gain: Largest magnitude by which one entry of the result is multiplied on the way back.
+        gain: Largest magnitude, at least 1, by which one entry of the result is multiplied on the way back.
         push: Takes for each total a rate, in the result's shape, and gives each operand Σ_i rate_i c_ij.
     """
 
@@ -128,8 +133,7 @@ def _of_map(site: Site, view: View) -> Evidence:
         (pushed,) = jax.linear_transpose(reach, parts)(rates)
         return {linear.position: _joined(parts, pushed)}
 
-    gain = 1.0 if kernels is None else _largest(kernels)
-    return Evidence(reach(parts), linear.bias, site.result, gain, push)
+    return Evidence(reach(parts), linear.bias, site.result, _gain(kernels, parts), push)
 
 
 def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
@@ -176,7 +180,7 @@ def _of_sum(site: Site, view: View) -> Evidence:
         pushed = back(rates)
         return {k: _joined(parts[k], pushed[k]).astype(x.dtype) for k, x in enumerate(site.operands)}
 
-    return Evidence(totals, None, site.result, 1.0, push)
+    return Evidence(totals, None, site.result, _gain(None, [part for own in parts for part in own]), push)
 
 
 def _of_product(site: Site, view: View) -> Evidence:
@@ -192,7 +196,14 @@ def _of_product(site: Site, view: View) -> Evidence:
         pushed = back(tuple(rate / 2 for rate in rates))
         return {k: _joined(parts, pushed[k]) for k, parts in enumerate((a, b))}
 
-    return Evidence(totals, None, site.result, _largest([*a, *b]), push)
+    return Evidence(totals, None, site.result, _gain(a, b), push)
+
+
+def _gain(kernels: Parts | None, parts: Parts) -> Array:
+    """What a rate may be multiplied by: weights, then the operand, since evidence may cancel to less than its parts."""
+    operand = jnp.maximum(_largest(parts), 1)
+    product = operand if kernels is None else operand * jnp.maximum(_largest(kernels), 1)
+    return jnp.minimum(product, jnp.finfo(product.dtype).max)
 
 
 def _largest(arrays: Parts) -> Array:

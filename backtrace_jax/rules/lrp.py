@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import SettingError
-from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather
+from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather, square
 from .site import BIAS, DEAD, STABILISER, Kept, Shares, Site, Spread, spread
 
 KEEP, IGNORE = "keep", "ignore"
@@ -81,7 +81,7 @@ def z_plus(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) 
 
 def w_square(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) -> tuple[Shares, Kept]:
     """Share by squared weights, whatever the input (Montavon et al. 2017, eq. 12)."""
-    return _one_sided(SQUARED_WEIGHTS, site, R, epsilon, jnp.square if bias == KEEP else None)
+    return _one_sided(SQUARED_WEIGHTS, site, R, epsilon, square if bias == KEEP else None)
 
 
 def flat(site: Site, R: Array, *, epsilon: float = EPSILON) -> tuple[Shares, Kept]:

@@ -128,7 +128,7 @@ def spread(R: Array, D: Array, gain: Array | float = 1.0) -> Spread:
     """
     normal = float(jnp.finfo(R.dtype).smallest_normal)  # its reciprocal is within a factor of 4 of the largest number
     smallest = jnp.maximum(gain * normal, normal) * (4 * D.size)  # that many products may be added up
-    none = (jnp.abs(D) <= jnp.abs(R) * smallest) | ~jnp.isfinite(D)
+    none = (jnp.abs(D) <= jnp.abs(R) * smallest) | ~(jnp.abs(D) < jnp.finfo(D.dtype).max)
     rate = jnp.where(none, 0, R / jnp.where(none, 1, D))
     return Spread(rate, jnp.where(none, R, 0))
 

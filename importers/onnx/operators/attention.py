@@ -82,8 +82,9 @@ def _per_query_head(lowering: Lowering, X: Value, Q: Value) -> Value:
 
 
 def _scores(lowering: Lowering, Q: Value, K: Value, scale: float | None) -> Value:
-    scores = lowering.emit("matmul", Q, lowering.transpose(K, (0, 1, 3, 2)))
-    return lowering.scale(scores, 1 / math.sqrt(Q.shape[3]) if scale is None else scale)
+    """Scaled before they are multiplied, so that a softmax behind alone consumes the product."""
+    scaled = lowering.scale(Q, 1 / math.sqrt(Q.shape[3]) if scale is None else scale)
+    return lowering.emit("matmul", scaled, lowering.transpose(K, (0, 1, 3, 2)))
 
 
 def _capped(lowering: Lowering, scores: Value, softcap: float) -> Value:
