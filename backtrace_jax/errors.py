@@ -18,6 +18,18 @@ class UnsupportedError(BacktraceError):
     """The model uses an operator, a domain or a combination that has no implementation or no rule yet."""
 
 
+class DataDependentError(UnsupportedError):
+    """A shape or a setting depends on the values of inputs; known beforehand, they would do no harm.
+
+    Attributes:
+        inputs: Names of the inputs that decide.
+    """
+
+    def __init__(self, message: str, inputs: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
 class InputError(BacktraceError):
     """The inputs do not fit the model: name, rank, shape, dtype, an empty batch, NaN or Inf."""
 

@@ -14,8 +14,9 @@ import onnx
 from onnx.backend.base import Backend, BackendRep
 
 from .engine.compile import compile_forward
-from .errors import InputError, SettingError
+from .errors import DataDependentError, InputError, SettingError
 from .importers.onnx import OnnxModel, input_types, load, lower
+from .ir import Program
 from .numerics import Device
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -34,7 +35,8 @@ class JaxBackend(Backend):
         Args:
             model: The model.
             device: "CPU" or "CUDA", with an index after a colon if there are several.
-            known: Inputs whose values decide shapes (the target of a Reshape, say): the model is specialised to them.
+            known: Inputs whose values the model is specialised to. Those that decide shapes (the target of a Reshape,
+                say) are found without being named.
             **kwargs: Other settings of the protocol; there are none.
         """
         if kwargs:
@@ -62,7 +64,7 @@ class JaxRep(BackendRep):
     def __init__(self, model: OnnxModel, device: Device, known: frozenset[str]) -> None:
         self._model = model
         self._device = device
-        self._known = known
+        self._known = known  # grows by whatever turns out to decide shapes
         self._compiled: dict[Any, Compiled] = {}
 
     def run(self, inputs: Arrays, **kwargs: Any) -> tuple[np.ndarray, ...]:
@@ -75,11 +77,14 @@ class JaxRep(BackendRep):
         if kwargs:
             raise SettingError(f"unknown settings {', '.join(sorted(kwargs))}; there are none")
         arrays = self._named(inputs)
-        key = tuple((array.shape, array.dtype.name) for array in arrays.values())
-        key += tuple(arrays[name].tobytes() for name in sorted(self._known))
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(arrays)
-        return self._compiled[key](arrays)
+        if self._key(arrays) not in self._compiled:
+            compiled = self._compile(arrays)
+            self._compiled[self._key(arrays)] = compiled
+        return self._compiled[self._key(arrays)](arrays)
+
+    def _key(self, arrays: dict[str, np.ndarray]) -> Any:
+        types = tuple((array.shape, array.dtype.name) for array in arrays.values())
+        return types, self._known, tuple(arrays[name].tobytes() for name in sorted(self._known))
 
     def _named(self, inputs: Arrays) -> dict[str, np.ndarray]:
         declared = input_types(self._model)
@@ -94,8 +99,7 @@ class JaxRep(BackendRep):
         return arrays
 
     def _compile(self, arrays: dict[str, np.ndarray]) -> Compiled:
-        shapes = {name: array.shape for name, array in arrays.items()}
-        program = lower(self._model, shapes, known={name: arrays[name] for name in self._known})
+        program = self._lower(arrays)
         read = [var.name for var in program.graph.inputs]
         with jax.default_device(self._device):
             weights = program.weights
@@ -107,6 +111,17 @@ class JaxRep(BackendRep):
             return tuple(map(np.asarray, results))
 
         return run
+
+    def _lower(self, arrays: dict[str, np.ndarray]) -> Program:
+        """The graph, specialised to the inputs that decide shapes."""
+        shapes = {name: array.shape for name, array in arrays.items()}
+        while True:
+            try:
+                return lower(self._model, shapes, known={name: arrays[name] for name in self._known})
+            except DataDependentError as error:
+                if error.inputs <= self._known:
+                    raise
+                self._known |= error.inputs
 
 
 def _device(name: str) -> Device:

@@ -50,6 +50,14 @@ class Builder:
         if var.name.startswith(_TEMPORARY) and var.name not in self._names:
             self._names[var.name] = self._unique(name)
 
+    def inputs_of(self, value: Value) -> frozenset[str]:
+        """Names of the graph's inputs that a value is computed from."""
+        needed = {value.name} if isinstance(value, Var) else set()
+        for eqn in reversed(self._eqns):
+            if any(var.name in needed for var in eqn.outvars):
+                needed.update(var.name for var in eqn.invars)
+        return frozenset(var.name for var in self._inputs if var.name in needed)
+
     def emit(self, op: str, *operands: Value, **params: Any) -> Any:
         """Add an equation and return its result, or a tuple of results where the operation has several.
 

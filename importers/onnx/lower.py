@@ -67,7 +67,8 @@ def lower_node(lowering: Lowering, node: onnx.NodeProto) -> None:
     try:
         results = _results(lowering, node, operands)
     except BacktraceError as error:
-        raise type(error)(f"{where}: {error}") from error
+        error.args = (f"{where}: {error}",)
+        raise
     except Exception as error:
         raise ModelError(f"{where}: cannot be computed: {error}") from error
     if any(node.output[len(results) :]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.errors import DataDependentError, ModelError
 from backtrace_jax.ir import Builder, Value, Var
 
 from .load import OnnxModel
@@ -45,13 +45,15 @@ class Lowering(Builder):
         """The array itself, where an operator cannot do without knowing it.
 
         Raises:
-            UnsupportedError: When the value depends on the model's inputs.
+            DataDependentError: When the value depends on the model's inputs.
         """
         if isinstance(value, np.ndarray):
             return value
-        raise UnsupportedError(
-            f"{what} depends on the values of the inputs, so shapes are not known beforehand; "
-            "make it a constant of the model"
+        inputs = self.inputs_of(value)
+        raise DataDependentError(
+            f"{what} depends on the values of the inputs ({', '.join(sorted(inputs))}), so it is not known beforehand; "
+            "make it a constant of the model",
+            inputs,
         )
 
     def integers(self, value: Value | Sequence[int], what: str) -> tuple[int, ...]:
