@@ -5,9 +5,18 @@ Every message says what was found, where (node, operator, opset, argument), what
 
 from __future__ import annotations
 
+_LONGEST = 3000  # characters of a message
+
 
 class BacktraceError(Exception):
     """Root of every error raised on purpose by backtrace-jax."""
+
+    def __str__(self) -> str:
+        """The message on a page: names out of a damaged file may be megabytes long, and drive a terminal."""
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 class ModelError(BacktraceError):

@@ -5,7 +5,8 @@ It serves conformance tests, and shows whether a model computes here what it com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import jax
@@ -15,12 +16,13 @@ from onnx.backend.base import Backend, BackendRep
 
 from .engine.compile import compile_forward
 from .errors import DataDependentError, InputError, SettingError
+from .importers import InputType
 from .importers.onnx import OnnxModel, input_types, load, lower
 from .ir import Program
 from .numerics import Device
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
-Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], tuple[np.ndarray, ...]]
+Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 _PLATFORMS = {"CPU": "cpu", "CUDA": "gpu"}
 
@@ -67,8 +69,8 @@ class JaxRep(BackendRep):
         self._known = known  # grows by whatever turns out to decide shapes
         self._compiled: dict[Any, Compiled] = {}
 
-    def run(self, inputs: Arrays, **kwargs: Any) -> tuple[np.ndarray, ...]:
-        """Outputs of the model in its own order, as NumPy arrays.
+    def run(self, inputs: Arrays, **kwargs: Any) -> tuple[Any, ...]:
+        """Outputs of the model in its own order, as NumPy arrays; sequences are lists, absent optionals None.
 
         Args:
             inputs: Arrays in the order of the model's inputs, or by name.
@@ -76,52 +78,99 @@ class JaxRep(BackendRep):
         """
         if kwargs:
             raise SettingError(f"unknown settings {', '.join(sorted(kwargs))}; there are none")
-        arrays = self._named(inputs)
+        given = self._named(inputs)
+        arrays = dict(item for name, value in given.items() for item in _flat(name, value))
         if self._key(arrays) not in self._compiled:
-            compiled = self._compile(arrays)
+            compiled = self._compile(given, arrays)
             self._compiled[self._key(arrays)] = compiled
-        return self._compiled[self._key(arrays)](arrays)
+        found = self._compiled[self._key(arrays)](arrays)
+        return tuple(_nested(info.name, info.type, found) for info in self._model.proto.graph.output)
 
     def _key(self, arrays: dict[str, np.ndarray]) -> Any:
-        types = tuple((array.shape, array.dtype.name) for array in arrays.values())
-        return types, self._known, tuple(arrays[name].tobytes() for name in sorted(self._known))
+        types = tuple((name, array.shape, array.dtype.name) for name, array in arrays.items())
+        return types, tuple((name, arrays[name].tobytes()) for name in sorted(self._known) if name in arrays)
 
-    def _named(self, inputs: Arrays) -> dict[str, np.ndarray]:
+    def _named(self, inputs: Arrays) -> dict[str, Any]:
         declared = input_types(self._model)
         names = [entry.name for entry in declared]
         given = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
         if given.keys() != set(names) or len(inputs) != len(names):
             raise InputError(f"expected the inputs {', '.join(names)}; found {len(inputs)}: {', '.join(given)}")
-        arrays = {name: np.asarray(given[name]) for name in names}
+        values = {entry.name: _value(given[entry.name], entry) for entry in declared}
         for entry in declared:
-            if arrays[entry.name].dtype != entry.dtype:
-                raise InputError(f"input {entry} expected, found dtype {arrays[entry.name].dtype}")
-        return arrays
+            for name, array in _flat(entry.name, values[entry.name]):
+                if array.dtype != entry.dtype:
+                    raise InputError(f"input {entry} expected, found dtype {array.dtype} for {name}")
+        return values
 
-    def _compile(self, arrays: dict[str, np.ndarray]) -> Compiled:
-        program = self._lower(arrays)
+    def _compile(self, given: dict[str, Any], arrays: dict[str, np.ndarray]) -> Compiled:
+        program = self._lower(given, arrays)
         read = [var.name for var in program.graph.inputs]
         with jax.default_device(self._device):
             weights = program.weights
             function = compile_forward(program.graph, weights, {name: arrays[name] for name in read})
 
-        def run(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        def run(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             with jax.default_device(self._device), jax.enable_x64(True):
                 results = function(weights, {name: arrays[name] for name in read})
-            return tuple(map(np.asarray, results))
+            return dict(zip(program.graph.output_names, map(np.asarray, results), strict=True))
 
         return run
 
-    def _lower(self, arrays: dict[str, np.ndarray]) -> Program:
+    def lower(self, inputs: Arrays) -> tuple[Program, dict[str, np.ndarray]]:
+        """The graph that `run` would run, and what its inputs are."""
+        given = self._named(inputs)
+        arrays = dict(item for name, value in given.items() for item in _flat(name, value))
+        program = self._lower(given, arrays)
+        return program, {var.name: arrays[var.name] for var in program.graph.inputs}
+
+    def _lower(self, given: dict[str, Any], arrays: dict[str, np.ndarray]) -> Program:
         """The graph, specialised to the inputs that decide shapes."""
-        shapes = {name: array.shape for name, array in arrays.items()}
+        shapes = {name: _shapes(value) for name, value in given.items()}
         while True:
+            known = {name: arrays[name] for name in self._known if name in arrays}
             try:
-                return lower(self._model, shapes, known={name: arrays[name] for name in self._known})
+                return lower(self._model, shapes, known=known)
             except DataDependentError as error:
                 if error.inputs <= self._known:
                     raise
                 self._known |= error.inputs
+
+
+def _value(given: Any, declared: InputType) -> Any:
+    """An input as an array, a list of arrays, or None, as the model declares it."""
+    optional = bool(declared.container) and declared.container[0] == "optional"
+    if given is None and optional:
+        return None
+    inner = replace(declared, container=declared.container[1:])
+    if optional:
+        return _value(given, inner)
+    return [_value(item, inner) for item in given or ()] if declared.container else np.asarray(given)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an input, under the names that their entries have in the graph."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _flat(f"{name}[{i}]", item)
+    elif value is not None:
+        yield name, value
+
+
+def _shapes(value: Any) -> Any:
+    return [_shapes(item) for item in value] if isinstance(value, list) else getattr(value, "shape", None)
+
+
+def _nested(name: str, declared: onnx.TypeProto, found: Mapping[str, np.ndarray]) -> Any:
+    """An output as the model declares it, from the graph's outputs by name."""
+    kind = declared.WhichOneof("value")
+    if kind == "optional_type":
+        present = any(each == name or each.startswith(f"{name}[") for each in found)
+        return _nested(name, declared.optional_type.elem_type, found) if present else None
+    if kind != "sequence_type" or name in found:  # scores take the place of a sequence of maps, nothing that of text
+        return found.get(name)
+    count = len({each[len(name) :].split("]")[0] for each in found if each.startswith(f"{name}[")})
+    return [_nested(f"{name}[{i}]", declared.sequence_type.elem_type, found) for i in range(count)]
 
 
 def _device(name: str) -> Device:

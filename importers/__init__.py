@@ -23,16 +23,20 @@ class InputType:
         name: Its name in the model.
         dims: Size along each axis, None where it is dynamic; None altogether where the rank is not declared.
         dtype: Type of the entries.
+        container: What holds the tensor, from the outside inwards: "sequence", "optional"; nothing as a rule.
+        missing: Whether the model knows what to do with missing values, NaN.
     """
 
     name: str
     dims: tuple[int | None, ...] | None
     dtype: np.dtype
+    container: tuple[str, ...] = ()
+    missing: bool = False
 
     def __str__(self) -> str:
         """Format as `name: float32 [?, 3, 224, 224]`."""
         dims = "any shape" if self.dims is None else f"[{', '.join('?' if d is None else str(d) for d in self.dims)}]"
-        return f"{self.name}: {self.dtype.name} {dims}"
+        return f"{self.name}: {' of '.join((*self.container, self.dtype.name))} {dims}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..ops import OPS, evaluate, result_types
+from ..ops import MOVE, OPS, SELECT, evaluate, result_types
 from .graph import Eqn, Graph, Program, Source, Var
 
 Known: TypeAlias = np.ndarray
@@ -28,7 +28,8 @@ class Builder:
         self._params: dict[int, tuple[Var, np.ndarray]] = {}
         self._names: dict[str, str] = {}
         self._labels: dict[int, tuple[str, np.ndarray]] = {}
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}
+        self._quantities: set[str] = set()
         self._count = 0
 
     def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Var:
@@ -58,6 +59,15 @@ class Builder:
                 needed.update(var.name for var in eqn.invars)
         return frozenset(var.name for var in self._inputs if var.name in needed)
 
+    def holds_quantities(self, value: Value) -> bool:
+        """Whether integers were made of floats by quantisation, and since then only moved, selected or widened."""
+        return isinstance(value, Var) and value.name in self._quantities
+
+    def _note_quantities(self, eqn: Eqn) -> None:
+        moved = OPS[eqn.op].kind in (MOVE, SELECT) or eqn.op == "cast"
+        if eqn.op == "quantize" or (moved and any(x.is_integer and x.name in self._quantities for x in eqn.invars)):
+            self._quantities.update(var.name for var in eqn.outvars)
+
     def emit(self, op: str, *operands: Value, **params: Any) -> Any:
         """Add an equation and return its result, or a tuple of results where the operation has several.
 
@@ -70,6 +80,7 @@ class Builder:
         types = result_types(op, invars, params)
         outvars = tuple(Var(self._temporary(op), shape, dtype) for shape, dtype in types)
         self._eqns.append(Eqn(op, invars, outvars, params, self.source))
+        self._note_quantities(self._eqns[-1])
         return outvars if OPS[op].many else outvars[0]
 
     def scan(
@@ -134,8 +145,10 @@ class Builder:
         return f"{_TEMPORARY}{op}{_TEMPORARY}{self._count}"
 
     def _unique(self, name: str) -> str:
-        candidate, count = name, 1
+        candidate, count = name, self._taken.get(name, 0)
         while candidate in self._taken:
-            candidate, count = f"{name}.{count}", count + 1
-        self._taken.add(candidate)
+            count += 1
+            candidate = f"{name}.{count}"
+        self._taken[name] = count  # where to go on counting: thousands may ask for the same name
+        self._taken.setdefault(candidate, 0)
         return candidate

@@ -25,12 +25,12 @@ class Var:
     @property
     def is_float(self) -> bool:
         """Whether the values are floating-point numbers (bfloat16 and its kind included)."""
-        return not (np.issubdtype(self.dtype, np.integer) or self.dtype == np.bool_)
+        return not (self.is_integer or self.dtype == np.bool_)
 
     @property
     def is_integer(self) -> bool:
-        """Whether the values are integers, signed or not."""
-        return bool(np.issubdtype(self.dtype, np.integer))
+        """Whether the values are integers, signed or not (those of fewer than 8 bits included)."""
+        return self.dtype.name.startswith(("int", "uint"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.importers import Imported
 
 from .load import ModelSource, OnnxModel, load
@@ -15,7 +16,15 @@ __all__ = ["ModelSource", "OnnxModel", "input_types", "load", "lower", "read", "
 
 
 def read(source: ModelSource) -> Imported:
-    """Read an ONNX model for the engine."""
+    """Read an ONNX model for the engine.
+
+    Raises:
+        ModelError: When it cannot be read.
+        UnsupportedError: When it takes anything but tensors of numbers.
+    """
     model = load(source)
     declared = input_types(model)
+    for entry in declared:
+        if entry.container:
+            raise UnsupportedError(f"input {entry} is no tensor; give the model tensors and build sequences inside it")
     return Imported(model.name, model.sha256, declared, partial(lower, model), partial(unsupported_nodes, model))

@@ -3,43 +3,151 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import onnx
 
-from backtrace_jax.errors import DataDependentError, ModelError
-from backtrace_jax.ir import Builder, Value, Var
+from backtrace_jax.errors import DataDependentError, ModelError, UnsupportedError
+from backtrace_jax.ir import Builder, Program, Value, Var
 
+from .limits import Limits
 from .load import OnnxModel
+from .scope import Held, Scope, TensorSequence, opsets_of
+
+LowerNode = Callable[["Lowering", onnx.NodeProto], None]
 
 
 class Lowering(Builder):
     """The graph under construction, the values of the ONNX names seen so far, and shorthands for operators.
 
     Attributes:
-        opsets: Opset of each imported domain; the standard one is called "ai.onnx".
-        values: Value of each ONNX name.
+        model: The model.
+        scope: The names that can be seen where lowering is at.
+        functions: The model's own functions, by domain, name and overload.
+        limits: What lowering may still use up.
         result_count: How many results the node being lowered has.
+        draws: How often nodes have drawn random numbers, by name.
     """
 
-    def __init__(self, model: OnnxModel) -> None:
+    def __init__(self, model: OnnxModel, lower_node: LowerNode, scope: Scope | None = None) -> None:
+        """Begin a graph; `lower_node` is called for every node of a sub-graph."""
         super().__init__()
         self.model = model
-        self.opsets = {entry.domain or "ai.onnx": entry.version for entry in model.proto.opset_import}
-        self.values: dict[str, Value] = {}
+        self.scope = scope or Scope(opsets_of(model.proto.opset_import))
         self.result_count = 1
+        self.draws: Counter[str] = Counter()
+        self.limits = Limits(model)
+        self.functions = {(each.domain, each.name, each.overload): each for each in model.proto.functions}
+        self._lower_node = lower_node
 
-    def define(self, name: str, value: Value) -> None:
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Opset of each imported domain; the standard one is called "ai.onnx"."""
+        return self.scope.opsets
+
+    def define(self, name: str, value: Held) -> None:
         """Bind an ONNX name to its value."""
         if not name:
             return
-        if name in self.values:
-            raise ModelError(f"value {name!r} is computed twice; the file is not valid ONNX")
-        self.values[name] = value
+        self.scope.define(name, value)
         if isinstance(value, np.ndarray):
+            self.limits.keep(value)
             self.label(value, name)
-        else:
+        elif isinstance(value, Var):
             self.rename(value, name)
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Var:
+        """Add an input of the graph, unless it is too large."""
+        self.limits.check(shape, dtype)
+        return super().input(name, shape, dtype)
+
+    def emit(self, op: str, *operands: Value, **params: Any) -> Any:
+        """Add an equation, or compute it at once; either only within the limits on sizes and arithmetic."""
+        known = [operand for operand in operands if isinstance(operand, np.ndarray)]
+        if len(known) == len(operands):
+            self.limits.evaluate(op, known, params)
+            return super().emit(op, *operands, **params)
+        results = super().emit(op, *operands, **params)
+        for var in results if isinstance(results, tuple) else (results,):
+            self.limits.check(var.shape, var.dtype)
+        return results
+
+    def lower_nodes(self, nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> list[Held]:
+        """Lower nodes one after the other, and give the values of these names."""
+        for node in nodes:
+            self._lower_node(self, node)
+        return [self._result(name) for name in names]
+
+    def _result(self, name: str) -> Held:
+        found = self.scope.find(name)
+        if found is None:
+            raise ModelError(f"result {name!r} is an operand that was not given")
+        return found
+
+    def inline(self, graph: onnx.GraphProto, operands: Sequence[Held]) -> list[Held]:
+        """Lower a sub-graph where lowering is at; it sees the names around it."""
+        with self.inside(Scope(self.opsets, self.scope, self.scope.attributes)):
+            return self.lower_nodes(*self._begin(graph, operands))
+
+    def body(self, graph: onnx.GraphProto, operands: Sequence[Value]) -> tuple[Program, list[Value]]:
+        """Lower a sub-graph as a graph of its own.
+
+        Args:
+            graph: The sub-graph.
+            operands: What its inputs are: known arrays, or variables whose types they have.
+
+        Returns:
+            The graph, whose last inputs are the values around it that it reads; and these values.
+        """
+        captured: dict[str, tuple[Var, Var]] = {}
+
+        def capture(name: str, value: Held) -> Held:
+            if isinstance(value, TensorSequence):
+                return TensorSequence(tuple(capture(f"{name}[{i}]", item) for i, item in enumerate(value.items)))
+            if not isinstance(value, Var):
+                return value
+            if value.name not in captured:
+                captured[value.name] = value, inner.input(name, value.shape, value.dtype)
+            return captured[value.name][1]
+
+        inner = Lowering(self.model, self._lower_node, Scope(self.opsets, self.scope, self.scope.attributes, capture))
+        inner.source = self.source
+        inner._labels = self._labels  # arrays keep their names
+        inner.draws = self.draws
+        inner.limits = self.limits
+        _check_count(graph, operands)
+        pairs = zip(graph.input, operands, strict=True)
+        inputs = [x if isinstance(x, np.ndarray) else inner.input(info.name, x.shape, x.dtype) for info, x in pairs]
+        results = inner.lower_nodes(*inner._begin(graph, inputs))
+        tensors = {str(i): result for i, result in enumerate(results) if isinstance(result, np.ndarray | Var)}
+        if len(tensors) < len(results):
+            raise UnsupportedError("a sequence is built over time; only tensors can be")
+        program = inner.finish(tensors)
+        return program, [outer for outer, _ in captured.values()]
+
+    def _begin(self, graph: onnx.GraphProto, operands: Sequence[Held]) -> tuple[Iterable[onnx.NodeProto], list[str]]:
+        """Define inputs and initialisers of a sub-graph; give its nodes and the names of its results."""
+        self.limits.count()
+        _check_count(graph, operands)
+        for info, operand in zip(graph.input, operands, strict=True):
+            self.define(info.name, operand)
+        for tensor in graph.initializer:
+            self.define(tensor.name, self.model.array(tensor))
+        return graph.node, [info.name for info in graph.output]
+
+    @contextmanager
+    def inside(self, scope: Scope) -> Iterator[None]:
+        """Lower in another scope for a while."""
+        outer, source, count = self.scope, self.source, self.result_count
+        self.scope = scope
+        try:
+            yield
+        finally:
+            self.scope, self.source, self.result_count = outer, source, count
 
     def known(self, value: Value, what: str) -> np.ndarray:
         """The array itself, where an operator cannot do without knowing it.
@@ -108,3 +216,8 @@ class Lowering(Builder):
     def along_channels(self, value: Value, rank: int) -> Value:
         """One number per channel, shaped to meet results [N, C, *spatial] of this rank; per-position shapes stay."""
         return self.reshape(value, (1, *value.shape, *(1,) * (rank - 1 - len(value.shape))))
+
+
+def _check_count(graph: onnx.GraphProto, operands: Sequence[Held]) -> None:
+    if len(graph.input) != len(operands):
+        raise ModelError(f"sub-graph {graph.name!r} takes {len(graph.input)} inputs, found {len(operands)}")

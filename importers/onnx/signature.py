@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 
@@ -10,30 +12,47 @@ from backtrace_jax.importers import InputType
 
 from .load import OnnxModel
 
+_CONTAINERS = {"sequence_type": "sequence", "optional_type": "optional"}
+
 
 def input_types(model: OnnxModel) -> tuple[InputType, ...]:
     """The inputs a user has to pass: declared inputs that are not initialisers.
 
     Raises:
-        UnsupportedError: For inputs that are not tensors of numbers.
+        UnsupportedError: For inputs that hold no numbers.
     """
     initialised = {tensor.name for tensor in model.proto.graph.initializer}
-    return tuple(_input_type(info) for info in model.proto.graph.input if info.name not in initialised)
+    missing = any(map(_knows_missing, model.proto.graph.node))
+    inputs = (_input_type(info) for info in model.proto.graph.input if info.name not in initialised)
+    return tuple(replace(each, missing=missing and each.dtype.kind == "f") for each in inputs)
+
+
+def _knows_missing(node: onnx.NodeProto) -> bool:
+    """Whether a node replaces missing values, asks for them, or says which way they go in a tree."""
+    ways = (each.ints for each in node.attribute if each.name == "nodes_missing_value_tracks_true")
+    return node.op_type in ("Imputer", "IsNaN") or any(map(any, ways))
 
 
 def _input_type(info: onnx.ValueInfoProto) -> InputType:
     if not info.name:
         raise ModelError("a graph input has no name")
-    if info.type.WhichOneof("value") != "tensor_type":
-        raise UnsupportedError(
-            f"input {info.name!r} is not a tensor; sequences, maps and optionals cannot be explained"
-        )
-    tensor = info.type.tensor_type
+    tensor, container = _unwrapped(info)
     dtype = _dtype(tensor.elem_type, info.name)
     if not tensor.HasField("shape"):
-        return InputType(info.name, None, dtype)
+        return InputType(info.name, None, dtype, container)
     dims = tuple(d.dim_value if d.WhichOneof("value") == "dim_value" else None for d in tensor.shape.dim)
-    return InputType(info.name, dims, dtype)
+    return InputType(info.name, dims, dtype, container)
+
+
+def _unwrapped(info: onnx.ValueInfoProto) -> tuple[onnx.TypeProto.Tensor, tuple[str, ...]]:
+    """Type of the tensors, and what holds them."""
+    declared, container = info.type, []
+    while (kind := declared.WhichOneof("value")) in _CONTAINERS:
+        container.append(_CONTAINERS[kind])
+        declared = getattr(declared, kind).elem_type
+    if kind != "tensor_type":
+        raise UnsupportedError(f"input {info.name!r} is no tensor, sequence or optional; give the model tensors")
+    return declared.tensor_type, tuple(container)
 
 
 def _dtype(element: int, name: str) -> np.dtype:
