@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from backtrace_jax.errors import ModelError, SettingError, UnsupportedError
-from backtrace_jax.importers.onnx import input_types, load, lower
+from backtrace_jax.importers.onnx import input_types, load, lower, read
 from backtrace_jax.onnx_backend import prepare
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -134,7 +134,7 @@ def test_data_in_a_folder_or_a_pipe_are_refused(folder):
         ({"length": 40}, r"length 40 does not fit shape \(3, 4\) of float32"),
         ({"length": "many"}, "'many' is not a size"),
         ({"offset": -8}, "'-8' is not a size"),
-        ({"dims": (3, -4)}, "-4 is not a size"),
+        ({"offset": "9" * 5000}, "is not a size"),
         ({"dtype": TensorProto.INT4}, "type INT4 cannot be read from a file"),
         ({"dtype": TensorProto.STRING}, "type STRING cannot be read from a file"),
         ({"dtype": 999}, "type UNDEFINED cannot be read from a file"),
@@ -143,6 +143,12 @@ def test_data_in_a_folder_or_a_pipe_are_refused(folder):
 def test_sizes_that_do_not_fit(folder, entries, message):
     with pytest.raises(ModelError, match=rf"model\.onnx: external data of tensor 'the_weights': .*{message}"):
         lower(load(saved(folder, external(**entries))), {"x": (1, 3)})
+
+
+def test_sizes_below_zero(folder):
+    assert "value 'the_weights' has a size of -4; sizes cannot be negative" in refusal(
+        saved(folder, external(dims=(3, -4)))
+    )
 
 
 def test_a_model_in_memory_has_no_folder():
@@ -206,6 +212,7 @@ def test_sparse_tensors_are_refused():
 
 def declared(info):
     model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [info], [info]))
+    read(model)
     return str(input_types(load(model))[0])
 
 
@@ -220,7 +227,10 @@ def test_declared_inputs():
     [
         (helper.make_tensor_value_info("x", TensorProto.STRING, [1]), "input 'x' does not hold numbers"),
         (helper.make_tensor_value_info("x", 999, [1]), "input 'x' does not hold numbers"),
-        (helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [1]), "input 'x' is not a tensor"),
+        (
+            helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [1]),
+            "input x: sequence of float32 .*is no tensor",
+        ),
     ],
 )
 def test_inputs_that_are_no_numbers(info, message):

@@ -1,0 +1,255 @@
+"""Runs trials in a process of its own: numbers come in on standard input, one line of JSON per trial goes out.
+
+python -m benchmarks.fuzz.worker SEED [--full] [--every N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import math
+import os
+import resource
+import stat
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.errors import BacktraceError
+from backtrace_jax.explainer import Explainer
+from backtrace_jax.importers import Imported, read
+from backtrace_jax.ir import Program
+
+from .corpus import corpus
+from .mutations import mutate
+
+SECONDS = 10
+_TRACED = 30  # seconds after which a file that hangs says where
+BYTES = 2**31
+_DATA = 3 * 2**31  # what the operating system grants a process: far above what is allowed, so that too much is seen
+_DYNAMIC = 2  # size given to axes that are dynamic, but for the first
+_EXPLAINED = 2**24  # bytes of all values of a graph that is small enough to explain it as well
+_EXPLAINED_NODES = 60
+
+
+@dataclass
+class Trial:
+    """What became of one file.
+
+    Attributes:
+        name: SEED:INDEX, by which it can be replayed.
+        base: The model it was made from.
+        mutations: What was done to it.
+        outcome: "explained", "lowered", "read", or the class of the library's error.
+        message: The beginning of the error's message.
+        cause: Class of what the library's error was raised from, if anything.
+        findings: What must not be: kind and description.
+        seconds: Processor time.
+        mebibytes: Most memory held.
+    """
+
+    name: str
+    base: str
+    mutations: list[str]
+    outcome: str = "read"
+    message: str = ""
+    cause: str = ""
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    mebibytes: int = 0
+
+
+_watched: list[str] | None = None  # what is opened while a trial runs
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watched is not None and event in _EVENTS:
+        _watched.append(f"{event} {arguments[0]!r} {arguments[1] if len(arguments) > 1 else ''}"[:300])
+
+
+_EVENTS = {"open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "subprocess.Popen", "os.system"}
+_EVENTS |= {"os.exec", "os.posix_spawn", "socket.connect", "urllib.Request", "shutil.rmtree", "os.chdir", "os.putenv"}
+
+
+@contextmanager
+def _watching(folder: Path, trial: Trial) -> Iterator[None]:
+    """Note what is opened outside the model's folder; what Python itself imports is let pass."""
+    global _watched
+    _watched = []
+    try:
+        yield
+    finally:
+        seen, _watched = _watched, None
+        own = [str(folder), sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/self/status", "/sys/fs"]
+        trial.findings += [f"outside: {each}" for each in seen if not _is_allowed(each, own)]
+
+
+def _is_allowed(seen: str, own: list[str]) -> bool:
+    event, _, what = seen.partition(" ")
+    place = what.lstrip("b'\"")
+    harmless = place[:1].isdigit() or any(place.startswith(each) for each in (*own, "/dev/null", "/dev/urandom"))
+    return event in ("open", "os.listdir", "os.scandir") and harmless and " w" not in what
+
+
+def main() -> None:
+    """Run the trials whose numbers come in."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--every", type=int, default=20)
+    asked = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print does not mix with the answers
+    resource.setrlimit(resource.RLIMIT_DATA, (_DATA, _DATA))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.addaudithook(_audit)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        inside = prepared(Path(folder))
+        warm_up(inside)
+        corpus(asked.full)
+        answers.write("ready\n")
+        answers.flush()
+        for line in sys.stdin:
+            trial = run(asked.seed, int(line), inside, full=asked.full, every=asked.every)
+            answers.write(json.dumps(asdict(trial)) + "\n")
+            answers.flush()
+
+
+def prepared(folder: Path) -> Path:
+    """A folder with data for models, and everything beside and in it that must not be read."""
+    inside = folder / "models"
+    (inside / "sub").mkdir(parents=True)
+    (folder / "secret.bin").write_bytes(np.arange(64, dtype=np.float32).tobytes())
+    (inside / "weights.bin").write_bytes(np.linspace(-1, 1, 64, dtype=np.float32).tobytes())
+    (inside / "link.bin").symlink_to(folder / "secret.bin")
+    (inside / "up").symlink_to(folder)
+    (inside / "loop").symlink_to(inside / "loop")
+    os.mkfifo(inside / "pipe")
+    try:
+        os.mknod(inside / "device", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    except OSError:  # only the superuser may
+        (inside / "device").symlink_to("/dev/zero")
+    return inside
+
+
+def warm_up(folder: Path) -> None:
+    """Let every lazy import happen before anything is watched."""
+    data = corpus(full=False)["handmade/dense"]
+    (folder / "warm.onnx").write_bytes(data)
+    _explain(read(str(folder / "warm.onnx")))
+
+
+def made(seed: int, index: int, *, full: bool) -> tuple[bytes, Trial]:
+    """The file of this number."""
+    rng = np.random.default_rng([seed, index])
+    models = corpus(full)
+    families = sorted({name.partition("/")[0] for name in models})
+    family = "handmade" if rng.random() < 0.4 else families[int(rng.integers(len(families)))]
+    names = [name for name in models if name.startswith(family + "/")]
+    base = names[int(rng.integers(len(names)))]
+    with np.errstate(all="ignore"):
+        data, mutations = mutate(models[base], rng)
+    return data, Trial(f"{seed}:{index}", base, mutations)
+
+
+def run(seed: int, index: int, folder: Path, *, full: bool, every: int) -> Trial:
+    """Make one file and give it to everything that reads a model."""
+    data, trial = made(seed, index, full=full)
+    path = folder / "model.onnx"
+    path.write_bytes(data)
+    print(trial.name, trial.base, trial.mutations, file=sys.stderr, flush=True)
+    faulthandler.dump_traceback_later(_TRACED)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of memory starts again
+    start, wall = time.process_time(), time.monotonic()
+    with _watching(folder, trial):
+        try:
+            _use(path, trial, explained=index % every == 0)
+        except BacktraceError as error:
+            _note(error, trial)
+        except Exception as error:
+            trial.findings.append(f"exception: {_located(error)}")
+    faulthandler.cancel_dump_traceback_later()
+    trial.seconds = round(min(time.process_time() - start, time.monotonic() - wall), 2)
+    trial.mebibytes = _peak() >> 20
+    if trial.seconds > SECONDS:
+        trial.findings.append(f"slow: {trial.seconds} s")
+    if trial.mebibytes > BYTES >> 20:
+        trial.findings.append(f"memory: {trial.mebibytes} MiB")
+    return trial
+
+
+def _use(path: Path, trial: Trial, *, explained: bool) -> None:
+    model = read(str(path))
+    model.unsupported()
+    program = model.lower(_shapes(model))
+    str(program.graph)
+    program.graph.consumers()
+    trial.outcome = "lowered"
+    if explained and _is_small(program):
+        _explain(model)
+        trial.outcome = "explained"
+
+
+def _shapes(model: Imported) -> dict[str, tuple[int, ...]]:
+    """Shapes as declared; a dynamic first axis is a batch of one."""
+    return {each.name: tuple(_size(i, size) for i, size in enumerate(each.dims or ())) for each in model.inputs}
+
+
+def _size(axis: int, size: int | None) -> int:
+    return (1 if axis == 0 else _DYNAMIC) if size is None else size
+
+
+def _is_small(program: Program) -> bool:
+    values = list(program.graph.variables())
+    size = sum(math.prod(var.shape) * var.dtype.itemsize for var in values)
+    return size <= _EXPLAINED and len(program.graph.eqns) <= _EXPLAINED_NODES
+
+
+def _explain(model: Imported) -> None:
+    inputs = {}
+    for each in model.inputs:
+        shape = tuple(_size(i, size) for i, size in enumerate(each.dims or ()))
+        inputs[each.name] = np.random.default_rng(0).uniform(0, 2, shape).astype(each.dtype)
+    Explainer(model)(inputs)
+
+
+def _note(error: BacktraceError, trial: Trial) -> None:
+    """An error of the library's own; it must not stand for memory or a stack that ran out."""
+    trial.outcome, trial.message = type(error).__name__, str(error)[:300]
+    if len(str(error)) > 4000:
+        trial.findings.append(f"message: {len(str(error))} characters")
+    cause = error.__cause__
+    if cause is not None:
+        trial.cause = _located(cause)
+    while cause is not None:
+        if isinstance(cause, MemoryError | RecursionError) or "RESOURCE_EXHAUSTED" in str(cause)[:1000]:
+            trial.findings.append(f"exhausted: {_located(cause)}")
+        cause = cause.__cause__
+
+
+def _located(error: BaseException) -> str:
+    """Class of an error, where in the project it came from, and what it says."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "backtrace" in f.filename or "importers" in f.filename] or frames
+    place = f"{Path(own[-1].filename).name}:{own[-1].name}" if own else "?"
+    return f"{type(error).__name__} in {place}: {str(error)[:160]}"
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+if __name__ == "__main__":
+    main()
