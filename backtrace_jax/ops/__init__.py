@@ -1,6 +1,18 @@
 """Operations of the intermediate representation, by kind. Importing this package fills the table `OPS`."""
 
-from . import comparing, control, linear, moving, normalising, pointwise, selecting
+from . import (
+    comparing,
+    control,
+    converting,
+    linear,
+    moving,
+    normalising,
+    pointwise,
+    sampling,
+    scattering,
+    selecting,
+    trees,
+)
 from .control import compute, run
 from .registry import (
     CONTROL,
@@ -40,6 +52,7 @@ __all__ = [
     "comparing",
     "compute",
     "control",
+    "converting",
     "evaluate",
     "linear",
     "moving",
@@ -48,5 +61,8 @@ __all__ = [
     "register",
     "result_types",
     "run",
+    "sampling",
+    "scattering",
     "selecting",
+    "trees",
 ]

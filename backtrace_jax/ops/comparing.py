@@ -34,6 +34,12 @@ def order(x: Array, *, axis: int, descending: bool) -> Array:
     return jnp.argsort(x, axis=axis, stable=True, descending=descending).astype(jnp.int64)
 
 
+def _shift_right(a: Array, b: Array) -> Array:
+    """Bits moved down; those of signed numbers keep the sign."""
+    signed = jnp.issubdtype(a.dtype, jnp.signedinteger)
+    return (lax.shift_right_arithmetic if signed else lax.shift_right_logical)(*jnp.broadcast_arrays(a, b))
+
+
 _BINARY: dict[str, Any] = {
     "equal": jnp.equal,
     "less": jnp.less,
@@ -46,6 +52,8 @@ _BINARY: dict[str, Any] = {
     "bitwise_and": jnp.bitwise_and,
     "bitwise_or": jnp.bitwise_or,
     "bitwise_xor": jnp.bitwise_xor,
+    "shift_left": lambda a, b: lax.shift_left(*jnp.broadcast_arrays(a, b)),
+    "shift_right": _shift_right,
 }
 register(NONE, {name: _broadcast(function) for name, function in _BINARY.items()})
 register(

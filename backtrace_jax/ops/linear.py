@@ -106,8 +106,8 @@ def _entries(
     """How many entries each window of one axis counts."""
     span = dilation * (window - 1) + 1
     starts = np.arange(0, sum(padding) + size - span + 1, stride) - padding[0]
-    positions = starts[:, None] + dilation * np.arange(window)
-    return ((positions >= -counted[0]) & (positions < size + counted[1])).sum(axis=1)
+    before, within = (-((starts - edge) // dilation) for edge in (-counted[0], size + counted[1]))  # positions below it
+    return np.clip(within, 0, window) - np.clip(before, 0, window)
 
 
 def reduce_sum(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:

@@ -65,6 +65,14 @@ def gather_nd(x: Array, indices: Array, *, batch_dims: int) -> Array:
     return x.at[tuple(columns)].get(mode="fill")
 
 
+def gather_by_key(table: Array, index: Array, keys: Array, *, axis: int) -> Array:
+    """Rows of a table by key: the row of the equal key (keys in ascending order, NaN last), else the row after them."""
+    count = keys.shape[0]
+    place = jnp.minimum(jnp.searchsorted(keys, index), count - 1)
+    found = (keys[place] == index) | ((keys[place] != keys[place]) & (index != index))
+    return jnp.take(table, jnp.where(found, place, count), axis=axis)
+
+
 def _from_start(indices: Array, size: int) -> Array:
     return jnp.where(indices < 0, jnp.where(indices < -size, size, indices + size), indices)
 
@@ -77,4 +85,5 @@ def where(condition: Array, a: Array, b: Array) -> Array:
 register(MOVE, {"reshape": reshape, "transpose": transpose, "expand": expand, "slice": slice_, "reverse": reverse})
 register(MOVE, {"concat": concat, "pad": pad})
 register(MOVE, {"gather": gather, "gather_elements": gather_elements, "gather_nd": gather_nd}, carriers=(0,))
+register(MOVE, {"gather_by_key": gather_by_key}, carriers=(0,))
 register(MOVE, {"where": where}, carriers=(1, 2))

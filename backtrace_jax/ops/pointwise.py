@@ -5,14 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.scipy.special import ndtri
 
 from .linear import same_rank
 from .registry import POINTWISE, register
-
-
-def cast(x: Array, *, dtype: str) -> Array:
-    """Conversion to another dtype; floats become booleans by being non-zero."""
-    return lax.convert_element_type(x, jnp.dtype(dtype)) if dtype != "bool" else x != 0
 
 
 def prelu(x: Array, slope: Array) -> Array:
@@ -72,9 +68,30 @@ def hard_swish(x: Array) -> Array:
     return x * hard_sigmoid(x, alpha=1 / 6, beta=0.5)
 
 
+def swish(x: Array, *, alpha: float) -> Array:
+    """x times the sigmoid of alpha x."""
+    return x * jax.nn.sigmoid(x * alpha)
+
+
 def thresholded_relu(x: Array, *, alpha: float) -> Array:
     """x where above alpha, 0 elsewhere."""
     return jnp.where(x > alpha, x, jnp.zeros_like(x))
+
+
+def standardise(x: Array, offset: Array, scale: Array) -> Array:
+    """x in other units: less an offset, times a scale, broadcast."""
+    x, offset, scale = same_rank(x, offset, scale)
+    return (x - offset) * scale
+
+
+def binarize(x: Array, *, threshold: float) -> Array:
+    """1 where x is above a threshold, 0 elsewhere."""
+    return (x > threshold).astype(x.dtype)
+
+
+def gate(x: Array) -> Array:
+    """x itself, said to be the share of a signal that passes, whatever computed it."""
+    return x
 
 
 def shrink(x: Array, *, bias: float, lambd: float) -> Array:
@@ -93,7 +110,7 @@ register(
         "asinh": jnp.asinh,
         "atan": jnp.atan,
         "atanh": jnp.atanh,
-        "cast": cast,
+        "binarize": binarize,
         "ceil": jnp.ceil,
         "celu": celu,
         "clip": clip,
@@ -103,6 +120,7 @@ register(
         "erf": lax.erf,
         "exp": jnp.exp,
         "floor": jnp.floor,
+        "gate": gate,
         "gelu": gelu,
         "hard_sigmoid": hard_sigmoid,
         "hard_swish": hard_swish,
@@ -111,6 +129,7 @@ register(
         "log": jnp.log,
         "mish": jax.nn.mish,
         "neg": lax.neg,
+        "probit": ndtri,
         "reciprocal": jnp.reciprocal,
         "relu": jax.nn.relu,
         "round": jnp.round,
@@ -125,9 +144,10 @@ register(
         "softplus": jax.nn.softplus,
         "softsign": jax.nn.soft_sign,
         "sqrt": jnp.sqrt,
+        "swish": swish,
         "tan": jnp.tan,
         "tanh": jnp.tanh,
         "thresholded_relu": thresholded_relu,
     },
 )
-register(POINTWISE, {"prelu": prelu, "pow": pow_}, carriers=(0,))
+register(POINTWISE, {"prelu": prelu, "pow": pow_, "standardise": standardise}, carriers=(0,))

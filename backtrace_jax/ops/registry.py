@@ -56,6 +56,8 @@ class Op:
         carriers: Operand positions through which relevance can flow; None: every operand.
         signs: For sums, the sign of each operand; None: all positive.
         many: Whether it returns a tuple of results.
+        smooth: The same without rounding, in real numbers: what gradient modes differentiate (the straight-through
+            estimator, Bengio et al. 2013). None: the operation itself.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Op:
     carriers: tuple[int, ...] | None = None
     signs: tuple[int, ...] | None = None
     many: bool = False
+    smooth: Callable[..., Any] | None = None
 
     def __call__(self, *operands: Any, **params: Any) -> Any:
         """Compute the result; a product's third operand is added to it."""

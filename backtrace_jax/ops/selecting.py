@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from .linear import Padding, Sizes, same_rank
-from .registry import SELECT, register
+from .registry import NONE, SELECT, register
 
 
 def lowest(dtype: np.dtype) -> np.ndarray:
@@ -31,6 +32,31 @@ def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilat
         ((0, 0), (0, 0), *padding),
         window_dilation=ones + dilation,
     )
+
+
+def max_positions(
+    x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes, column_major: bool
+) -> Array:
+    """Where the largest entry of each window lies in the flattened x; with the last axes swapped if column-major."""
+    rank, sizes = len(window), x.shape[2:]
+    index, inside = np.zeros((1,) * (2 * rank), np.int64), np.ones((1,) * (2 * rank), np.bool_)
+    place, order = 0, [*range(rank)][:: -1 if column_major else 1]
+    steps = dict(zip(order, np.cumprod([1, *(sizes[i] for i in order[:0:-1])])[::-1], strict=True))
+    for axis, (taps, stride, (low, high), spread) in enumerate(zip(window, strides, padding, dilation, strict=True)):
+        count = (sizes[axis] + low + high - spread * (taps - 1) - 1) // stride + 1
+        line = np.arange(count)[:, None] * stride - low + np.arange(taps)[None] * spread
+        shape = [1] * (2 * rank)
+        shape[axis], shape[rank + axis] = line.shape
+        inside = inside & ((line >= 0) & (line < sizes[axis])).reshape(shape)
+        held = np.clip(line, 0, sizes[axis] - 1).reshape(shape)
+        index = index + held * int(np.prod(sizes[axis + 1 :], dtype=np.int64))
+        place = place + held * int(steps[axis])
+    counts = index.shape[:rank]
+    read = jnp.take(x.reshape(*x.shape[:2], -1), index.reshape(*counts, -1), axis=2)
+    best = jnp.argmax(jnp.where(inside.reshape(1, 1, *counts, -1), read, lowest(x.dtype)), axis=-1)
+    places = jnp.take_along_axis(jnp.asarray(np.asarray(place).reshape(1, 1, *counts, -1)), best[..., None], axis=-1)
+    image = np.arange(math.prod(x.shape[:2])).reshape(*x.shape[:2], *(1,) * rank) * math.prod(sizes)
+    return (places[..., 0] + image).astype(jnp.int64)
 
 
 def reduce_max(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:
@@ -55,3 +81,4 @@ def _fold(choose: Callable[[Array, Array], Array]) -> Callable[..., Array]:
 
 register(SELECT, {"max_pool": max_pool, "reduce_max": reduce_max, "reduce_min": reduce_min})
 register(SELECT, {"maximum": _fold(jnp.maximum), "minimum": _fold(jnp.minimum)})
+register(NONE, {"max_positions": max_positions})

@@ -21,12 +21,13 @@ def node_model(
     known: Sequence[int] = (),
     opset: int = 21,
     results: int = 1,
+    domain: str = "",
     **attributes: Any,
 ) -> onnx.ModelProto:
     """One node whose operands are inputs x0, x1, ..., or initialisers at the positions `known`; None is left out."""
     names = ["" if operand is None else f"x{i}" for i, operand in enumerate(operands)]
     outputs = [f"y{i}" for i in range(results)]
-    node = helper.make_node(op_type, names, outputs, name="the_node", **attributes)
+    node = helper.make_node(op_type, names, outputs, name="the_node", domain=domain, **attributes)
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(operand.dtype), operand.shape)
         for i, (name, operand) in enumerate(zip(names, operands, strict=True))
@@ -35,7 +36,8 @@ def node_model(
     initialisers = [numpy_helper.from_array(operands[i], names[i]) for i in known if operands[i] is not None]
     results_info = [helper.make_empty_tensor_value_info(name) for name in outputs]
     graph = helper.make_graph([node], "single", inputs, results_info, initialisers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def check_node(

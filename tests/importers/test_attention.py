@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from .nodes import boolean, check_node, floats
+from backtrace_jax import explain
+from backtrace_jax.errors import ModelError
+
+from .nodes import boolean, check_node, floats, node_model
 
 
 def softmax(scores):
@@ -95,3 +98,54 @@ def test_keys_and_values_of_the_past_come_first():
     all_K, all_V = np.concatenate([past_K, K], 2), np.concatenate([past_V, V], 2)
     wanted = [attention(Q, all_K, all_V, bias), all_K, all_V]
     check_node("Attention", [Q, K, V, None, past_K, past_V], expected=wanted, opset=23, is_causal=1, results=3)
+
+
+@pytest.mark.parametrize("known", [(), (6,)])
+@pytest.mark.parametrize("is_causal", [0, 1])
+def test_a_static_cache_is_filled_in_part(is_causal, known):
+    Q, K, V = operands()
+    lengths = np.asarray([4, 5])
+    bias = np.where(np.arange(5) < lengths[:, None], 0, -np.inf).reshape(2, 1, 1, 5)
+    if is_causal:
+        bias = (
+            bias + np.stack([np.where(np.tri(3, 5, length - 3, dtype=bool), 0, -np.inf) for length in lengths])[:, None]
+        )
+    wanted = attention(Q, K, V, bias)
+    check_node("Attention", [Q, K, V, *[None] * 3, lengths], known, [wanted], opset=24, is_causal=is_causal)
+
+
+@pytest.mark.parametrize("limits", [(1, -1), (-1, 1), (1, 0), (0, 2)])
+def test_a_window_of_keys(limits):
+    Q, K, V = operands()
+    left, right = limits
+    distance = np.arange(5) - np.arange(3)[:, None]
+    seen = ((left < 0) | (distance >= -left)) & ((right < 0) | (distance <= right))
+    wanted = attention(Q, K, V, np.where(seen, 0, -np.inf))
+    check_node("Attention", [Q, K, V], (), [wanted], opset=25, left_window_size=left, right_window_size=right)
+
+
+@pytest.mark.parametrize("mode", ["default", "gradient-x-input"])
+def test_a_query_that_sees_nothing_spoils_no_explanation(mode):
+    """Two queries, one key: the first query comes before the cache begins."""
+    Q, K, V = floats(1, 1, 2, 4), floats(1, 1, 3, 4, seed=1), floats(1, 1, 3, 4, seed=2)
+    inputs = {"x0": Q, "x1": K, "x2": V, "x6": np.asarray([1])}
+    model = node_model("Attention", [Q, K, V, *[None] * 3, inputs["x6"]], opset=24, is_causal=1)
+    relevance = explain(model, inputs, mode=mode, start=np.ones((1, 1, 2, 4), np.float32)).relevance
+    assert all(np.isfinite(relevance[name]).all() for name in ("x0", "x1", "x2"))
+    assert np.abs(relevance["x2"][:, :, 0]).min() > 0
+    np.testing.assert_array_equal(relevance["x2"][:, :, 1:], 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"qk_matmul_output_mode": 4}, "qk_matmul_output_mode should be from 0 to 3; found 4"),
+        ({"q_num_heads": 3, "kv_num_heads": 2}, "a width of 8 cannot be cut into 3 heads"),
+        ({"kv_num_heads": None}, "a width of 4 cannot be cut into an unknown number of heads"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    shapes = (2, 3, 8), (2, 5, 4), (2, 5, 4)
+    settings = {"q_num_heads": 4, "kv_num_heads": 2} | settings
+    with pytest.raises(ModelError, match=message):
+        check_node("Attention", [floats(*shape) for shape in shapes], (), [], opset=23, **settings)

@@ -44,6 +44,7 @@ class Specimen:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    "binarize": {"threshold": 0.2},
     "celu": {"alpha": 0.7},
     "clip": {"low": -0.5, "high": 1.0},
     "elu": {"alpha": 0.7},
@@ -53,12 +54,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"alpha": 0.1},
     "selu": {"alpha": 1.67326, "gamma": 1.0507},
     "shrink": {"bias": 0.1, "lambd": 0.4},
+    "swish": {"alpha": 1.702},
     "thresholded_relu": {"alpha": 0.3},
 }
 """Static settings of the pointwise operations that have any."""
 
 _WINDOW = {"strides": (2, 1), "padding": ((1, 0), (0, 1)), "dilation": (1, 1)}
+_TREE = (  # one split, of feature 1 at 0: 0.5 less below it, 0.5 more above
+    np.array([1, 0, 0]),
+    np.zeros(3, np.float32),
+    np.array([4, 0, 0], np.int32),
+    np.array([[1, 2], [1, 1], [2, 2]]),
+    np.array([[0], [-0.5], [0.5]], np.float32),
+    np.array([0]),
+)
 _INDEX = np.array([[2, 0], [-1, 2]])
+_POINTS = np.array([[[0.3, 1.7], [2.0, 4.4], [-0.6, 0.2]], [[3.2, 3.9], [1.5, -2.0], [0.0, 4.0]]])
 
 SPECIMENS: dict[str, Specimen] = {
     "mul": Specimen("mul", ((2, 3), (3,))),
@@ -69,6 +80,11 @@ SPECIMENS: dict[str, Specimen] = {
     "matmul with bias": Specimen("matmul", ((2, 3), (3, 4), (1, 4))),
     "conv with bias": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2), (1, 4, 1, 1)), {**_WINDOW, "groups": 2}),
     "div": Specimen("div", ((2, 3), (3,))),
+    "scatter_add": Specimen("scatter_add", ((5, 2), np.array([2, 0, 2, 2, 4])), {"count": 4}),
+    "sample": Specimen("sample", ((2, 3, 4, 5), _POINTS), {"kernel": "linear", "padding": "zeros"}),
+    "sample by parts": Specimen(
+        "sample", ((1, 2, 5), _POINTS[:1, :, :1]), {"kernel": "cubic", "padding": "border", "part": "positive"}
+    ),
     "avg_pool": Specimen("avg_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2), "counted": ((1, 0), (0, 0))}),
     "reduce_sum": Specimen("reduce_sum", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
     "reduce_mean": Specimen("reduce_mean", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
@@ -85,12 +101,15 @@ SPECIMENS: dict[str, Specimen] = {
     "gather": Specimen("gather", ((3, 4), _INDEX), {"axis": 0}),
     "gather_elements": Specimen("gather_elements", ((3, 2), _INDEX), {"axis": 0}),
     "gather_nd": Specimen("gather_nd", ((3, 4), _INDEX), {"batch_dims": 0}),
+    "gather_by_key": Specimen("gather_by_key", ((3, 4), np.array([[7, 2], [5, -2]]), np.array([-2, 7])), {"axis": 0}),
     "where": Specimen("where", (np.array([[True], [False]]), (2, 3), (3,))),
     "max_pool": Specimen("max_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2)}),
     "reduce_max": Specimen("reduce_max", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
     "reduce_min": Specimen("reduce_min", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
     "maximum": Specimen("maximum", ((2, 3), (3,), (2, 1))),
     "minimum": Specimen("minimum", ((2, 3), (3,))),
+    "scatter_max": Specimen("scatter_max", ((4, 2), (5, 2), np.array([2, 0, 2, 2, 4]))),
+    "scatter_min": Specimen("scatter_min", ((4,), (3,), np.array([1, 1, 3]))),
     "softmax": Specimen("softmax", ((2, 3),), {"axis": 1}),
     "log_softmax": Specimen("log_softmax", ((2, 3),), {"axis": 0}),
     "layer_norm": Specimen("layer_norm", ((2, 4), (4,), (4,)), {"axes": (1,), "epsilon": 1e-5}),
@@ -100,7 +119,12 @@ SPECIMENS: dict[str, Specimen] = {
     "local_response_norm": Specimen(
         "local_response_norm", ((1, 4, 3),), {"size": 3, "alpha": 1e-2, "beta": 0.75, "bias": 1.0}
     ),
+    "standardise": Specimen("standardise", ((2, 3), (3,), (1, 3))),
+    "tree_paths": Specimen("tree_paths", ((2, 3, 1), *_TREE), {"depth": 1, "per_tree": False}),
+    "tree_sum": Specimen("tree_sum", ((2, 3, 4), (4,))),
     "prelu": Specimen("prelu", ((2, 3), (3,))),
+    "quantize": Specimen("quantize", ((2, 3), np.array([0.1, 0.2, 0.3]), np.array([3, 0, -5])), {"dtype": "int8"}),
+    "dequantize": Specimen("dequantize", ((2, 3), np.array(0.1), np.array(7)), {"dtype": "float32"}),
     "pow": Specimen("pow", ((2, 3), (3,))),
 }
 _SINGLE_INPUT = [name for name, op in OPS.items() if op.kind == POINTWISE and name not in SPECIMENS and name != "cast"]

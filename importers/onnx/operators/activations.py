@@ -59,6 +59,12 @@ def swish(lowering: Lowering, X: Value, *, alpha: float = 1.0) -> Value:
     return lowering.emit("mul", X, lowering.emit("sigmoid", lowering.scale(X, alpha)))
 
 
+@operator("SwiGLU", since=28)
+def swiglu(lowering: Lowering, A: Value, B: Value, *, alpha: float = 1.0) -> Value:
+    """B gated by the swish of A."""
+    return lowering.emit("mul", swish(lowering, A, alpha=alpha), B)
+
+
 @operator("Hardmax", since=13)
 def hardmax(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:
     """1 at the first largest entry along an axis, 0 elsewhere."""

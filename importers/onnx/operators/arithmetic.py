@@ -1,4 +1,4 @@
-"""Element-by-element operators: arithmetic, comparisons, logic, casts."""
+"""Element-by-element operators: arithmetic, comparisons, logic."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.ir import Value, Var
 
 from ..lowering import Lowering
 from .registry import operator
@@ -66,7 +65,6 @@ _BINARY = {
     "Sub": "sub",
     "Xor": "logical_xor",
 }
-_NARROW = ("float8", "float4", "int4", "uint4", "int2", "uint2")
 _LARGEST_INTEGER_POWER = 16  # beyond it, repeated products are no faster than a general power
 
 
@@ -76,12 +74,25 @@ def _emit_binary(op: str) -> Callable[[Lowering, Value, Value], Value]:
 
 def _power(lowering: Lowering, X: Value, exponent: Value) -> Value:
     """X to a power; a known small whole exponent is a setting of the operation, so that it is computed by products."""
+    whole_base = np.issubdtype(X.dtype, np.integer)
     if isinstance(exponent, np.ndarray) and exponent.size == 1:
         number = float(exponent.item())
-        if number.is_integer() and abs(number) <= _LARGEST_INTEGER_POWER and X.dtype != np.bool_:
+        least = 0 if whole_base else -_LARGEST_INTEGER_POWER
+        if number.is_integer() and least <= number <= _LARGEST_INTEGER_POWER and X.dtype != np.bool_:
             shape = np.broadcast_shapes(X.shape, exponent.shape)
             return lowering.emit("integer_pow", lowering.reshape(X, shape), exponent=int(number))
-    return lowering.emit("pow", X, lowering.cast(exponent, X.dtype))
+    plain = lowering.emit("pow", X, lowering.cast(exponent, X.dtype))
+    return _cut_power(lowering, X, exponent, plain) if whole_base else plain
+
+
+def _cut_power(lowering: Lowering, X: Value, exponent: Value, whole: Value) -> Value:
+    """Powers of integers: those by fractions, and those by negative numbers, are real and cut to integers."""
+    double = np.dtype(np.float64)
+    real = lowering.emit("pow", lowering.cast(X, double), lowering.cast(exponent, double))
+    cut = lowering.cast(real, np.dtype(X.dtype))
+    if not np.issubdtype(exponent.dtype, np.integer):
+        return cut
+    return lowering.emit("where", lowering.emit("less", exponent, np.zeros((), exponent.dtype)), cut, whole)
 
 
 def _register_unary(name: str, op: str) -> None:
@@ -152,49 +163,16 @@ def is_infinite(lowering: Lowering, X: Value, *, detect_negative: int = 1, detec
     return lowering.emit("equal", X, infinity)
 
 
-def element_type(code: int) -> np.dtype:
-    """NumPy's dtype of an ONNX element type.
-
-    Raises:
-        UnsupportedError: For text.
-    """
-    if code in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
-        raise UnsupportedError("text cannot be explained; turn it into numbers before the model")
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
-
-
-def _converted(lowering: Lowering, value: Value, dtype: np.dtype) -> Value:
-    """The value in another type; types too narrow for a network's values would need ONNX's rules of saturation."""
-    if value.dtype != dtype and dtype.name.startswith(_NARROW):
-        raise UnsupportedError(f"conversion to {dtype.name}; use the model before its quantisation")
-    return lowering.cast(value, dtype)
-
-
-@operator("Cast", since=6)
-def cast(lowering: Lowering, input: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
-    """The same numbers in another type."""
-    return _converted(lowering, input, element_type(to))
-
-
-@operator("Cast", since=1)
-def cast_1(lowering: Lowering, input: Value, *, to: str) -> Value:
-    """Before opset 6 the type is given by name."""
-    return _converted(lowering, input, element_type(onnx.TensorProto.DataType.Value(to)))
-
-
-@operator("CastLike", since=15)
-def cast_like(
-    lowering: Lowering, input: Value, target_type: Value, *, saturate: int = 1, round_mode: str = "up"
-) -> Value:
-    """The same numbers in the type of another value."""
-    return _converted(lowering, input, np.dtype(target_type.dtype))
-
-
 @operator("Clip", since=11)
 def clip(lowering: Lowering, input: Value, min: Value | None = None, max: Value | None = None) -> Value:
-    """Entries kept between two known bounds."""
-    low, high = (None if bound is None else lowering.known(bound, "a bound of Clip").item() for bound in (min, max))
-    return input if low is None and high is None else lowering.emit("clip", input, low=low, high=high)
+    """Entries kept between two bounds; a bound that is computed competes with them."""
+    if not isinstance(min, Var) and not isinstance(max, Var):
+        low, high = (None if bound is None else bound.item() for bound in (min, max))
+        return input if low is None and high is None else lowering.emit("clip", input, low=low, high=high)
+    for bound, op in ((min, "maximum"), (max, "minimum")):
+        if bound is not None:
+            input = lowering.emit(op, input, lowering.reshape(bound, ()))
+    return input
 
 
 @operator("Clip", since=1)
@@ -208,3 +186,12 @@ def clip_1(
 ) -> Value:
     """Before opset 11 the bounds are attributes."""
     return input if min is None and max is None else lowering.emit("clip", input, low=min, high=max)
+
+
+@operator("BitShift", since=11)
+def bit_shift(lowering: Lowering, X: Value, Y: Value, *, direction: str) -> Value:
+    """Bits of X moved up ("LEFT") or down ("RIGHT") by Y places."""
+    operations = {"LEFT": "shift_left", "RIGHT": "shift_right"}
+    if direction not in operations:
+        raise UnsupportedError(f"direction {direction!r} of BitShift; there are {', '.join(operations)}")
+    return lowering.emit(operations[direction], X, Y)

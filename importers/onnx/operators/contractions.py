@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from string import ascii_letters
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
@@ -128,15 +129,31 @@ def einsum(lowering: Lowering, *Inputs: Value, equation: str) -> Value:
         raise ModelError(f"equation {equation!r} names {len(terms)} operands, the node has {len(Inputs)}")
     if len(terms) == 1:
         return lowering.emit("einsum", Inputs[0], np.ones((), Inputs[0].dtype), equation=f"{terms[0]},->{result}")
+    operands = list(Inputs)
     if len(terms) > 2 and "..." in equation:
-        raise UnsupportedError("an ellipsis with more than two operands; write the axes out or split the einsum")
-    value, term = Inputs[0], terms[0]
-    for position, (other, other_term) in enumerate(zip(Inputs[1:], terms[1:], strict=True), 2):
+        operands, terms, result = _written_out(lowering, operands, terms, result)
+    value, term = operands[0], terms[0]
+    for position, (other, other_term) in enumerate(zip(operands[1:], terms[1:], strict=True), 2):
         remaining = result + "".join(terms[position:])
         last = position == len(terms)
         merged = result if last else "".join(c for c in dict.fromkeys(term + other_term) if c in remaining)
         value, term = lowering.emit("einsum", value, other, equation=f"{term},{other_term}->{merged}"), merged
     return value
+
+
+def _written_out(
+    lowering: Lowering, operands: Sequence[Value], terms: Sequence[str], result: str
+) -> tuple[list[Value], list[str], str]:
+    """The equation with letters for its ellipses, which stand for the same last axes; stretched axes are dropped."""
+    free = [letter for letter in ascii_letters if letter not in "".join(terms)]
+    counts = [len(x.shape) - len(term.replace("...", "")) for x, term in zip(operands, terms, strict=True)]
+    names = "".join(free[: max(counts)])
+    written = [term.replace("...", names[len(names) - count :]) for term, count in zip(terms, counts, strict=True)]
+    axes = [[*zip(term, x.shape, strict=True)] for term, x in zip(written, operands, strict=True)]
+    long = {letter for own in axes for letter, size in own if size != 1} & set(names)
+    kept = [[(letter, size) for letter, size in own if size != 1 or letter not in long] for own in axes]
+    values = [lowering.reshape(x, [size for _, size in each]) for x, each in zip(operands, kept, strict=True)]
+    return values, ["".join(letter for letter, _ in each) for each in kept], result.replace("...", names)
 
 
 def _terms(equation: str) -> tuple[list[str], str]:

@@ -67,6 +67,8 @@ def _split(lowering: Lowering, data: Value, axis: int, sizes: Sequence[int]) -> 
 def _equal_parts(size: int, count: int) -> list[int]:
     """Sizes of `count` parts, all alike but the last, which may be smaller."""
     part = -(-size // count)
+    if not 0 < count <= max(size, 1):
+        raise ModelError(f"an axis of size {size} cannot be split into {count} parts")
     return [part] * (count - 1) + [size - part * (count - 1)]
 
 
@@ -151,7 +153,7 @@ def _copied_border(lowering: Lowering, data: Value, borders: Sequence[tuple[int,
 def gather(lowering: Lowering, data: Value, indices: Value, *, axis: int = 0) -> Value:
     """Entries along an axis by index; one known index is a slice."""
     axis %= len(data.shape)
-    _check_range(indices, data.shape[axis])
+    check_range(indices, data.shape[axis])
     if isinstance(indices, np.ndarray) and indices.size == 1:
         index = int(indices.item()) % data.shape[axis]
         part = _slice(lowering, data, {axis: range(index, index + 1)})
@@ -163,7 +165,7 @@ def gather(lowering: Lowering, data: Value, indices: Value, *, axis: int = 0) ->
 def gather_elements(lowering: Lowering, data: Value, indices: Value, *, axis: int = 0) -> Value:
     """Entry by entry along one axis."""
     axis %= len(data.shape)
-    _check_range(indices, data.shape[axis])
+    check_range(indices, data.shape[axis])
     return lowering.emit("gather_elements", data, indices, axis=axis)
 
 
@@ -172,11 +174,12 @@ def gather_nd(lowering: Lowering, data: Value, indices: Value, *, batch_dims: in
     """Parts by tuples of indices, after `batch_dims` shared leading axes."""
     for column in range(indices.shape[-1]):
         known = indices[..., column] if isinstance(indices, np.ndarray) else indices
-        _check_range(known, data.shape[batch_dims + column])
+        check_range(known, data.shape[batch_dims + column])
     return lowering.emit("gather_nd", data, indices, batch_dims=batch_dims)
 
 
-def _check_range(indices: Value, size: int) -> None:
+def check_range(indices: Value, size: int) -> None:
+    """Refuse known indices that reach beyond an axis."""
     if isinstance(indices, np.ndarray) and ((indices < -size) | (indices >= size)).any():
         raise ModelError(f"indices from {indices.min()} to {indices.max()} reach beyond an axis of size {size}")
 
@@ -209,3 +212,19 @@ def one_hot(lowering: Lowering, indices: Value, depth: Value, values: Value, *, 
     classes = np.arange(count).reshape((count,) + (1,) * (rank - 1 - axis))
     off, on = (gather(lowering, values, np.asarray(position)) for position in (0, 1))
     return lowering.emit("where", lowering.emit("equal", turned, classes), on, off)
+
+
+@operator("ReverseSequence", since=10)
+def reverse_sequence(
+    lowering: Lowering, input: Value, sequence_lens: Value, *, batch_axis: int = 1, time_axis: int = 0
+) -> Value:
+    """The first steps of each sequence, as many as its length says, in reverse order; the steps after them stay."""
+    rank, lengths = len(input.shape), lowering.cast(sequence_lens, np.dtype(np.int64))
+    batch_axis, time_axis = batch_axis % rank, time_axis % rank
+    sizes = [size if axis == time_axis else 1 for axis, size in enumerate(input.shape)]
+    time = np.arange(input.shape[time_axis]).reshape(sizes)
+    ends = lowering.reshape(lengths, [size if axis == batch_axis else 1 for axis, size in enumerate(input.shape)])
+    mirrored = lowering.emit("sub", lowering.emit("sub", ends, np.asarray(1)), time)
+    positions = lowering.emit("where", lowering.emit("less", time, ends), mirrored, time)
+    indices = lowering.emit("expand", positions, shape=input.shape)
+    return lowering.emit("gather_elements", input, indices, axis=time_axis)

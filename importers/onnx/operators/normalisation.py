@@ -58,10 +58,29 @@ def batch_normalization(
     epsilon: float = 1e-5,
     momentum: float = 0.9,
     training_mode: int = 0,
-) -> Value:
-    """Batch normalisation at inference."""
-    _refuse_training(bool(training_mode))
-    return _normalise(lowering, X, scale, B, input_mean, input_var, epsilon)
+) -> Value | tuple[Value, ...]:
+    """Batch normalisation by given statistics; in training mode by those of X, and what they make of the given ones."""
+    if not training_mode:
+        return _normalise(lowering, X, scale, B, input_mean, input_var, epsilon)
+    affine = [lowering.cast(lowering.along_channels(each, len(X.shape)), X.dtype) for each in (scale, B)]
+    axes = (0, *range(2, len(X.shape)))
+    result = lowering.emit("layer_norm", X, *affine, axes=axes, epsilon=epsilon)
+    if lowering.result_count == 1:
+        return result
+    return result, *_running(lowering, X, input_mean, input_var, axes, momentum)
+
+
+def _running(
+    lowering: Lowering, X: Value, mean: Value, var: Value, axes: tuple[int, ...], momentum: float
+) -> tuple[Value, ...]:
+    """Running mean and variance, moved towards those of a batch."""
+    wide = lowering.cast(X, np.dtype(mean.dtype))
+    found = lowering.emit("reduce_mean", wide, axes=axes, keepdims=True)
+    centred = lowering.emit("sub", wide, found)
+    spread = lowering.emit("reduce_mean", lowering.emit("mul", centred, centred), axes=axes, keepdims=False)
+    pairs = (mean, lowering.reshape(found, mean.shape)), (var, lowering.cast(spread, np.dtype(var.dtype)))
+    parts = [(lowering.scale(old, momentum), lowering.scale(new, 1 - momentum)) for old, new in pairs]
+    return tuple(lowering.emit("add", *each) for each in parts)
 
 
 @operator("BatchNormalization", since=7)
@@ -102,6 +121,13 @@ def batch_normalization_1(
     return _normalise(lowering, X, scale, B, mean, var, epsilon)
 
 
+@operator("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(lowering: Lowering, X: Value, *, axes: Sequence[int] = (0, 2, 3)) -> Value:
+    """Zero mean and unit variance over axes; ONNX adds its tiny number to the deviation rather than the variance."""
+    rank = len(X.shape)
+    return lowering.emit("layer_norm", X, axes=tuple(sorted(axis % rank for axis in axes)), epsilon=1e-9**2)
+
+
 @operator("InstanceNormalization")
 def instance_normalization(
     lowering: Lowering,
@@ -131,7 +157,7 @@ def group_normalization(
 ) -> Value:
     """Groups of channels normalised together, then a scale and shift per channel."""
     affine = [lowering.along_channels(operand, len(X.shape)) for operand in (scale, bias)]
-    return _stashed(lowering, "group_norm", X, affine, stash_type, groups=num_groups, epsilon=epsilon)
+    return stashed(lowering, "group_norm", X, affine, stash_type, groups=num_groups, epsilon=epsilon)
 
 
 @operator("GroupNormalization", since=18)
@@ -165,17 +191,18 @@ def layer_normalization(
     stash_type: int = 1,
 ) -> Value | tuple[Value, ...]:
     """Normalisation over the last axes, from `axis` on; mean and inverse deviation where they are asked for."""
-    axes = _last_axes(X, axis)
+    axes = last_axes(X, axis)
     affine = [Scale] if B is None else [Scale, B]
-    result = _stashed(lowering, "layer_norm", X, affine, stash_type, axes=axes, epsilon=epsilon)
+    result = stashed(lowering, "layer_norm", X, affine, stash_type, axes=axes, epsilon=epsilon)
     if lowering.result_count == 1:
         return result
-    return result, *_statistics(lowering, X, axes, epsilon, stash_type)
+    return result, *statistics(lowering, X, axes, epsilon, stash_type)
 
 
-def _statistics(
+def statistics(
     lowering: Lowering, X: Value, axes: tuple[int, ...], epsilon: float, stash_type: int
 ) -> tuple[Value, Value]:
+    """Mean and inverse deviation over axes."""
     wide = lowering.cast(X, np.dtype(np.float32)) if stash_type == 1 else X
     mean = lowering.emit("reduce_mean", wide, axes=axes, keepdims=True)
     centred = lowering.emit("sub", wide, mean)
@@ -194,14 +221,16 @@ def rms_normalization(
     stash_type: int = 1,
 ) -> Value:
     """Division by the root mean square over the last axes, from `axis` on."""
-    return _stashed(lowering, "rms_norm", X, [scale], stash_type, axes=_last_axes(X, axis), epsilon=epsilon)
+    result = stashed(lowering, "rms_norm", X, [scale], stash_type, axes=last_axes(X, axis), epsilon=epsilon)
+    return lowering.cast(result, np.dtype(scale.dtype))
 
 
-def _last_axes(X: Value, axis: int) -> tuple[int, ...]:
+def last_axes(X: Value, axis: int) -> tuple[int, ...]:
+    """The axes from one on."""
     return tuple(range(axis % len(X.shape), len(X.shape)))
 
 
-def _stashed(lowering: Lowering, op: str, X: Value, affine: Sequence[Value], stash_type: int, **params: Any) -> Value:
+def stashed(lowering: Lowering, op: str, X: Value, affine: Sequence[Value], stash_type: int, **params: Any) -> Value:
     """A normalisation whose statistics are taken in float32 where the value is narrower than that."""
     if stash_type != 1 or X.dtype.itemsize >= 4:
         return lowering.emit(op, X, *affine, **params)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
@@ -41,12 +40,14 @@ def max_pool(
     pads: Sequence[int] | None = None,
     storage_order: int = 0,
     strides: Sequence[int] | None = None,
-) -> Value:
-    """Largest entry of each window."""
-    if lowering.result_count > 1:
-        raise UnsupportedError("the positions of the maxima are asked for; only their values are implemented")
+) -> Value | tuple[Value, Value]:
+    """Largest entry of each window and, where asked for, its position in the flattened value."""
     spatial = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
     window = windows(X.shape[2:], tuple(kernel_shape), ceil=bool(ceil_mode), **spatial)
+    if lowering.result_count > 1:
+        geometry = _geometry(window, X.shape[2:])
+        positions = lowering.emit("max_positions", X, column_major=bool(storage_order), **geometry)
+        return lowering.emit("max_pool", X, **geometry), positions
     if window.covers(X.shape[2:]):
         return lowering.emit("reduce_max", X, axes=_spatial(X), keepdims=True)
     return lowering.emit("max_pool", X, **_geometry(window, X.shape[2:]))

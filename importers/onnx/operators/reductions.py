@@ -10,6 +10,7 @@ import numpy as np
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .products import product_over
 from .registry import operator
 
 Axes: TypeAlias = tuple[int, ...]
@@ -24,6 +25,34 @@ def _plain(op: str) -> Reduction:
 
 
 _sum = _plain("reduce_sum")
+
+
+def _extreme(op: str) -> Reduction:
+    """The largest or smallest entry; of none at all, the number that every other one beats."""
+
+    def reduce(lowering: Lowering, data: Value, axes: Axes, keepdims: bool) -> Value:
+        if all(data.shape[axis] for axis in axes):
+            return _plain(op)(lowering, data, axes, keepdims)
+        return np.full(_reduced(data.shape, axes, keepdims), _worst(op, np.dtype(data.dtype)), data.dtype)
+
+    return reduce
+
+
+def _worst(op: str, dtype: np.dtype) -> int | float:
+    """What loses against every number of a type."""
+    largest = op == "reduce_max"
+    if dtype == np.bool_:
+        return not largest
+    if np.issubdtype(dtype, np.integer):
+        return int(np.iinfo(dtype).min if largest else np.iinfo(dtype).max)
+    return -np.inf if largest else np.inf
+
+
+def _reduced(shape: Sequence[int], axes: Axes, keepdims: bool) -> Axes:
+    """The shape with these axes of size 1, or without them."""
+    if not keepdims:
+        return _without(shape, axes)
+    return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
 
 
 def _l1(lowering: Lowering, data: Value, axes: Axes, keepdims: bool) -> Value:
@@ -50,6 +79,8 @@ def _log_sum_exp(lowering: Lowering, data: Value, axes: Axes, keepdims: bool) ->
     """The largest entry is taken out of the exponential, so that nothing overflows."""
     if not axes:
         return data
+    if not all(data.shape[axis] for axis in axes):  # nothing adds up to 0
+        return np.full(_reduced(data.shape, axes, keepdims), -np.inf, data.dtype)
     largest = lowering.emit("reduce_max", data, axes=axes, keepdims=True)
     shifted = lowering.emit("exp", lowering.emit("sub", data, largest))
     result = lowering.emit("add", _log_sum(lowering, shifted, axes, True), largest)
@@ -65,9 +96,10 @@ _REDUCTIONS: dict[str, tuple[Reduction, int]] = {  # the reduction, and the opse
     "ReduceL2": (_l2, 18),
     "ReduceLogSum": (_log_sum, 18),
     "ReduceLogSumExp": (_log_sum_exp, 18),
-    "ReduceMax": (_plain("reduce_max"), 18),
+    "ReduceMax": (_extreme("reduce_max"), 18),
     "ReduceMean": (_plain("reduce_mean"), 18),
-    "ReduceMin": (_plain("reduce_min"), 18),
+    "ReduceMin": (_extreme("reduce_min"), 18),
+    "ReduceProd": (product_over, 18),
     "ReduceSum": (_sum, 13),
     "ReduceSumSquare": (_sum_square, 18),
 }

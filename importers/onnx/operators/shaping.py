@@ -12,6 +12,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .casts import element_type
 from .registry import operator
 
 
@@ -48,8 +49,9 @@ def dropout(
     *,
     seed: int | None = None,
 ) -> Value | tuple[Value, ...]:
-    """Nothing is dropped at inference."""
-    if training_mode is not None and np.any(lowering.known(training_mode, "training_mode")):
+    """Nothing is dropped at inference, nor in training where the ratio is 0."""
+    training = training_mode is not None and np.any(lowering.known(training_mode, "training_mode"))
+    if training and (ratio is None or np.any(lowering.known(ratio, "the ratio to drop"))):
         raise UnsupportedError("the node drops entries at random (training_mode); export the model in evaluation mode")
     return _undropped(lowering, data)
 
@@ -97,6 +99,13 @@ def constant_of_shape(lowering: Lowering, input: Value, *, value: np.ndarray | N
     """One number everywhere."""
     number = np.zeros(1, np.float32) if value is None else value
     return np.full(lowering.integers(input, "the shape"), number.reshape(()))
+
+
+@operator("EyeLike", since=9)
+def eye_like(lowering: Lowering, input: Value, *, dtype: int | None = None, k: int = 0) -> Value:
+    """1 on a diagonal, 0 elsewhere, in the shape of a matrix."""
+    rows, columns = input.shape
+    return np.eye(rows, columns, k, input.dtype if dtype is None else element_type(dtype))
 
 
 @operator("Range")
