@@ -1,17 +1,41 @@
 """Passes: pure functions Program -> Program that bring a lowered graph into the form the rules speak about."""
 
 from ..ir import Program, check
+from .activations import recognise_activations
 from .affine import fold_affine
+from .attention import scale_queries
 from .dead_code import drop_dead_code
+from .norms import recognise_norms
 from .precision import with_float_type
-from .recognise import recognise_silu
+from .softmax import recognise_division, recognise_softmax
 
-__all__ = ["drop_dead_code", "fold_affine", "recognise_silu", "simplify", "with_float_type"]
+__all__ = [
+    "drop_dead_code",
+    "fold_affine",
+    "recognise_activations",
+    "recognise_division",
+    "recognise_norms",
+    "recognise_softmax",
+    "scale_queries",
+    "simplify",
+    "with_float_type",
+]
+
+_PASSES = (
+    drop_dead_code,
+    recognise_norms,  # before scales and shifts are folded into what comes before them
+    recognise_softmax,
+    recognise_activations,
+    recognise_division,  # what no formula above has claimed
+    scale_queries,
+    fold_affine,
+    drop_dead_code,
+)
 
 
 def simplify(program: Program) -> Program:
     """All passes, in order; the forward result stays the same up to rounding."""
-    for simplification in (drop_dead_code, fold_affine, recognise_silu, drop_dead_code):
+    for simplification in _PASSES:
         program = simplification(program)
     check(program.graph)
     return program

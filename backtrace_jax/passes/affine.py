@@ -137,7 +137,8 @@ def _feature_axes(eqn: Eqn, weight: int) -> set[int]:
     if eqn.op == "einsum":
         return _lettered_axes(eqn.params["equation"], weight, rank)
     if eqn.op == "matmul" and any(len(var.shape) < 2 for var in eqn.invars[:2]):
-        return set()  # a vector has no axis of its own in the result, and shifts those of the other operand
+        own = (*shape[:-2], *shape[-1 if weight == 1 else -2 :][:1])  # a vector has no axis in the result
+        return {axis for axis, size in enumerate(own) if size > 1} if len(shape) > 1 else set()
     axes = {rank - 1 - i for i, size in enumerate(reversed(shape)) if size > 1}
     return axes - {rank - 2 if weight == 1 else rank - 1} if eqn.op == "matmul" else axes
 

@@ -1,49 +1,11 @@
-"""Recognised activations, dropped equations, and another float type."""
+"""Dropped equations, and another float type."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from backtrace_jax.passes import drop_dead_code, recognise_silu, simplify, with_float_type
+from backtrace_jax.passes import drop_dead_code, simplify, with_float_type
 from tests.passes.graphs import DOUBLE, SINGLE, check_unchanged, draw, operations, outputs, program
-
-
-@pytest.mark.parametrize("swapped", [False, True])
-def test_silu_is_recognised(swapped):
-    def build(builder, x):
-        gate = builder.emit("sigmoid", x)
-        return builder.emit("mul", *((gate, x) if swapped else (x, gate)))
-
-    before = program(build, (2, 3))
-    after = simplify(before)
-    assert operations(after) == ["silu"]
-    check_unchanged(before, after)
-
-
-def test_a_sigmoid_that_something_else_reads_stays():
-    def build(builder, x):
-        gate = builder.emit("sigmoid", x)
-        return {"y": builder.emit("mul", x, gate), "gate": gate}
-
-    before = program(build, (2, 3))
-    after = simplify(before)
-    assert sorted(operations(after)) == ["sigmoid", "silu"]
-    check_unchanged(before, after)
-
-
-NOT_SILU = {
-    "another value's gate": lambda b, x, g: b.emit("mul", x, b.emit("sigmoid", g)),
-    "another gate": lambda b, x, g: b.emit("mul", x, b.emit("tanh", x)),
-    "scaled gate": lambda b, x, g: b.emit("mul", x, b.emit("sigmoid", b.emit("mul", x, np.array(1.702)))),
-    "sum": lambda b, x, g: b.emit("add", x, b.emit("sigmoid", x)),
-}
-
-
-@pytest.mark.parametrize("name", NOT_SILU)
-def test_what_is_no_silu(name):
-    before = program(NOT_SILU[name], (2, 3), (2, 3))
-    assert operations(recognise_silu(before)) == operations(before)
 
 
 def test_dead_code_goes_and_inputs_stay():

@@ -1,0 +1,156 @@
+"""Recognises normalisations that exporters write out in several equations, with their scale and shift.
+
+RULES section 6: x takes all of the relevance; the statistics, the scale and the shift take nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..ir import Eqn, Program, Var
+from .matching import Bound
+from .patterns import Either, Hole, Number, Pattern, Reduced, call
+from .rewriting import Form, Recogniser, Replacement, Rewriting, rewritten
+
+x, gamma, beta = Hole("x"), Hole("gamma", known=True), Hole("beta", known=True)
+_mean = Reduced("reduce_mean", x)
+_centred = x - _mean
+_square = Reduced("reduce_mean", x * x)
+_variance = Reduced("reduce_mean", _centred * _centred) | _square - _mean * _mean
+_variance = _variance | call("relu", _square - _mean * _mean)
+
+
+def _over_root(numerator: Callable[[Pattern], Pattern], spread: Pattern) -> Pattern:
+    """A numerator over the root of a spread plus epsilon, in every spelling of that; it is told how to divide."""
+    total = spread + Number("epsilon", 0.0)
+    roots, inverses = (call("sqrt", total), call("pow", total, 0.5)), (call("rsqrt", total), call("pow", total, -0.5))
+    return Either((*(numerator(1 / root) for root in roots), *map(numerator, inverses)))
+
+
+def _norm(op: str, *affine: str) -> Callable[[Rewriting, Eqn, Bound], Replacement]:
+    """A normalisation in the float type in which its statistics are computed, then in the type of the result."""
+
+    def build(rewriting: Rewriting, eqn: Eqn, bound: Bound) -> Replacement:
+        before = _cast(rewriting, eqn, bound["x"], bound["type"], "x")
+        value = before[-1].outvars[0] if before else bound["x"]
+        operands = (_retyped(rewriting, bound[name], bound["type"]) for name in affine)
+        return [
+            *before,
+            *_with_type(rewriting, eqn, op, value, *operands, axes=bound["axes"], epsilon=bound["epsilon"]),
+        ]
+
+    return build
+
+
+def _cast(rewriting: Rewriting, eqn: Eqn, var: Var, dtype: np.dtype, name: str) -> list[Eqn]:
+    if var.dtype == dtype:
+        return []
+    return [rewriting.equation(eqn, "cast", var, name=f"{eqn.outvars[0].name}.{name}", dtype=dtype.name)]
+
+
+def _retyped(rewriting: Rewriting, var: Var, dtype: np.dtype) -> Var:
+    """A known array in another type."""
+    return var if var.dtype == dtype else rewriting.param(var.name, rewriting.weights[var.name].astype(dtype))
+
+
+def _with_type(rewriting: Rewriting, eqn: Eqn, op: str, *operands: Var, **params: Any) -> list[Eqn]:
+    """An operation in the type of its operands, whose result is then converted to the type of another equation's."""
+    result = eqn.outvars[0]
+    if operands[0].dtype == result.dtype:
+        return [rewriting.equation(eqn, op, *operands, **params)]
+    wide = rewriting.equation(eqn, op, *operands, name=f"{result.name}.wide", **params)
+    return [wide, rewriting.equation(eqn, "cast", wide.outvars[0], dtype=result.dtype.name)]
+
+
+_recognise = Recogniser(
+    Form(
+        _over_root(lambda r: x * gamma * r + (beta - _mean * gamma * r), _variance),
+        _norm("layer_norm", "gamma", "beta"),
+    ),
+    Form(_over_root(lambda r: x * gamma * r - _mean * gamma * r, _variance), _norm("layer_norm", "gamma")),
+    Form(_over_root(lambda r: _centred * gamma * r, _variance), _norm("layer_norm", "gamma")),
+    Form(_over_root(lambda r: x * r - _mean * r, _variance), _norm("layer_norm")),
+    Form(_over_root(lambda r: _centred * r, _variance), _norm("layer_norm")),
+    Form(_over_root(lambda r: x * gamma * r, _square), _norm("rms_norm", "gamma")),
+    Form(_over_root(lambda r: x * r, _square), _norm("rms_norm")),
+)
+
+
+def recognise_norms(program: Program) -> Program:
+    """Layer, RMS, instance and group normalisation become one operation each, their scale and shift included."""
+    return rewritten(_recognise(program), _step)
+
+
+def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    return _grouped(rewriting, eqn) if eqn.op == "reshape" else _with_affine(rewriting, eqn)
+
+
+def _grouped(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    """reshape(layer_norm(reshape(x))) over all but the first two axes: normalisation within groups of channels."""
+    norm = rewriting.producers.get(eqn.invars[0].name)
+    before = rewriting.producers.get(norm.invars[0].name) if norm and norm.op == "layer_norm" else None
+    if norm is None or before is None or before.op != "reshape" or not _is_plain(rewriting, norm):
+        return None
+    value, between, axes = before.invars[0], before.outvars[0].shape, tuple(norm.params["axes"])
+    if len(value.shape) < 3 or len(between) < 3 or axes != tuple(range(2, len(between))):
+        return None
+    if between[0] != value.shape[0] or value.shape[1] % between[1] or value.shape != eqn.outvars[0].shape:
+        return None
+    return (rewriting.equation(eqn, "group_norm", value, groups=between[1], epsilon=norm.params["epsilon"]),)
+
+
+def _is_plain(rewriting: Rewriting, norm: Eqn) -> bool:
+    """Whether a normalisation has no scale but ones and no shift but zeros."""
+    arrays = [rewriting.weights.get(var.name) for var in norm.invars[1:]]
+    return all(array is not None and (array == neutral).all() for array, neutral in zip(arrays, (1, 0), strict=False))
+
+
+def _with_affine(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    """A known scale or shift right behind a normalisation becomes part of it."""
+    if eqn.op not in ("mul", "add", "sub") or len(eqn.invars) != 2:
+        return None
+    for position in (0, 1) if eqn.op != "sub" else (1,):
+        known, value = eqn.invars[position], eqn.invars[1 - position]
+        norm = rewriting.origin(value)
+        if known.name in rewriting.weights and norm is not None and _takes(rewriting, norm, known, eqn):
+            return _joined(rewriting, norm, known, eqn)
+    return None
+
+
+def _takes(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> bool:
+    """Whether a normalisation has room for this scale or shift, and it varies only where theirs do."""
+    room = len(norm.invars) == 1 or (eqn.op != "mul" and len(norm.invars) == 2)
+    if norm.op not in _AFFINE or not room or eqn.outvars[0].shape != norm.outvars[0].shape:
+        return False
+    rank = len(eqn.outvars[0].shape)
+    varying = {axis + rank - len(known.shape) for axis, size in enumerate(known.shape) if size > 1}
+    return any(varying <= axes for axes in _AFFINE[norm.op](norm)) and bool(
+        np.isfinite(rewriting.weights[known.name]).all()
+    )
+
+
+_AFFINE: dict[str, Callable[[Eqn], list[set[int]]]] = {
+    "rms_norm": lambda norm: [set(norm.params["axes"])],
+    "layer_norm": lambda norm: [set(norm.params["axes"]), _channels(norm)],
+    "group_norm": lambda norm: [{1}],
+}
+"""Along which axes the scale and shift of a normalisation may vary, alternatives listed."""
+
+
+def _channels(norm: Eqn) -> set[int]:
+    """The second axis where all axes behind it are normalised, as in instance normalisation."""
+    return {1} if tuple(norm.params["axes"]) == tuple(range(2, len(norm.invars[0].shape))) else set()
+
+
+def _joined(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> Replacement:
+    array, dtype = rewriting.weights[known.name], norm.invars[0].dtype
+    affine = list(norm.invars[1:])
+    if eqn.op != "mul" and not affine:
+        affine.append(rewriting.param(eqn.outvars[0].name + ".scale", np.ones((), dtype)))
+    shift = rewriting.param(known.name, -array) if eqn.op == "sub" else known
+    return _with_type(
+        rewriting, eqn, norm.op, norm.invars[0], *affine, _retyped(rewriting, shift, dtype), **norm.params
+    )
