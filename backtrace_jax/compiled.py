@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ class Form:
         contrasted: Whether the target is contrasted with another class.
         reference: Names of the inputs that a baseline is given for.
         conditions: Names of the values that conditions are given for.
+        rows: Examples that one run of the graph takes: more than one where the file fixes its batch.
     """
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -40,6 +41,7 @@ class Form:
     contrasted: bool = False
     reference: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Compiled:
         request: What was compiled.
         masked: The value that each condition is about, by the name the user gave.
         weights: The weights on the device.
-        chunk: Examples per call.
+        chunk: Runs of the graph per call.
+        rows: Examples per run of the graph.
         device: Where it runs.
         call: The compiled function.
     """
@@ -61,6 +64,7 @@ class Compiled:
     masked: Mapping[str, Var]
     weights: Mapping[str, Any]
     chunk: int
+    rows: int
     device: Device
     call: Explain
 
@@ -68,6 +72,11 @@ class Compiled:
     def output(self) -> Var:
         """The value explained."""
         return self.request.plan.output
+
+    @property
+    def answer(self) -> Var:
+        """What it is for one example."""
+        return self.output if self.rows == 1 else replace(self.output, shape=(1, *self.output.shape[1:]))
 
     @property
     def output_name(self) -> str:
@@ -78,7 +87,7 @@ class Compiled:
         )
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
-        """Explain examples, arrays with the batch first, chunk by chunk."""
+        """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
         with exact_types():
             constant = jax.device_put(constant, self.device)
 
@@ -88,24 +97,47 @@ class Compiled:
 
         return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)
 
+    def grouped(self, array: np.ndarray) -> np.ndarray:
+        """Examples, batch first, as runs of the graph; the last run is filled up with the last example."""
+        if self.rows == 1:
+            return array[:, None]
+        count = -(-len(array) // self.rows) * self.rows
+        return array[np.minimum(np.arange(count), len(array) - 1)].reshape(-1, self.rows, *array.shape[1:])
 
-def compile_model(model: Imported, settings: Settings, device: Device, form: Form) -> Compiled:
+
+class DeviceWeights:
+    """Weights on a device, each kept once however many forms of a call are compiled from one model."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._held: dict[str, tuple[np.ndarray, Any]] = {}
+
+    def put(self, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The weights on the device, by name; those that are there already are not sent again."""
+        for name, array in weights.items():
+            held = self._held.get(name)
+            if held is None or held[0].dtype != array.dtype or not np.array_equal(held[0], array):
+                with exact_types():
+                    self._held[name] = array, jax.device_put(array, self._device)
+        return {name: self._held[name][1] for name in weights}
+
+
+def compile_model(model: Imported, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
     """Lower, plan and compile.
 
     Raises:
         UnsupportedError: Naming the node without an implementation or a rule.
         SettingError: When a setting does not fit the model.
     """
-    lowered = model.lower({name: (1, *shape) for name, shape in form.shapes})
+    lowered = model.lower({name: (form.rows, *shape) for name, shape in form.shapes})
     program = simplify(with_float_type(lowered, float_type(settings.dtype)))
     request = _request(program.graph, settings, form)
     masked = {name: _masked(request.plan, name) for name in form.conditions}
     chunk = settings.chunk or default_chunk(cost(program), device.platform)
-    with exact_types():
-        weights = jax.device_put(dict(program.weights), device)
-    types = _chunk_types(program.graph, request.plan.output, chunk, form.custom)
+    weights = kept.put(program.weights)
+    types = _chunk_types(program.graph, request.plan.output, chunk, form)
     call = compile_explain(request, weights, _constant_types(program.graph, form, masked), types, device)
-    return Compiled(program, request, masked, weights, chunk, device, call)
+    return Compiled(program, request, masked, weights, chunk, form.rows, device, call)
 
 
 def _request(graph: Graph, settings: Settings, form: Form) -> Request:
@@ -120,6 +152,7 @@ def _request(graph: Graph, settings: Settings, form: Form) -> Request:
         custom=form.custom,
         contrasted=form.contrasted,
         paired=mode.paired,
+        rows=form.rows,
     )
     return Request(plan, mode, task, _layers(graph, mode, settings), settings.precision, form.contrasted)
 
@@ -136,12 +169,16 @@ def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:
 def pick_output(graph: Graph, wanted: str | int | None) -> Var:
     """The value to explain: an output by name or index, or any value or module inside the model by name.
 
+    Without a wish it is the first output of floats: classifiers give their label first.
+
     Raises:
         SettingError: When there is none of this name, or it holds no floats.
     """
     choices = dict(zip(graph.output_names, graph.outputs, strict=True))
     names = dict(enumerate(graph.output_names))
-    name = names.get(wanted or 0, "") if wanted is None or isinstance(wanted, int) else wanted
+    if wanted is None:
+        wanted = next((i for i, var in enumerate(graph.outputs) if var.is_float), 0)
+    name = names.get(wanted, "") if isinstance(wanted, int) else wanted
     found = choices.get(name) or select_value(graph, name)
     if found is None:
         raise SettingError(
@@ -168,10 +205,10 @@ def _masked(plan: Plan, name: str) -> Var:
     return found
 
 
-def _chunk_types(graph: Graph, output: Var, chunk: int, custom: bool) -> tuple[dict[str, Any], Question]:
+def _chunk_types(graph: Graph, output: Var, chunk: int, form: Form) -> tuple[dict[str, Any], Question]:
     inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
-    index = jax.ShapeDtypeStruct((chunk,), np.int64)
-    start = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if custom else None
+    index = jax.ShapeDtypeStruct((chunk,) if form.rows == 1 else (chunk, form.rows), np.int64)
+    start = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if form.custom else None
     return inputs, Question(index, index, index, start)
 
 

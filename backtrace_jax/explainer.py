@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from .compiled import Compiled, Form, compile_model
+from .compiled import Compiled, DeviceWeights, Form, compile_model
 from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
 from .explanation import Explanation
 from .feeds import Inputs, read_inputs
 from .importers import Imported, read
+from .layout import BatchAxis, batch_first, inputs_first, rows_of
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
-from .settings import Settings, as_names
+from .settings import Settings, as_axes, as_names
 from .targets import read_question, read_start
 from .tasks import Question
 
@@ -44,6 +45,7 @@ class Explainer:
         chunk: int | None = None,
         dtype: str = "float32",
         precision: str = "highest",
+        batch_axis: BatchAxis = 0,
     ) -> None:
         """Read the model and check the settings; `explain` says what they mean.
 
@@ -52,10 +54,22 @@ class Explainer:
             SettingError: When a setting does not exist.
         """
         self.settings = Settings(
-            mode, task, output, scaler, thresholding, as_names(layers), as_names(wrt), chunk, dtype, precision
+            mode,
+            task,
+            output,
+            scaler,
+            thresholding,
+            as_names(layers),
+            as_names(wrt),
+            chunk,
+            dtype,
+            precision,
+            as_axes(batch_axis),
         )
         self.device = jax.devices()[0]
-        self._model = read(model)
+        self._batch_axis = self.settings.axes
+        self._model = batch_first(read(model), self._batch_axis)
+        self._weights = DeviceWeights(self.device)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
     def __call__(
@@ -71,6 +85,7 @@ class Explainer:
         progress: Progress | None = None,
     ) -> Explanation:
         """Explain a batch of inputs; `explain` says what the arguments mean."""
+        inputs = inputs_first(inputs, [entry.name for entry in self._model.inputs], self._batch_axis)
         feeds, restricted = read_inputs(inputs, self._model.inputs), named_conditions(conditions)
         reference = read_baseline(baseline, feeds, find_mode(self.settings.mode))
         compiled = self._compiled(
@@ -80,15 +95,16 @@ class Explainer:
                 contrasted=against is not None,
                 reference=tuple(reference),
                 conditions=tuple(restricted),
+                rows=rows_of(self._model.inputs),
             )
         )
         examples, constant = _arrays(compiled, feeds, reference, restricted)
         count, task = len(next(iter(feeds.values()))), compiled.request.task
-        asked = read_question(count, compiled.output, task, target=target, against=against, position=position)
+        asked = read_question(count, compiled.answer, task, target=target, against=against, position=position)
         if start is not None:
             outputs = partial(_outputs, compiled, examples, asked, constant)
-            asked = asked._replace(start=read_start(start, count, compiled.output, outputs))
-        result = compiled.run(examples, asked, constant, progress)
+            asked = asked._replace(start=read_start(start, count, compiled.answer, outputs))
+        result = compiled.run(examples, _grouped(compiled, asked), constant, progress)
         return as_explanation(compiled, self.settings, self._model.sha256, feeds, asked, constant, result)
 
     def each(self, inputs: Inputs, targets: Sequence[Any], **asked: Any) -> list[Explanation]:
@@ -96,7 +112,7 @@ class Explainer:
         return [self(inputs, target=target, **asked) for target in targets]
 
     def _compile(self, form: Form) -> Compiled:
-        return compile_model(self._model, self.settings, self.device, form)
+        return compile_model(self._model, self.settings, self._weights, self.device, form)
 
 
 def _arrays(
@@ -107,16 +123,25 @@ def _arrays(
 ) -> tuple[dict[str, np.ndarray], Constant]:
     """The inputs as stacked examples with a batch axis of size 1 each, and what all examples share."""
     types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-    examples = {name: array[:, None].astype(types[name]) for name, array in feeds.items()}
-    given = {name: array.astype(types[name]) for name, array in reference.items()}
+    examples = {name: compiled.grouped(array).astype(types[name]) for name, array in feeds.items()}
+    given = {name: np.repeat(array, compiled.rows, 0).astype(types[name]) for name, array in reference.items()}
     return examples, Constant(given, read_conditions(conditions, compiled.masked))
+
+
+def _grouped(compiled: Compiled, asked: Question) -> Question:
+    """The questions as the runs of the graph take them."""
+    if compiled.rows == 1:
+        return asked
+    plain = asked if asked.start is None else asked._replace(start=asked.start[:, 0])
+    return Question(*(None if array is None else compiled.grouped(array) for array in plain))
 
 
 def _outputs(compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant) -> np.ndarray:
     """Values of the output explained, from a run without start relevance."""
-    output = compiled.output
-    blank = asked._replace(start=np.zeros((len(asked.target), *output.shape), output.dtype))
-    return unbatched(compiled.run(examples, blank, constant).outputs[compiled.output_name])
+    output, count = compiled.answer, len(asked.target)
+    blank = asked._replace(start=np.zeros((count, *output.shape), output.dtype))
+    found = compiled.run(examples, _grouped(compiled, blank), constant).outputs[compiled.output_name]
+    return unbatched(found, compiled.rows, count)
 
 
 def explain(
@@ -139,6 +164,7 @@ def explain(
     chunk: int | None = None,
     dtype: str = "float32",
     precision: str = "highest",
+    batch_axis: BatchAxis = 0,
     progress: Progress | None = None,
 ) -> Explanation:
     """Why did the model answer as it did? Relevance of every input for one answer per example.
@@ -160,8 +186,8 @@ def explain(
             target takes one.
         position: For sequences, the position explained (negative: from the end), or one per example. By default the
             last one for "next-token", all in equal parts for "token-classification".
-        output: Name or index of the output explained, the first one by default; or the name of a value or module
-            inside the model, whose most active unit (or `target`) is explained.
+        output: Name or index of the output explained, by default the first that holds floats; or the name of a value or
+            module inside the model, whose most active unit (or `target`) is explained.
         scaler: Total relevance handed out; None: the output's own value.
         thresholding: Value of the output above which a unit belongs to a segmentation mask.
         start: Start relevance itself instead of a task: an array shaped like the output, or a function
@@ -175,6 +201,8 @@ def explain(
         chunk: Examples per compiled call, 1 or a multiple of 8; by default chosen from the model and the device.
         dtype: "float32", or "float64" for audits.
         precision: Of contractions: "highest" (full float32), "high" or "default" (the backend's fastest).
+        batch_axis: Axis of the batch in the inputs, or one by input name; None for a model without batch, whose inputs
+            are one example. The Explanation has the batch first in any case.
         progress: Called with (examples done, examples in all).
 
     Returns:
@@ -184,7 +212,17 @@ def explain(
         BacktraceError: The one root of all errors, each naming what is wrong and what to do.
     """
     settings = Settings(
-        mode, task, output, scaler, thresholding, as_names(layers), as_names(wrt), chunk, dtype, precision
+        mode,
+        task,
+        output,
+        scaler,
+        thresholding,
+        as_names(layers),
+        as_names(wrt),
+        chunk,
+        dtype,
+        precision,
+        as_axes(batch_axis),
     )
     imported = read(model)
     explainer = _kept_explainer(_Known(imported.sha256, imported), settings)
@@ -202,4 +240,5 @@ class _Known:
 
 @lru_cache(_EXPLAINERS_KEPT)
 def _kept_explainer(known: _Known, settings: Settings) -> Explainer:
-    return Explainer(known.model, **{each.name: getattr(settings, each.name) for each in fields(settings)})
+    chosen = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    return Explainer(known.model, **{**chosen, "batch_axis": settings.axes})

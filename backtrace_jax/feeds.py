@@ -70,13 +70,14 @@ def _converted(array: np.ndarray, declared: InputType) -> np.ndarray:
     converted = array.astype(declared.dtype)
     if declared.dtype.kind in "iu" and not np.array_equal(converted, array):
         raise InputError(f"input {declared.name!r} has values that do not fit {declared.dtype.name}")
-    if declared.dtype.kind == "f" and not np.isfinite(converted).all():
-        raise InputError(f"input {declared.name!r} has {_position(converted)}; clean or impute it first")
+    wrong = ~np.isfinite(converted) & ~(np.isnan(converted) & declared.missing) if declared.dtype.kind == "f" else None
+    if wrong is not None and wrong.any():
+        raise InputError(f"input {declared.name!r} has {_position(converted, wrong)}; clean or impute it first")
     return np.ascontiguousarray(converted)
 
 
-def _position(array: np.ndarray) -> str:
-    where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+def _position(array: np.ndarray, wrong: np.ndarray) -> str:
+    where = tuple(int(i) for i in np.argwhere(wrong)[0])
     return f"{array[where]} at index {where}"
 
 
@@ -87,10 +88,6 @@ def _check_shape(array: np.ndarray, declared: InputType) -> None:
         raise InputError(f"input {declared.name!r} is an empty batch; pass at least one example")
     if declared.dims is None:
         return
-    if declared.dims and declared.dims[0] not in (None, 1):
-        raise InputError(
-            f"input {declared} fixes its batch axis at {declared.dims[0]}; export the model with a dynamic batch axis"
-        )
     fits = array.ndim == len(declared.dims) and all(
         size in (None, found) for size, found in zip(declared.dims[1:], array.shape[1:], strict=True)
     )

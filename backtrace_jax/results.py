@@ -34,22 +34,23 @@ def as_explanation(
     """
     result = _in_order(compiled, result)
     _check_result(compiled, feeds, result)
-    channels = _channels(compiled, result)
+    rows, count = compiled.rows, len(asked.target)
+    channels = _channels(compiled, result, count)
     paired = compiled.request.mode.paired
-    ledger = None if result.books is None else _difference(channels) if paired else _ledger(compiled, result, ())
+    ledger = None if result.books is None else _difference(channels) if paired else _ledger(compiled, result, count)
     return Explanation(
-        relevance=_relevance(result.relevance, paired),
+        relevance=_relevance(result.relevance, paired, rows, count),
         inputs=feeds,
-        outputs={name: unbatched(array) for name, array in result.outputs.items()},
+        outputs={name: unbatched(array, rows, count) for name, array in result.outputs.items()},
         output=compiled.output_name,
-        target=None if compiled.request.task.name == CUSTOM else result.target,
-        layers=_relevance(result.layers, paired),
+        target=None if compiled.request.task.name == CUSTOM else result.target.reshape(-1)[:count],
+        layers=_relevance(result.layers, paired, rows, count),
         ledger=ledger,
         fingerprint=fingerprint(
             model_hash, {**_resolved(compiled, settings), **_asked(compiled, asked, constant)}, compiled.device
         ),
         channels=channels,
-        completeness_error=result.completeness,
+        completeness_error=None if result.completeness is None else np.repeat(result.completeness, rows)[:count],
     )
 
 
@@ -63,19 +64,21 @@ def _in_order(compiled: Compiled, result: Result) -> Result:
     )
 
 
-def _relevance(arrays: Mapping[str, np.ndarray], paired: bool) -> dict[str, np.ndarray]:
+def _relevance(arrays: Mapping[str, np.ndarray], paired: bool, rows: int, count: int) -> dict[str, np.ndarray]:
     """What speaks for the answer, in pairs less what speaks against it."""
-    return {name: unbatched(array[:, 0] - array[:, 1] if paired else array) for name, array in arrays.items()}
+    whole = {name: array[:, 0] - array[:, 1] if paired else array for name, array in arrays.items()}
+    return {name: unbatched(array, rows, count) for name, array in whole.items()}
 
 
-def _channels(compiled: Compiled, result: Result) -> dict[str, Channel]:
+def _channels(compiled: Compiled, result: Result, count: int) -> dict[str, Channel]:
+    rows = compiled.rows
     if not compiled.request.mode.paired:
         return {}
     return {
         name: Channel(
-            {key: unbatched(array[:, i]) for key, array in result.relevance.items()},
-            {key: unbatched(array[:, i]) for key, array in result.layers.items()},
-            _ledger(compiled, result, (i,)),
+            {key: unbatched(array[:, i], rows, count) for key, array in result.relevance.items()},
+            {key: unbatched(array[:, i], rows, count) for key, array in result.layers.items()},
+            _ledger(compiled, result, count, (i,)),
         )
         for i, name in enumerate(CHANNELS)
     }
@@ -123,14 +126,20 @@ def _listed(chosen: np.ndarray) -> list[int] | None:
     return None if (chosen == UNSET).all() else chosen.tolist()
 
 
-def joined(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a stacked value: the model's own batch axis, of size 1, gives way to the axis of examples."""
-    return (shape[0], *shape[2:]) if shape[1:2] == (1,) else shape
+def unbatched(array: np.ndarray, rows: int, count: int) -> np.ndarray:
+    """A value of all runs of the graph as one of `count` examples.
+
+    The model's own batch axis, of this many rows, gives way to the axis of runs. A value without that axis is stacked;
+    it belongs to all rows of its run.
+    """
+    if array.shape[1:2] != (rows,):
+        return np.repeat(array, rows, axis=0)[:count]
+    return array.reshape(len(array) * rows, *array.shape[2:])[:count]
 
 
-def unbatched(array: np.ndarray) -> np.ndarray:
-    """A stacked value without the model's own batch axis."""
-    return array.reshape(joined(array.shape))
+def _shared(totals: np.ndarray, rows: int, count: int) -> np.ndarray:
+    """Totals of runs, an equal part of them for each row."""
+    return totals if rows == 1 else np.repeat(totals / rows, rows, axis=0)[:count]
 
 
 def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
@@ -138,7 +147,7 @@ def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: R
     bad = np.flatnonzero(~_finite_rows(result.outputs[name]))
     if len(bad):
         types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-        example = {key: array[bad[0]][None].astype(types[key]) for key, array in feeds.items()}
+        example = {key: compiled.grouped(array)[bad[0]].astype(types[key]) for key, array in feeds.items()}
         check_finite(compiled.program.graph, compiled.program.weights, example, name)
     _check_started(compiled, result)
     for key, array in result.relevance.items():
@@ -165,17 +174,18 @@ def _finite_rows(array: np.ndarray) -> np.ndarray:
     return np.all(np.isfinite(array).reshape(len(array), -1), axis=1)
 
 
-def _ledger(compiled: Compiled, result: Result, channel: tuple[int, ...]) -> Ledger:
+def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, ...] = ()) -> Ledger:
     """The whole graph's books from those of its steps; inputs are added up once more from their relevance.
 
     Args:
         compiled: What was run.
         result: What it gave.
+        count: Number of examples.
         channel: Index of the channel, or () where there is one only.
     """
     assert result.books is not None
     pick = (slice(None), *channel)
-    inputs = [np.zeros((len(result.target), 2))]
+    inputs = [np.zeros((len(result.start), 2))]
     for array in result.relevance.values():
         flat = array[pick].reshape(len(array), -1).astype(np.float64)
         inputs.append(np.stack([flat.sum(1), np.abs(flat).sum(1)], axis=1))
@@ -186,5 +196,7 @@ def _ledger(compiled: Compiled, result: Result, channel: tuple[int, ...]) -> Led
         np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], book[:, plan.own_rows, 2:].sum(axis=1)], axis=1)
         for k, book in enumerate((signed, absolute))
     ]
+
+    signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (signed, absolute, *whole))
     by_node = {name: Ledger(signed[:, i], absolute[:, i], {}) for i, name in enumerate(plan.nodes)}
     return Ledger(whole[0], whole[1], by_node)

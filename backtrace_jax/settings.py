@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,12 @@ class Settings:
     chunk: int | None = None
     dtype: str = "float32"
     precision: str = "highest"
+    batch_axis: Any = 0
+
+    @property
+    def axes(self) -> Any:
+        """The batch axis, or axes by input name."""
+        return dict(self.batch_axis) if isinstance(self.batch_axis, tuple) else self.batch_axis
 
     def __post_init__(self) -> None:
         """Refuse what does not exist.
@@ -50,6 +57,11 @@ class Settings:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def as_axes(batch_axis: Any) -> Any:
+    """Axes by input name as something that can be a key."""
+    return tuple(sorted(batch_axis.items())) if isinstance(batch_axis, Mapping) else batch_axis
 
 
 def as_names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -43,6 +43,7 @@ _FAMILY = {
 TASKS = (AUTO, *_FAMILY)
 
 _PROBABILITIES = ("sigmoid", "hard_sigmoid", "softmax")
+_TYPE_CHANGES = ("cast", "quantize", "dequantize")
 _BINARY = (CLASSIFICATION, BINARY_SEGMENTATION)  # families in which a unit of its own answers yes or no
 
 UNSET = np.iinfo(np.int64).min
@@ -134,6 +135,7 @@ def resolve_task(
     custom: bool = False,
     contrasted: bool = False,
     paired: bool = False,
+    rows: int = 1,
 ) -> Task:
     """Settle how relevance starts at an output.
 
@@ -149,16 +151,19 @@ def resolve_task(
         custom: Whether the user passes the start relevance.
         contrasted: Whether the target is contrasted with another class.
         paired: Whether relevance for and against travels as a pair.
+        rows: Number of examples that the output holds along its first axis; their questions come together.
 
     Raises:
-        SettingError: When the output has no shape for the task.
+        SettingError: When the output has no shape for the task, or not that many rows.
     """
+    if rows > 1 and output.shape[:1] != (rows,):
+        raise SettingError(f"output {output.name!r} {list(output.shape)} has no batch of {rows}, which the file fixes")
     if custom:
-        return Task(CUSTOM, lambda value, asked: _custom(value, asked, paired), paired, _units(output), 1)
+        return Task(CUSTOM, lambda value, asked: _custom(value, asked, paired), paired, _units(output) // rows, 1)
     probability = _is_probability(graph, output)
     name = _family(task, graph, output, probability)
     family = _FAMILIES[name]
-    positions, classes = family.shape(output.shape)
+    positions, classes = family.shape((1, *output.shape[1:]) if rows > 1 else output.shape)
     cut = thresholding if name == BINARY_SEGMENTATION else 0.5 if probability else 0.0
 
     def begin(value: Array, asked: Question) -> Start:
@@ -173,7 +178,19 @@ def resolve_task(
         return Start(_as_output(relevance, value.shape, family), target)
 
     positive = scaler is not None and scaler >= 0
-    return Task(name, begin, positive and (paired or not contrasted), classes, positions)
+    started = begin if rows == 1 else _by_row(begin, paired)
+    return Task(name, started, positive and (paired or not contrasted), classes, positions)
+
+
+def _by_row(begin: Callable[[Array, Question], Start], paired: bool) -> Callable[[Array, Question], Start]:
+    """The same start for every row of an output that holds several examples."""
+
+    def begin_rows(value: Array, asked: Question) -> Start:
+        each = jax.vmap(begin)(value[:, None], asked)
+        relevance = jnp.squeeze(each.relevance, 2 if paired else 1)
+        return Start(jnp.swapaxes(relevance, 0, 1) if paired else relevance, each.target)
+
+    return begin_rows
 
 
 def _family(task: str, graph: Graph, output: Var, probability: bool) -> str:
@@ -194,7 +211,7 @@ def _is_probability(graph: Graph, output: Var) -> bool:
     found: set[str] = set()
     for eqn in graph.eqns:
         carried = {var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i)}
-        moved = (OPS[eqn.op].kind == MOVE or eqn.op == "cast") and carried and carried <= found
+        moved = (OPS[eqn.op].kind == MOVE or eqn.op in _TYPE_CHANGES) and carried and carried <= found
         if moved or eqn.op in _PROBABILITIES:
             found.update(var.name for var in eqn.outvars)
     return output.name in found

@@ -1,0 +1,128 @@
+"""Models whose batch is fixed in the file, lies along another axis, or is not there at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from backtrace_jax import Explainer, InputError, SettingError, explain
+from backtrace_jax.compiled import Form
+
+RNG = np.random.default_rng(0)
+W, B, V = (RNG.normal(size=shape).astype(np.float32) for shape in ((5, 7), (7,), (7, 3)))
+X = RNG.normal(size=(6, 5)).astype(np.float32)
+MODES = ("default", "contrastive", "lrp-epsilon", "gradient-x-input", "integrated-gradients")
+
+
+def model(batch: int | str | None, swapped: bool = False) -> onnx.ModelProto:
+    """Two layers on [batch, 5], on [5, batch], or on a single example [5]."""
+    nodes = [
+        helper.make_node("Transpose" if swapped else "Identity", ["x"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "W"], ["before"]),
+        helper.make_node("Add", ["before", "B"], ["shifted"]),
+        helper.make_node("Relu", ["shifted"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "V"], ["scores"]),
+        helper.make_node("Transpose" if swapped else "Identity", ["scores"], ["y"]),
+    ]
+    sizes = (lambda size: [size]) if batch is None else (lambda size: [size, batch] if swapped else [batch, size])
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes(size))] for name, size in (("x", 5), ("y", 3))
+    )
+    weights = [numpy_helper.from_array(array, name) for array, name in ((W, "W"), (B, "B"), (V, "V"))]
+    graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return {mode: explain(model("N"), X, mode=mode, target=[0, 1, 2, 0, 1, 2]) for mode in MODES}
+
+
+def check_equal(found, expected, rows=slice(None)):
+    np.testing.assert_allclose(found.relevance["x"], expected.relevance["x"][rows], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.outputs["y"], expected.outputs["y"][rows], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found.target, expected.target[rows])
+    for name, channel in expected.channels.items():
+        other = found.channels[name].relevance["x"]
+        np.testing.assert_allclose(other, channel.relevance["x"][rows], rtol=1e-5, atol=1e-7)
+    if expected.ledger is not None:
+        assert found.ledger.error.max() < 1e-6
+        assert max(node.error.max() for node in found.ledger.by_node.values()) < 1e-5
+        np.testing.assert_allclose(
+            found.ledger.signed.sum(0), expected.ledger.signed[rows].sum(0), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_a_batch_fixed_in_the_file(usual, mode, size):
+    check_equal(explain(model(size), X, mode=mode, target=[0, 1, 2, 0, 1, 2]), usual[mode])
+
+
+@pytest.mark.parametrize("mode", ["default", "contrastive"])
+def test_a_fixed_batch_that_is_not_full(usual, mode):
+    """Filled up with the last example, whose copies leave no trace but in the books' last part."""
+    found = explain(model(4), X, mode=mode, target=[0, 1, 2, 0, 1, 2], layers=["hidden"])
+    np.testing.assert_allclose(found.relevance["x"], usual[mode].relevance["x"], rtol=1e-5, atol=1e-7)
+    assert found.layers["hidden"].shape == (6, 7)
+    assert found.ledger.signed.shape == (6, 6)
+    assert found.ledger.error.max() < 1e-6
+
+
+def test_a_start_of_ones_own_in_a_fixed_batch(usual):
+    start = RNG.normal(size=(6, 3)).astype(np.float32)
+    expected = explain(model("N"), X, start=start)
+    check = explain(model(3), X, start=start)
+    np.testing.assert_allclose(check.relevance["x"], expected.relevance["x"], rtol=1e-5, atol=1e-7)
+    same = explain(model(3), X, start=lambda outputs: start)
+    np.testing.assert_array_equal(check.relevance["x"], same.relevance["x"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_along_another_axis(usual, mode):
+    found = explain(model("N", swapped=True), X.T, mode=mode, target=[0, 1, 2, 0, 1, 2], batch_axis=1)
+    check_equal(found, usual[mode])
+    assert (
+        explain(model("N", swapped=True), {"x": X.T}, mode=mode, batch_axis={"x": -1}).relevance["x"].shape == X.shape
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_batch_at_all(usual, mode):
+    for row in (0, 4):
+        check_equal(
+            explain(model(None), X[row], mode=mode, target=usual[mode].target[row], batch_axis=None),
+            usual[mode],
+            slice(row, row + 1),
+        )
+
+
+def test_axes_that_do_not_exist():
+    for axis in (2, -3, True):
+        with pytest.raises(SettingError, match="is no axis of input x: float32"):
+            explain(model("N"), X, batch_axis=axis)
+    with pytest.raises(SettingError, match="no input is called z; there are: x"):
+        explain(model("N"), X, batch_axis={"z": 0})
+    with pytest.raises(InputError, match="shape"):
+        explain(model("N", swapped=True), X[0], batch_axis=1)
+
+
+def test_an_output_without_the_fixed_batch():
+    summed = model(4)
+    summed.graph.node.append(helper.make_node("ReduceSum", ["y", "axes"], ["total"], keepdims=0))
+    summed.graph.initializer.append(numpy_helper.from_array(np.array([0]), "axes"))
+    summed.graph.output.append(helper.make_empty_tensor_value_info("total"))
+    with pytest.raises(SettingError, match=r"output 'total' \[3\] has no batch of 4"):
+        explain(summed, X, output="total")
+    assert explain(summed, X[:4], output="total", batch_axis=None).relevance["x"].shape == (1, 4, 5)
+
+
+def test_shapes_share_their_weights_on_the_device():
+    explainer = Explainer(model("N"))
+    explainer(X)
+    explainer(X, start=np.ones((6, 3), np.float32))
+    plain, custom = (explainer._compiled(Form((("x", (5,)),), custom=custom)).weights for custom in (False, True))
+    assert plain.keys() == custom.keys()
+    assert all(plain[name] is custom[name] for name in plain)
