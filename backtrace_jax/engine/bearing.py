@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, LINEAR, MOVE, OPS, POINTWISE, PRODUCT, QUOTIENT
+from ..ops import CONTROL, LINEAR, MOVE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
 from ..rules import EMBEDDING
 
 
@@ -83,25 +83,34 @@ def bearers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
     return tuple(var.name in carrying and _carries(eqn, i) for i, var in enumerate(eqn.invars))
 
 
+_LOOK_UPS = ("gather", "gather_by_key")
+_QUANTISING = ("quantize", "dequantize")
+
+
 def _is_embedding(eqn: Eqn, carrying: Collection[str]) -> bool:
-    if eqn.op != "gather" or not eqn.outvars[0].is_float:
+    if eqn.op not in _LOOK_UPS or not _can_bear(eqn.outvars[0]):
         return False
-    table, index = eqn.invars
+    table, index = eqn.invars[:2]
     return table.name not in carrying and index.name in carrying
 
 
 def _carries(eqn: Eqn, position: int) -> bool:
-    """Floats pass relevance to floats; integers only where tokens are moved, not computed with."""
+    """Floats pass relevance to floats; integers only where they are moved or selected, not computed with.
+
+    Integers that stand for quantities are made of floats, and turned into floats, by operations of their own. A float
+    that is cut to a whole number may look up a row, as the code of a category among other features does.
+    """
     op, result = OPS[eqn.op], eqn.outvars[0]
-    moved = op.kind == MOVE or op.name == "cast"
-    same = result.is_float == eqn.invars[position].is_float
+    moved = op.kind in (MOVE, SELECT) or op.name in ("cast", *_QUANTISING)
+    same = result.is_float == eqn.invars[position].is_float or op.name in _QUANTISING
+    same = same or (op.name == "cast" and result.is_integer)
     return op.carries(position) and same and (result.is_float or (result.is_integer and moved))
 
 
 def kind_of(eqn: Eqn, bears: tuple[bool, ...]) -> str:
     """The kind of an equation where it stands: a product with one bearing factor is linear, and so on."""
     kind = OPS[eqn.op].kind
-    if eqn.op == "gather" and not bears[0]:
+    if eqn.op in _LOOK_UPS and not bears[0]:
         return EMBEDDING
     if kind == PRODUCT and not all(bears[:2]):
         return LINEAR

@@ -146,7 +146,8 @@ def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any, *, prec
 
 def _compiled(function: Forward, weights: Weights, inputs: Any, precision: str) -> Forward:
     with exact_types(precision):
-        return jax.jit(function).lower(weights, inputs).compile()
+        lowered = jax.jit(function).lower(weights, inputs)
+        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(jax.default_backend(), {}))
 
 
 def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from ..ir import Eqn, Graph
 from ..ops import MOVE, OPS, PRODUCT, SELECT
@@ -67,16 +68,17 @@ def _all_found(eqn: Eqn, found: set[str]) -> bool:
     return all(var.name in found for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i))
 
 
-_GATES = {"sigmoid", "hard_sigmoid", "softmax"}  # functions onto [0, 1] whose result says how much of a signal passes
+_GATES = {"sigmoid", "hard_sigmoid", "softmax", "gate"}  # what they give says how much of a signal passes
 
 
-def gates(graph: Graph) -> dict[str, str]:
+def gates(graph: Graph, carrying: Collection[str] = ()) -> dict[str, str]:
     """Values that are gates, or one minus a gate, however moved or scaled; with the function that made them.
 
-    Whatever else takes part in the moving (the 0 that replaces NaN, the 1 of one-minus) is no computed value.
+    Whatever else takes part in the moving (the 0 that replaces NaN, the 1 of one-minus) is no computed value, and no
+    input that bears relevance: a signal let through by a gate is not a gate.
     """
     found: dict[str, str] = {}
-    computed: set[str] = set()
+    computed = {var.name for var in graph.inputs if var.name in carrying}
     for eqn in graph.eqns:
         carried = {var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i) and var.name in computed}
         if eqn.op in _GATES:
@@ -88,7 +90,7 @@ def gates(graph: Graph) -> dict[str, str]:
 
 
 def _hands_on(eqn: Eqn) -> bool:
-    return eqn.op in ("cast", "sub", "mul", "div") or OPS[eqn.op].kind == MOVE
+    return eqn.op in ("cast", "quantize", "dequantize", "sub", "mul", "div") or OPS[eqn.op].kind == MOVE
 
 
 def gate_position(eqn: Eqn, found: dict[str, str]) -> int | None:

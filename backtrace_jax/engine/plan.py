@@ -6,13 +6,13 @@ Everything here follows from the graph and the mode, before anything is compiled
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
 from ..ops import CONTROL, LINEAR
-from ..rules import EMBEDDING, WEIGHTED, Mode, Node, Once, Rule
+from ..rules import EMBEDDING, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
 from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
 from .facts import gate_position, gates, nonnegative_values, saturation
 
@@ -131,15 +131,41 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
 
 
 def _ending_at_rows(plan: Plan) -> Plan:
-    """The same walk, ending at float inputs and at the rows that integer inputs look up: what can vary smoothly."""
-    looked_up = tuple(step for step in plan.steps if step.kind == EMBEDDING or step.eqn.outvars[0].is_integer)
-    if not looked_up:
+    """The same walk, ending where values can vary smoothly: at float inputs, and at the floats that integer inputs
+    become, as rows they look up or as the quantities they stand for."""
+    integers = tuple(var for var in plan.inputs if not var.is_float)
+    names = _looking_up(plan) | _made_of({var.name for var in integers}, plan)
+    before = tuple(step for step in plan.steps if step.eqn.outvars[0].name in names)
+    if not before:
         return plan
-    rows = tuple(step.eqn.outvars[0] for step in looked_up if step.kind == EMBEDDING)
-    tokens = Plan(plan.graph, rows, looked_up, tuple(var for var in plan.inputs if not var.is_float), plan.paired)
-    steps = tuple(step for step in plan.steps if step not in looked_up)
+    rows = tuple(step.eqn.outvars[0] for step in before if step.eqn.outvars[0].is_float)
+    steps = tuple(step for step in plan.steps if step not in before)
     ends = (*(var for var in plan.inputs if var.is_float), *rows)
+    entrywise = tuple(replace(step, rule=PASSING_ON[step.kind]) for step in before)  # attributions, not derivatives
+    tokens = Plan(plan.graph, rows, entrywise, integers, plan.paired)
     return Plan(plan.graph, plan.outputs, steps, ends, plan.paired, tokens)
+
+
+def _looking_up(plan: Plan) -> set[str]:
+    """Rows that are looked up, and the integers that lead to them."""
+    found: set[str] = set()
+    for step in plan.steps:
+        result = step.eqn.outvars[0].name
+        if step.kind == EMBEDDING or result in found:
+            operands = zip(step.eqn.invars, step.bears, strict=True)
+            found |= {result, *(var.name for var, bears in operands if bears and not var.is_float)}
+    return found
+
+
+def _made_of(integers: Collection[str], plan: Plan) -> set[str]:
+    """What is made of these integers, up to the first floats."""
+    found, reaching = set(), set(integers)
+    for step in reversed(plan.steps):
+        result = step.eqn.outvars[0]
+        if any(bears and var.name in reaching for var, bears in zip(step.eqn.invars, step.bears, strict=True)):
+            found.add(result.name)
+            reaching |= set() if result.is_float else {result.name}
+    return found
 
 
 @dataclass
@@ -153,7 +179,7 @@ class _Planning:
 
     def __post_init__(self) -> None:
         self.saturation, self.nonnegative = saturation(self.graph), nonnegative_values(self.graph)
-        self.gates = gates(self.graph)
+        self.gates = gates(self.graph, self.carrying)
         self.first = set() if self.recurrent else self._first_linear()
 
     def steps(self, outputs: Iterable[Var]) -> tuple[tuple[Step, ...], set[str]]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..rules import AgainstReference, AlongPath, Once, Procedure, WithNoise
+from ..rules import AgainstReference, AlongPath, Once, Procedure, WithNoise, in_floats
 from .forward import forward
 from .plan import Plan
 from .quadrature import integrate
@@ -121,15 +121,19 @@ def _once(job: Job, procedure: Once) -> Outcome:
     walked = job.walk(job.values)
     if not procedure.times_input:
         return Outcome(walked.relevance, walked.books)
-    found = {name: R * job.values[name] for name, R in walked.relevance.items()}
+    found = {name: R * in_floats(job.values[name], R.dtype) for name, R in walked.relevance.items()}
     return Outcome(job.per_token(found))
 
 
 def _against_reference(job: Job, procedure: AgainstReference) -> Outcome:
     reference = job.reference_values
     multipliers = job.walk(job.values, reference).relevance
-    found = {name: m * (job.values[name] - reference[name]) for name, m in multipliers.items()}
+    found = {name: m * _change(job.values[name], reference[name], m.dtype) for name, m in multipliers.items()}
     return Outcome(job.per_token(found), completeness=job.completeness({name: found[name] for name in job.ends}))
+
+
+def _change(x: Array, before: Array, dtype: Any) -> Array:
+    return in_floats(x, dtype) - in_floats(before, dtype)
 
 
 def _along_path(job: Job, procedure: AlongPath) -> Outcome:

@@ -3,8 +3,8 @@
 from . import modes
 from .catalogue import MODES, Entry, composite, find_mode, mode
 from .composite import AgainstReference, AlongPath, Mode, Node, Once, Procedure, Rule, Selector, WithNoise
-from .modes import WEIGHTED
-from .site import BIAS, CONSTANT, DEAD, EMBEDDING, STABILISER, Kept, LinearMap, Shares, Site, linear_map
+from .modes import PASSING_ON, WEIGHTED
+from .site import BIAS, CONSTANT, DEAD, EMBEDDING, STABILISER, Kept, LinearMap, Shares, Site, in_floats, linear_map
 
 __all__ = [
     "BIAS",
@@ -12,6 +12,7 @@ __all__ = [
     "DEAD",
     "EMBEDDING",
     "MODES",
+    "PASSING_ON",
     "STABILISER",
     "WEIGHTED",
     "AgainstReference",
@@ -30,6 +31,7 @@ __all__ = [
     "WithNoise",
     "composite",
     "find_mode",
+    "in_floats",
     "linear_map",
     "mode",
     "modes",

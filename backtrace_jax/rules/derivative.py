@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from ..ops import LINEAR, MOVE, PRODUCT, SELECT, SUM
 from .shared import select
-from .site import Kept, Shares, Site
+from .site import Kept, Shares, Site, fit, in_floats
 
 
 def derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -27,13 +27,18 @@ def derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
 
 def _pulled_back(site: Site, operands: tuple[Array, ...], R: Array) -> Shares:
     positions = [i for i, bears in enumerate(site.bears) if bears]
+    smooth = _without_rounding(site)
 
     def function(*values: Array) -> Array:
-        return site.call(dict(zip(positions, values, strict=True)))
+        return smooth.call(dict(zip(positions, values, strict=True)))
 
-    _, back = jax.vjp(function, *(operands[i] for i in positions))
-    pulled = back(R.astype(site.result.dtype))
+    result, back = jax.vjp(function, *(in_floats(operands[i], R.dtype) for i in positions))
+    pulled = back(R.astype(result.dtype))
     return {i: jnp.where(jnp.isfinite(each), each, 0) for i, each in zip(positions, pulled, strict=True)}
+
+
+def _without_rounding(site: Site) -> Site:
+    return replace(site, op=replace(site.op, apply=site.op.smooth or site.op.apply))
 
 
 def guided(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -50,18 +55,25 @@ def rescale(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Δy/Δx of a pointwise function against its reference, the derivative where Δx is 0 (Shrikumar et al. 2017)."""
     assert site.reference is not None
     position = site.bearer
-    x, before = site.operands[position], site.reference.operands[position]
-    if x.shape != R.shape:  # a broadcast denominator answers to several entries of the result
-        return mean_derivative(site, R)
+    x, before = (in_floats(each.operands[position], R.dtype) for each in (site, site.reference))
     change = x - before
+    gained = fit(R * _change_of_result(site, x, before), x)  # a broadcast operand answers to several entries
     tiny = jnp.abs(change) < np.sqrt(jnp.finfo(change.dtype).eps) * (1 + jnp.abs(x))
-    slope = (site.result - site.reference.result) / jnp.where(tiny, 1, change)
     local, _ = derivative(site, R)
-    return {position: jnp.where(tiny, local[position], slope * R)}, {}
+    return {position: jnp.where(tiny, local[position], gained / jnp.where(tiny, 1, change))}, {}
+
+
+def _change_of_result(site: Site, x: Array, before: Array) -> Array:
+    """Without rounding where there is any, and then in units of one and the same scale."""
+    assert site.reference is not None
+    if site.op.smooth is None:
+        return site.result - site.reference.result
+    here, there = (_without_rounding(site).call({site.bearer: value}) for value in (x, before))
+    return here - there
 
 
 def mean_derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
-    """The derivative averaged along the straight line from the reference operands to the operands.
+    """The derivative averaged along the straight line from the reference operands to those that bear relevance.
 
     For pointwise functions that is Δy/Δx, the rescale rule; for linear maps the weights; for a product of two values
     each factor's mean as the other one's weight. It carries the rescale rule over to functions of many values, such as
@@ -72,7 +84,9 @@ def mean_derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
     local = select if site.kind == SELECT else derivative
 
     def at(node: Array) -> Shares:
-        between = tuple(_between(low, high, node) for low, high in pairs)
+        between = tuple(
+            _between(low, high, node) if bears else high for (low, high), bears in zip(pairs, site.bears, strict=True)
+        )
         return local(replace(site, operands=between), R)[0]
 
     if site.kind in _EXACT_AT_MIDPOINT:
@@ -83,9 +97,10 @@ def mean_derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
 def _adding_up(site: Site, R: Array, multipliers: Shares) -> Shares:
     """Multipliers whose contributions add up to the change: what quadrature misses is shared by magnitude."""
     assert site.reference is not None
-    parts = {i: m * _change(site.reference.operands[i], site.operands[i]) for i, m in multipliers.items()}
+    parts = {i: m * _change(site.reference.operands[i], site.operands[i], m.dtype) for i, m in multipliers.items()}
     found, size = (sum((jnp.sum(f(part)) for part in parts.values()), jnp.zeros((), R.dtype)) for f in (_same, jnp.abs))
-    missing = jnp.sum(R * (site.result - site.reference.result)) - found
+    after, before = (in_floats(each.result, R.dtype) for each in (site, site.reference))
+    missing = jnp.sum(R * (after - before)) - found
     lift = missing / jnp.where(size == 0, 1, size)
     return {i: m * (1 + lift * jnp.sign(parts[i])) for i, m in multipliers.items()}
 
@@ -125,9 +140,12 @@ def _gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _between(low: Array, high: Array, at: Array) -> Array:
-    return high - (1 - at).astype(high.dtype) * _change(low, high) if jnp.issubdtype(high.dtype, jnp.inexact) else high
+    if not jnp.issubdtype(high.dtype, jnp.inexact):
+        return high
+    return high - (1 - at).astype(high.dtype) * _change(low, high, high.dtype)
 
 
-def _change(low: Array, high: Array) -> Array:
+def _change(low: Array, high: Array, dtype: Any) -> Array:
     """The difference; none between infinities, as a mask has them."""
+    low, high = in_floats(low, dtype), in_floats(high, dtype)
     return jnp.where(jnp.isfinite(low) & jnp.isfinite(high), high - low, 0)

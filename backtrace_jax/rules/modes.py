@@ -32,6 +32,8 @@ from .site import EMBEDDING
 CONVOLUTIONS = ("conv", "conv_transpose")
 WEIGHTED = (*CONVOLUTIONS, "matmul", "einsum")
 """Linear maps that mix many operands by weights; pooling, scaling and running sums have a rule of their own."""
+EVIDENCE = (*WEIGHTED, "tree_sum")
+"""Those, and the sum of what the splits of decision trees contributed, which has signs but no weights."""
 
 
 def _kinds(rules: dict[str, Rule]) -> Rules:
@@ -54,9 +56,10 @@ _MOVING = {
     SELECT: Rule("winner", shared.select, keeps_sign=True),
     EMBEDDING: Rule("token", shared.embedding, keeps_sign=True),
 }
+PASSING_ON = {**_MOVING, POINTWISE: _TAKE_ALL}
+"""Rules that hand relevance to single entries as it is."""
 _SHARED = {
-    **_MOVING,
-    POINTWISE: _TAKE_ALL,
+    **PASSING_ON,
     NORM: _TAKE_ALL,
     SOFTMAX: _TAKE_ALL,
     QUOTIENT: replace(_TAKE_ALL, name="numerator"),
@@ -120,7 +123,7 @@ def _gamma(gamma: float, epsilon: float, bias: str) -> Rule:
 
 @entry("lrp-gamma", "favours contributions of a unit's own sign by 1 + gamma", f"{_OVERVIEW}; Andéol et al. 2021")
 def _lrp_gamma(gamma: float = 0.25, epsilon: float = lrp.EPSILON, bias: str = lrp.KEEP) -> Rules:
-    return _lrp(_gamma(gamma, epsilon, bias), epsilon)
+    return _lrp(_gamma(gamma, epsilon, bias), epsilon, EVIDENCE)
 
 
 def _alpha_beta(alpha: float, beta: float, epsilon: float, bias: str) -> Rule:
@@ -132,7 +135,7 @@ def _lrp_alpha_beta(alpha: float = 2.0, beta: float = 1.0, epsilon: float = lrp.
     alpha, beta = number("alpha", alpha), number("beta", beta)
     if not math.isclose(alpha - beta, 1):
         raise SettingError(f"alpha - beta must be 1, or relevance is not conserved; found alpha={alpha}, beta={beta}")
-    return _lrp(_alpha_beta(alpha, beta, epsilon, bias), epsilon)
+    return _lrp(_alpha_beta(alpha, beta, epsilon, bias), epsilon, EVIDENCE)
 
 
 def _z_plus(epsilon: float = lrp.EPSILON, bias: str = lrp.KEEP) -> Rule:
@@ -142,7 +145,7 @@ def _z_plus(epsilon: float = lrp.EPSILON, bias: str = lrp.KEEP) -> Rule:
 @entry("lrp-alpha1-beta0", "positive contributions alone", _BACH)
 @entry("lrp-zplus", "positive contributions alone (the same as alpha 1, beta 0)", _TAYLOR)
 def _lrp_z_plus(epsilon: float = lrp.EPSILON, bias: str = lrp.KEEP) -> Rules:
-    return _lrp(_z_plus(epsilon, bias), epsilon)
+    return _lrp(_z_plus(epsilon, bias), epsilon, EVIDENCE)
 
 
 @entry("lrp-wsquare", "shares by squared weights, whatever the input", _TAYLOR)
@@ -252,7 +255,7 @@ def _deconvnet() -> Rules:
 
 @entry("excitation-backprop", "winning probabilities: z-plus everywhere", "Zhang et al. 2016")
 def _excitation_backprop(epsilon: float = lrp.EPSILON) -> Rules:
-    return _lrp(_z_plus(epsilon), epsilon)
+    return _lrp(_z_plus(epsilon), epsilon, EVIDENCE)
 
 
 @entry(

@@ -63,6 +63,16 @@ def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     return {0: sum(shares, jnp.zeros((), R.dtype))}, {DEAD: dead}
 
 
+def _among_updates(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """What is written to a cell competes with what is there; what is written past the end takes no part."""
+    data, updates, cells = site.operands
+    written_won = updates == site.result.at[cells].get(mode="fill", fill_value=jnp.nan)
+    won = data == site.result
+    rate, dead = spread(R, won.astype(R.dtype).at[cells].add(written_won.astype(R.dtype), mode="drop"))
+    rates = rate.at[cells].get(mode="fill", fill_value=0)
+    return {0: jnp.where(won, rate, 0), 1: jnp.where(written_won, rates, 0)}, {DEAD: dead}
+
+
 def _count(won: list[Array], dtype: np.dtype) -> Array:
     """How many operands, or entries of each window, share the win."""
     return sum((mask.astype(dtype) for mask in won), jnp.zeros((), dtype))
@@ -109,6 +119,8 @@ _WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {
     "reduce_min": _over_axes,
     "maximum": _among_operands,
     "minimum": _among_operands,
+    "scatter_max": _among_updates,
+    "scatter_min": _among_updates,
 }
 
 

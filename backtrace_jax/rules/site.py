@@ -134,9 +134,21 @@ def spread(R: Array, D: Array, gain: Array | float = 1.0) -> Spread:
 
 
 def fit(R: Array, like: Array) -> Array:
-    """Sum relevance over the axes along which an operand was broadcast, and give it the operand's float type."""
+    """Sum relevance over the axes along which an operand was broadcast, and give it the operand's float type.
+
+    Integers and floats of 8 bits and less are too coarse for relevance, which keeps its own type there.
+    """
     extra = tuple(range(R.ndim - like.ndim))
     summed = jnp.sum(R, extra) if extra else R
     stretched = tuple(i for i, size in enumerate(like.shape) if size == 1 and summed.shape[i] != 1)
     summed = jnp.sum(summed, stretched, keepdims=True) if stretched else summed
-    return summed.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.inexact) else summed
+    return summed.astype(like.dtype) if _is_fine(like.dtype) else summed
+
+
+def in_floats(x: Array, dtype: Any) -> Array:
+    """Numbers as floats to compute with: integers and floats of 8 bits and less in this type, others as they are."""
+    return x if _is_fine(x.dtype) else x.astype(dtype)
+
+
+def _is_fine(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact)) and dtype.itemsize > 1

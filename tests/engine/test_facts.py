@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrace_jax.engine.facts import nonnegative_values, saturation
+from backtrace_jax.engine.facts import gates, nonnegative_values, saturation
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.numerics import exact_types
 from tests.engine.graphs import DOUBLE, jax_arrays, plan_of, program
@@ -166,3 +166,15 @@ def test_what_is_called_nonnegative_never_is_negative(names, seed):
         values = forward(model.graph, jax_arrays(model.weights), jax_arrays({"x": x}))
     for name in nonnegative_values(model.graph):
         assert (np.asarray(values[name]) >= 0).all(), name
+
+
+def test_a_signal_let_through_by_a_gate_is_no_gate():
+    def named(builder, x, g):
+        builder.rename(share := builder.emit("gate", builder.emit("exp", g)), "share")
+        builder.rename(builder.emit("mul", x, share), "passed")
+        left = builder.emit("sub", np.ones(()), share)
+        builder.rename(left, "left")
+        return left
+
+    graph = program(named, x=X, g=X).graph
+    assert gates(graph, {"x", "g"}) == {"share": "gate", "left": "gate"}

@@ -82,8 +82,11 @@ def drawn(generator: np.random.Generator, name: str, position: int, shape: tuple
     return nonzero(generator, shape) if quotient and position == 1 else generator.normal(size=shape)
 
 
+_RETYPING = ("cast", "quantize", "dequantize")  # whose results cannot stand beside doubles
 FAMILIES = {
-    "one-input functions": [name for name in SPECIMENS if OPS[SPECIMENS[name].op].kind == POINTWISE and name != "cast"],
+    "one-input functions": [
+        name for name in SPECIMENS if OPS[SPECIMENS[name].op].kind == POINTWISE and name not in _RETYPING
+    ],
     "everything else": [name for name in SPECIMENS if OPS[SPECIMENS[name].op].kind != POINTWISE],
 }
 
