@@ -39,7 +39,7 @@ BYTES = 2**31
 _DATA = 3 * 2**31  # what the operating system grants a process: far above what is allowed, so that too much is seen
 _DYNAMIC = 2  # size given to axes that are dynamic, but for the first
 _EXPLAINED = 2**24  # bytes of all values of a graph that is small enough to explain it as well
-_EXPLAINED_NODES = 60
+_EXPLAINED_NODES = 30
 
 
 @dataclass
@@ -69,12 +69,12 @@ class Trial:
     mebibytes: int = 0
 
 
-_watched: list[str] | None = None  # what is opened while a trial runs
+_watched: list[tuple[str, Any, str]] | None = None  # what is opened while a trial runs
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _watched is not None and event in _EVENTS:
-        _watched.append(f"{event} {arguments[0]!r} {arguments[1] if len(arguments) > 1 else ''}"[:300])
+        _watched.append((event, arguments[0] if arguments else None, str(arguments[1:2])))
 
 
 _EVENTS = {"open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "subprocess.Popen", "os.system"}
@@ -90,15 +90,22 @@ def _watching(folder: Path, trial: Trial) -> Iterator[None]:
         yield
     finally:
         seen, _watched = _watched, None
-        own = [str(folder), sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/self/status", "/sys/fs"]
-        trial.findings += [f"outside: {each}" for each in seen if not _is_allowed(each, own)]
+        trial.findings += [
+            f"outside: {event} {what!r} {how}" for event, what, how in seen if _is_outside(event, what, how, folder)
+        ]
 
 
-def _is_allowed(seen: str, own: list[str]) -> bool:
-    event, _, what = seen.partition(" ")
-    place = what.lstrip("b'\"")
-    harmless = place[:1].isdigit() or any(place.startswith(each) for each in (*own, "/dev/null", "/dev/urandom"))
-    return event in ("open", "os.listdir", "os.scandir") and harmless and " w" not in what
+def _is_outside(event: str, what: Any, how: str, folder: Path) -> bool:
+    """Whether something was written, or read elsewhere than in the folder, after all links are followed."""
+    if event not in ("open", "os.listdir", "os.scandir") or "w" in how or "a" in how or "+" in how:
+        return True
+    if not isinstance(what, str | bytes | os.PathLike):
+        return False  # a file that is open already
+    real = Path(os.path.realpath(os.fsdecode(what)))
+    return not any(real.is_relative_to(os.path.realpath(each)) for each in (folder, *_PYTHONS))
+
+
+_PYTHONS = (sys.prefix, sys.base_prefix, Path(__file__).parents[2], "/dev/null", "/dev/urandom", "/sys/fs/cgroup")
 
 
 def main() -> None:

@@ -49,6 +49,7 @@ _SIZED_BY_VALUES = {  # operators whose result has the size that an operand's en
     *("RoiAlign", "STFT", "Tile", "Upsample", "AveragePool", "LpPool", "MaxPool", "Conv", "ConvTranspose"),
 }
 _FOUND = {"NonZero", "Unique"}  # operators with results of at most an integer per entry and axis; how many, data say
+_NEWEST = 2**31 - 1  # opset that stands for all newer ones
 _READABLE = 256  # entries of a known operand that shape inference gets to see
 _ADVICE = "if the model can be trusted, raise backtrace_jax.importers.onnx.limits.LARGEST_VALUE"
 
@@ -190,7 +191,8 @@ def inferred_types(
 ) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Types of a node's tensor results as far as ONNX can tell them from its operands."""
     domain = "" if node.domain == "ai.onnx" else node.domain
-    if not opset or not 0 < opset < 2**31 or not onnx.defs.has(node.op_type, opset, domain):
+    opset = min(opset or 0, _NEWEST)
+    if opset < 1 or not onnx.defs.has(node.op_type, opset, domain):
         return []
     schema = onnx.defs.get_schema(node.op_type, opset, domain)
     given = {

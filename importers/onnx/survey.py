@@ -90,7 +90,8 @@ def _reason(domain: str, name: str, opset: int) -> str:
 def _is_defined(domain: str, name: str, opset: int) -> bool:
     """Whether ONNX defines the operator by others."""
     domain = "" if domain == "ai.onnx" else domain
-    if not 0 < opset < 2**31 or not onnx.defs.has(name, opset, domain):
+    opset = min(opset, 2**31 - 1)
+    if opset < 1 or not onnx.defs.has(name, opset, domain):
         return False
     schema: Any = onnx.defs.get_schema(name, opset, domain)
     return schema.has_function or schema.has_context_dependent_function

@@ -33,7 +33,7 @@ def use(hostile, shape):
     imported.lower({each.name: shape for each in imported.inputs})
 
 
-def refused(hostile, words, shape=(1, 4), error=ModelError, seconds=8):
+def refused(hostile, words, shape=(1, 4), error: type[BacktraceError] = ModelError, seconds=8):
     """The message with which a model is refused, which it must be soon."""
     begin = time.process_time()
     with pytest.raises(error, match=words) as caught:
@@ -284,8 +284,8 @@ def test_external_data_of_an_attribute_are_never_read_by_onnx(tmp_path, monkeypa
     outside = TensorProto(data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="secret.bin")
     sparse = onnx.SparseTensorProto(values=outside, indices=numpy_helper.from_array(sizes(0, 1, 2, 3)), dims=[4])
-    for field, value in (("value", outside), ("sparse_value", sparse)):
-        hostile = added([node("Constant", [], ["k"], **{field: value})], {})
+    for stored in ({"value": outside}, {"sparse_value": sparse}):
+        hostile = added([helper.make_node("Constant", [], ["k"], None, None, None, None, **stored)], {})
         refused(hostile, "Constant|was given in memory", error=BacktraceError)
 
 

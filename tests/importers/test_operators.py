@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.onnx_backend import run_model
+from backtrace_jax.errors import DataDependentError, UnsupportedError
+from backtrace_jax.importers.onnx import load, lower
+from backtrace_jax.onnx_backend import prepare, run_model
 
 from .nodes import boolean, check_node, floats, ints, node_model
 
@@ -287,8 +288,11 @@ def test_dropout():
         run_model(node_model("Dropout", [X, np.float32(0.5), np.asarray(True)], (1, 2)), [X])
 
 
-def test_values_that_decide_shapes_must_be_known():
+def test_values_that_decide_shapes_are_held_fixed():
     model = node_model("Reshape", [X, ints(6, 4)])
-    with pytest.raises(UnsupportedError, match=r"the_node.*Reshape, opset 21.*depends on the values of the inputs"):
-        run_model(model, [X, ints(6, 4)])
+    with pytest.raises(DataDependentError, match=r"the_node.*Reshape, opset 21.*depends on the values of the inputs"):
+        lower(load(model), {"x0": X.shape, "x1": (2,)})
+    ready = prepare(model)
+    assert ready.run([X, ints(6, 4)])[0].shape == (6, 4)
+    assert ready.run([X, ints(4, 6)])[0].shape == (4, 6)
     assert run_model(model, [X, ints(6, 4)], known=["x1"])[0].shape == (6, 4)

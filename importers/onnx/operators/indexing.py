@@ -205,6 +205,7 @@ def one_hot(lowering: Lowering, indices: Value, depth: Value, values: Value, *, 
     count = int(lowering.known(depth, "the depth of the one-hot axis").item())
     rank = len(indices.shape) + 1
     axis %= rank
+    lowering.limits.check((*indices.shape, count), values.dtype)
     whole = lowering.cast(indices, np.dtype(np.int64))
     column = lowering.reshape(whole, (*indices.shape[:axis], 1, *indices.shape[axis:]))
     negative = lowering.emit("less", column, np.asarray(0))

@@ -98,21 +98,25 @@ def size(lowering: Lowering, data: Value) -> Value:
 def constant_of_shape(lowering: Lowering, input: Value, *, value: np.ndarray | None = None) -> Value:
     """One number everywhere."""
     number = np.zeros(1, np.float32) if value is None else value
-    return np.full(lowering.integers(input, "the shape"), number.reshape(()))
+    shape = lowering.integers(input, "the shape")
+    lowering.limits.check_known(shape, number.dtype)
+    return np.full(shape, number.reshape(()))
 
 
 @operator("EyeLike", since=9)
 def eye_like(lowering: Lowering, input: Value, *, dtype: int | None = None, k: int = 0) -> Value:
     """1 on a diagonal, 0 elsewhere, in the shape of a matrix."""
     rows, columns = input.shape
+    lowering.limits.check_known(input.shape, np.float64)
     return np.eye(rows, columns, k, input.dtype if dtype is None else element_type(dtype))
 
 
 @operator("Range")
 def range_(lowering: Lowering, start: Value, limit: Value, delta: Value) -> Value:
     """Numbers from `start` up to `limit` by steps of `delta`."""
-    bounds = (lowering.known(bound, "the number of entries").item() for bound in (start, limit, delta))
-    return np.arange(*bounds, dtype=start.dtype)
+    low, high, step = (lowering.known(bound, "the number of entries").item() for bound in (start, limit, delta))
+    lowering.limits.check_known((max(0, math.ceil((high - low) / step)),), start.dtype)
+    return np.arange(low, high, step, dtype=start.dtype)
 
 
 @operator("Reshape", since=14)

@@ -1,0 +1,73 @@
+"""Writes docs/operators.md: every ONNX operator, the opsets it is implemented for, and the kinds it becomes.
+
+    python -m benchmarks.operator_table
+
+Operators and opsets are those of the registry. The kinds are seen at work: ONNX's own cases are lowered, and the tests of
+operators that have none are run, while every equation that is emitted is noted under the operator it comes from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from backtrace_jax.errors import BacktraceError
+from backtrace_jax.importers.onnx.operators import OPERATORS
+from backtrace_jax.ir import Builder
+from backtrace_jax.onnx_backend import prepare
+from backtrace_jax.ops import KINDS, NONE, OPS
+from tests.importers.cases import cases, load_case
+from tests.importers.test_conformance import CASES, NOT_PASSING
+
+PAGE = Path(__file__).parent.parent / "docs" / "operators.md"
+TESTS = ("microsoft", "microsoft_attention", "microsoft_quantised", "ml", "trees", "random")
+HEAD = """# ONNX operators
+
+Made by `python -m benchmarks.operator_table` from the registry of `importers/onnx/operators`; a version stands for all
+opsets up to the next one. The kind decides which relevance rules apply (README, "How it works"). An operator of several
+kinds becomes several equations; one of kind "none" carries no relevance; "known" ones are computed before anything runs.
+What has no line here may still be a function of the model's own, or one that ONNX defines by other operators.
+"""
+
+
+def seen_kinds() -> dict[str, set[str]]:
+    """Kinds of the equations that each operator was seen to become."""
+    found: dict[str, set[str]] = defaultdict(set)
+    emit = Builder.emit
+
+    def noting(self: Builder, op: str, *operands: Any, **params: Any) -> Any:
+        found[self.source.operator].add(OPS[op].kind)
+        return emit(self, op, *operands, **params)
+
+    with patch.object(Builder, "emit", noting):
+        for kind, name in CASES:
+            if name not in NOT_PASSING:
+                case = load_case(cases(kind)[name])
+                try:
+                    prepare(case.model).lower(case.data_sets[0][0])
+                except BacktraceError as error:
+                    raise AssertionError(f"{name} is on record as passing") from error
+        pytest.main(["-q", "-p", "no:cacheprovider", *(f"tests/importers/test_{name}.py" for name in TESTS)])
+    return found
+
+
+def main() -> None:
+    found, lines = seen_kinds(), [HEAD]
+    for domain in sorted({domain for domain, _ in OPERATORS}):
+        lines += [f"## {domain or 'ai.onnx'}\n", "| operator | since opset | kind |", "|---|---|---|"]
+        for name in sorted(name for each, name in OPERATORS if each == domain):
+            versions = ", ".join(map(str, sorted(OPERATORS[domain, name])))
+            kinds = found[f"{domain or 'ai.onnx'}.{name}"]
+            bearing = [kind for kind in KINDS if kind in kinds and kind != NONE]
+            lines.append(f"| {name} | {versions} | {', '.join(bearing) or ('none' if kinds else 'known')} |")
+        lines.append("")
+    PAGE.write_text("\n".join(lines))
+    print(f"{len(OPERATORS)} operators written to {PAGE.name}")
+
+
+if __name__ == "__main__":
+    main()
