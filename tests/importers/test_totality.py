@@ -26,7 +26,6 @@ from tests.importers.cases import Case, cases, load_case
 from tests.importers.test_conformance import CASES, NOT_PASSING
 from tests.rules.running import CHEAP, DOUBLE, assert_books_close
 
-PER_OPERATOR = 2
 MODES = ("default", "contrastive", "lrp-epsilon", "gradient-x-input")
 WALKED: dict[str, str] = {}  # printed graph -> the case it came from; many cases lower to the same graph
 
@@ -93,18 +92,18 @@ def check_totality(case: Case) -> None:
             assert_books_close(books, tolerance)
 
 
-def few_of_each_operator() -> list[tuple[str, str]]:
+def few_of_each_operator(count: int) -> list[tuple[str, str]]:
     """The first cases of every operator; `python -m benchmarks.totality` runs all of them."""
     found: Counter[str] = Counter()
     chosen = []
     for kind, name in CASES:
         operator = cases(kind)[name].model.graph.node[0].op_type if kind == "node" else "a model"
         found[operator] += name not in NOT_PASSING and not name.endswith("_expanded")
-        if name not in NOT_PASSING and not name.endswith("_expanded") and found[operator] <= PER_OPERATOR:
+        if name not in NOT_PASSING and not name.endswith("_expanded") and found[operator] <= count:
             chosen.append((kind, name))
     return chosen
 
 
-@pytest.mark.parametrize(("kind", "name"), few_of_each_operator())
+@pytest.mark.parametrize(("kind", "name"), few_of_each_operator(1))
 def test_relevance_of(kind, name):
     check_totality(load_case(cases(kind)[name]))
