@@ -18,7 +18,7 @@ from backtrace_jax.ir import Builder
 from backtrace_jax.onnx_backend import prepare
 from backtrace_jax.ops import KINDS, NONE, OPS
 from tests.importers.cases import cases, load_case
-from tests.importers.test_totality import few_of_each_operator
+from tests.importers.totality import few_of_each_operator
 
 PAGE = Path(__file__).parent.parent / "docs" / "operators.md"
 HEAD = """# ONNX operators

@@ -14,7 +14,7 @@ import pytest
 
 from tests.importers.cases import cases, load_case
 from tests.importers.test_conformance import CASES, NOT_PASSING
-from tests.importers.test_totality import check_totality
+from tests.importers.totality import check_totality
 
 
 def main() -> int:

@@ -95,6 +95,10 @@ def _slowness(eqn: Any) -> int:
     return 1 if eqn.invars[0].aval.dtype in (np.float32, np.float64) else _INTEGER
 
 
+def _factorised(eqn: Any) -> int:
+    return _INTEGER * max(eqn.invars[0].aval.shape[-1:], default=1) + _PER_ENTRY
+
+
 def _windowed(eqn: Any) -> int:
     return math.prod(eqn.params.get("window_dimensions", ())) + _PER_ENTRY
 
@@ -106,6 +110,8 @@ _REPEATS = {  # work per entry of the result, of what does not go over the entri
     "reduce_window_sum": _windowed,
     "reduce_window_max": _windowed,
     "reduce_window_min": _windowed,
+    "lu": _factorised,
+    "triangular_solve": _factorised,
     "sort": lambda eqn: _SORTED * _PER_ENTRY,
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), lambda eqn: _RUNNING * _PER_ENTRY),
     "fft": lambda eqn: _SORTED * _PER_ENTRY,

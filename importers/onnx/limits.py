@@ -82,13 +82,13 @@ class Limits:
         for shape, dtype in inferred_types(node, operands, opset):
             (self.check_known if known else self.check)(shape, dtype)
 
-    def count(self) -> None:
-        """Count a node or a step of a loop.
+    def count(self, number: int = 1) -> None:
+        """Count a node, a step of a loop, or a part that costs as much as some nodes.
 
         Raises:
             ModelError: When there are too many.
         """
-        self._nodes += 1
+        self._nodes += number
         if self._nodes > MOST_UNFOLDED + len(self._model.proto.graph.node):
             raise ModelError(f"loops and functions unfold to more than {MOST_UNFOLDED} nodes; refused")
 

@@ -46,8 +46,9 @@ def max_pool(
     window = windows(X.shape[2:], tuple(kernel_shape), ceil=bool(ceil_mode), **spatial)
     if lowering.result_count > 1:
         geometry = _geometry(window, X.shape[2:])
-        positions = lowering.emit("max_positions", X, column_major=bool(storage_order), **geometry)
-        return lowering.emit("max_pool", X, **geometry), positions
+        largest = lowering.emit("max_pool", X, **geometry)
+        lowering.limits.check((*largest.shape, *kernel_shape), np.int64)  # every window is written out
+        return largest, lowering.emit("max_positions", X, column_major=bool(storage_order), **geometry)
     if window.covers(X.shape[2:]):
         return lowering.emit("reduce_max", X, axes=_spatial(X), keepdims=True)
     return lowering.emit("max_pool", X, **_geometry(window, X.shape[2:]))

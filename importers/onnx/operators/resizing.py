@@ -193,6 +193,7 @@ def _nearest(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, se
 def _interpolated(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, settings: Resizing) -> Value:
     letters = [chr(ord("a") + i) for i in range(len(X.shape))]
     given, result = "".join(letters), "".join("z" if i == axis.axis else letter for i, letter in enumerate(letters))
+    lowering.limits.check_known((2, axis.after, axis.before), np.float64)
     weights = interpolation(axis, positions, settings).astype(X.dtype)
     return lowering.emit("einsum", X, weights, equation=f"{given},z{letters[axis.axis]}->{result}")
 

@@ -114,6 +114,7 @@ def _pooled_region(
     size = far - corner if half else np.maximum(far - corner, 1)
     step = size / cells
     samples = [ratio or max(math.ceil(extent), 1) for extent in step]
+    lowering.limits.check_known((4, math.prod(cells), math.prod(samples)), np.float64)
     lines = [
         start + (np.arange(count * each) + 0.5) * width / each
         for start, count, width, each in zip(corner, cells, step, samples, strict=True)

@@ -86,6 +86,7 @@ def _cuts(lowering: Lowering, split: Value | None, size: int) -> list[tuple[int,
 
 
 def _piece(lowering: Lowering, x: Value, axis: int, start: int, limit: int) -> Value:
+    lowering.limits.count(4)
     starts, limits = [0] * len(x.shape), list(x.shape)
     starts[axis], limits[axis] = start, limit
     return lowering.emit("slice", x, start=tuple(starts), limit=tuple(limits), stride=(1,) * len(limits))

@@ -12,6 +12,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from ..scope import Held
 from .casts import element_type
 from .registry import operator
 
@@ -35,7 +36,7 @@ def constant(
 
 
 @operator("Identity")
-def identity(lowering: Lowering, input: Value) -> Value:
+def identity(lowering: Lowering, input: Held) -> Held:
     """The value itself."""
     return input
 

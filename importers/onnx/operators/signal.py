@@ -173,6 +173,7 @@ def _register_window(name: str, coefficients: Sequence[float]) -> None:
     ) -> Value:
         """A window of cosines, one period long; if not periodic, its last entry equals the first."""
         count = int(lowering.known(size, "the size of the window").item())
+        lowering.limits.check_known((4, count), np.float64)
         phase = 2 * np.pi * np.arange(count) / max(count if periodic else count - 1, 1)
         total = sum(factor * np.cos(periods * phase) for periods, factor in enumerate(coefficients))
         return np.asarray(total).astype(element_type(output_datatype))
@@ -196,6 +197,7 @@ def mel_weight_matrix(
     """Triangular filters [bins of a one-sided spectrum, filters], at equal distances on the mel scale."""
     operands = num_mel_bins, dft_length, sample_rate, lower_edge_hertz, upper_edge_hertz
     count, length, rate, lowest, highest = (lowering.known(x, "the mel filter bank").item() for x in operands)
+    lowering.limits.check_known((4, length // 2 + 1, count), np.float64)
     low, high = (2595 * math.log10(1 + edge / 700) for edge in (lowest, highest))
     mel = low + np.arange(count + 2) * (high - low) / (count + 2)
     edges = ((length + 1) * 700 * (10 ** (mel / 2595) - 1) // rate).astype(np.int64)

@@ -102,8 +102,3 @@ def few_of_each_operator(count: int) -> list[tuple[str, str]]:
         if name not in NOT_PASSING and not name.endswith("_expanded") and found[operator] <= count:
             chosen.append((kind, name))
     return chosen
-
-
-@pytest.mark.parametrize(("kind", "name"), few_of_each_operator(1))
-def test_relevance_of(kind, name):
-    check_totality(load_case(cases(kind)[name]))
