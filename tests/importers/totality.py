@@ -22,7 +22,7 @@ from backtrace_jax.numerics import exact_types
 from backtrace_jax.onnx_backend import prepare
 from backtrace_jax.passes import simplify, with_float_type
 from backtrace_jax.rules import find_mode
-from tests.importers.cases import Case, cases, load_case
+from tests.importers.cases import Case, cases
 from tests.importers.test_conformance import CASES, NOT_PASSING
 from tests.rules.running import CHEAP, DOUBLE, assert_books_close
 
