@@ -149,11 +149,6 @@ def test_unknown_operator_and_domain_are_all_named_before_running():
     )
 
 
-def test_a_fixed_batch_says_how_to_get_out():
-    model = _model([helper.make_node("Relu", ["x"], ["y"])], batch=4)
-    _fails(InputError, ["fixes its batch axis at 4", "dynamic"], explain, model, np.ones((4, 4), np.float32))
-
-
 def test_an_output_that_no_input_reaches():
     integer = _model([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], dtype=TensorProto.INT64)
     _fails(SettingError, ["'y'", "x (int64)", "floats"], explain, integer, np.ones((1, 4), np.int64))
@@ -161,11 +156,11 @@ def test_an_output_that_no_input_reaches():
     _fails(SettingError, ["'y'", "int64", "float output"], explain, labels, np.ones((1, 4), np.float32))
 
 
-def _model(nodes, *domains, batch="batch", dtype=TensorProto.FLOAT, result=TensorProto.FLOAT):
+def _model(nodes, *domains, dtype=TensorProto.FLOAT, result=TensorProto.FLOAT):
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("x", dtype, [batch, 4])],
+        [helper.make_tensor_value_info("x", dtype, ["batch", 4])],
         [helper.make_tensor_value_info("y", result, None)],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), *domains])

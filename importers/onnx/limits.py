@@ -75,7 +75,7 @@ class Limits:
         """
         self.count()
         if node.op_type in _FOUND and operands and isinstance(operands[0], np.ndarray):
-            self.check_known((operands[0].ndim, operands[0].size), np.int64)
+            self.check_known((max(2 * operands[0].ndim, 8), operands[0].size), np.int64)  # sorting takes copies
         if node.op_type not in _SIZED_BY_VALUES:
             return
         known = all(operand is None or isinstance(operand, np.ndarray) for operand in operands)

@@ -69,13 +69,13 @@ def side_by_side(names: list[str]) -> Program:
 
 
 POSITIVE_ONLY = ("log", "rsqrt", "sqrt", "pow", "acosh")
-WITHIN_ONE = ("acos", "asin", "atanh")
+RANGES = {"acos": (-0.9, 0.9), "asin": (-0.9, 0.9), "atanh": (-0.9, 0.9), "probit": (0.1, 0.9)}
 
 
 def drawn(generator: np.random.Generator, name: str, position: int, shape: tuple[int, ...]) -> np.ndarray:
     """Operands inside the domain of the operation."""
-    if name in WITHIN_ONE:
-        return generator.uniform(-0.9, 0.9, size=shape)
+    if name in RANGES:
+        return generator.uniform(*RANGES[name], size=shape)
     if name in POSITIVE_ONLY and position == 0:
         return generator.uniform(1.1, 3, size=shape)
     quotient = OPS[SPECIMENS[name].op].kind == QUOTIENT
