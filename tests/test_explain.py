@@ -12,7 +12,7 @@ import pytest
 
 import backtrace_jax
 from backtrace_jax import Explainer, explain
-from tests.zoo import NAMES, exported
+from tests.zoo import NAMES, RECURRENT, exported
 from tests.zoo.runtime import onnxruntime_outputs
 
 ERROR = {"float32": 1e-5, "float64": 1e-12}
@@ -23,7 +23,7 @@ def _explained(name: str, **settings):
     return model, explain(model.model, model.inputs, **settings)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + RECURRENT)
 def test_outputs_equal_onnxruntime_and_books_close(name):
     model, explanation = _explained(name)
     (expected,) = onnxruntime_outputs(model.model, model.inputs)

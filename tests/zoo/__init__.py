@@ -46,6 +46,7 @@ VISION = (
     "resnet_small",
     "efficientnet",
     "mobilenet_v2",
+    "mobilenet_v3",
     "densenet",
     "vit",
     "vit_sdpa",
@@ -54,7 +55,7 @@ VISION = (
 TEXT = ("bert", "text_cnn", "gpt")
 NAMES = VISION + TEXT
 SPATIAL = ("unet", "unet_classes", "bbox_cnn")
-RECURRENT = ("lstm", "gru", "rnn", "lstm_text")
+RECURRENT = ("lstm", "gru", "rnn", "lstm_text", "mamba")
 LANGUAGE = ("bert_qa", "bert_tokens", "llama")
 ALL = NAMES + SPATIAL + RECURRENT + LANGUAGE
 

@@ -44,7 +44,7 @@ def _draw(part: nn.Module) -> None:
     """Weights of one layer, and the statistics of a batch norm."""
     if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-    elif isinstance(part, nn.BatchNorm2d | nn.LayerNorm | LlamaRMSNorm):
+    elif isinstance(part, nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm | LlamaRMSNorm):
         nn.init.uniform_(part.weight, 0.5, 1.5)
     elif isinstance(part, nn.RNNBase):
         for parameter in part.parameters():

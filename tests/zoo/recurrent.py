@@ -1,4 +1,4 @@
-"""Recurrent classifiers: LSTM, GRU and plain RNN over features in time, an LSTM over tokens.
+"""Recurrent classifiers: LSTM, GRU and plain RNN over features in time, LSTM and Mamba over tokens.
 
 Each reads its sequence in another way: final states, mean over time, last step, maximum over time.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.zoo.recipe import BATCH, Recipe, sentences
 from tests.zoo.text import LENGTH, VOCABULARY
@@ -91,4 +92,62 @@ def lstm_text() -> Recipe:
     return Recipe(MaximumOverTime(), {"input_ids": sentences(LENGTH, VOCABULARY)["input_ids"]})
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (lstm, gru, rnn, lstm_text)}
+class SelectiveScan(nn.Module):
+    """The mixer of Mamba (Gu & Dao 2023): a linear recurrence whose step, input and output maps the tokens choose."""
+
+    def __init__(self, width: int, state: int) -> None:
+        super().__init__()
+        inner, rank = 2 * width, 2
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, 4, padding=3, groups=inner)
+        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state + 1)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.sizes = [rank, state, state]
+
+    def damp(self) -> None:
+        """Draw what passes the scan by, and steps of the sizes that training begins with."""
+        nn.init.uniform_(self.D, 0.5, 1.5)
+        nn.init.uniform_(self.dt_proj.bias, -3, -1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        steps = input.shape[1]
+        tokens, gate = self.in_proj(input).chunk(2, -1)
+        tokens = functional.silu(self.conv1d(tokens.transpose(1, 2))[..., :steps]).transpose(1, 2)
+        step, enters, leaves = self.x_proj(tokens).split(self.sizes, -1)
+        step = functional.softplus(self.dt_proj(step))
+        decay = torch.exp(step.unsqueeze(-1) * -torch.exp(self.A_log))
+        driven = (step * tokens).unsqueeze(-1) * enters.unsqueeze(2)
+        state, outputs = torch.zeros_like(driven[:, 0]), []
+        for time in range(steps):
+            state = decay[:, time] * state + driven[:, time]
+            outputs.append((state * leaves[:, time].unsqueeze(1)).sum(-1))
+        mixed = torch.stack(outputs, 1) + self.D * tokens
+        return self.out_proj(mixed * functional.silu(gate))
+
+
+class Mamba(nn.Module):
+    """Two layers of root-mean-square norm and selective scan with shortcuts; a dense layer reads the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 16)
+        self.norms = nn.ModuleList(nn.RMSNorm(16, eps=1e-5) for _ in range(3))
+        self.mixers = nn.ModuleList(SelectiveScan(16, 4) for _ in range(2))
+        self.head = nn.Linear(16, CLASSES, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden = self.embedding(input_ids)
+        for norm, mixer in zip(self.norms, self.mixers, strict=False):
+            hidden = hidden + mixer(norm(hidden))
+        return self.head(self.norms[-1](hidden)[:, -1])
+
+
+def mamba() -> Recipe:
+    """A Mamba over tokens, its scan written out by the exporter, [batch, 12] -> [batch, 4]."""
+    return Recipe(Mamba(), {"input_ids": np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, LENGTH))})
+
+
+RECIPES = {recipe.__name__: recipe for recipe in (lstm, gru, rnn, lstm_text, mamba)}

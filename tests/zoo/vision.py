@@ -130,17 +130,17 @@ def resnet_small() -> Recipe:
 
 
 class SqueezeExcite(nn.Module):
-    """Channels gated by a sigmoid of their global averages (Hu et al. 2018)."""
+    """Channels gated by a function of their global averages (Hu et al. 2018)."""
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(self, channels: int, squeezed: int, functions: Sequence[type[nn.Module]]) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.activation, self.gate = (function() for function in functions)
 
     def forward(self, input: Tensor) -> Tensor:
-        gate = self.fc2(functional.silu(self.fc1(self.avgpool(input))))
-        return torch.sigmoid(gate) * input
+        return self.gate(self.fc2(self.activation(self.fc1(self.avgpool(input))))) * input
 
 
 class InvertedResidual(nn.Module):
@@ -155,14 +155,14 @@ class InvertedResidual(nn.Module):
         kernel: int,
         stride: int,
         activation: type[nn.Module],
-        excite: bool,
+        excite: Sequence[type[nn.Module]] = (),
     ) -> None:
         super().__init__()
         wide = inputs * expand
         layers = [] if expand == 1 else [_convolution(inputs, wide, 1, activation=activation)]
         layers.append(_convolution(wide, wide, kernel, stride=stride, groups=wide, activation=activation))
         if excite:
-            layers.append(SqueezeExcite(wide, max(1, inputs // 4)))
+            layers.append(SqueezeExcite(wide, max(1, inputs // 4), excite))
         self.block = nn.Sequential(*layers, _convolution(wide, outputs, 1))
         self.skip = stride == 1 and inputs == outputs
 
@@ -173,10 +173,10 @@ class InvertedResidual(nn.Module):
 class MobileNet(nn.Module):
     """A stem, inverted residual blocks, a 1 x 1 convolution, global average pooling and a classifier."""
 
-    def __init__(self, blocks: Sequence[dict], *, activation: type[nn.Module], excite: bool) -> None:
+    def __init__(self, blocks: Sequence[dict], *, activation: type[nn.Module]) -> None:
         super().__init__()
         self.stem = _convolution(3, blocks[0]["inputs"], 3, stride=2, activation=activation)
-        parts = (InvertedResidual(**block, activation=activation, excite=excite) for block in blocks)
+        parts = (InvertedResidual(**{"activation": activation, **block}) for block in blocks)
         self.blocks = nn.Sequential(*parts)
         self.last = _convolution(blocks[-1]["outputs"], 64, 1, activation=activation)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -195,7 +195,8 @@ def efficientnet() -> Recipe:
         {"inputs": 12, "outputs": 12, "expand": 6, "kernel": 3, "stride": 1},
         {"inputs": 12, "outputs": 16, "expand": 6, "kernel": 5, "stride": 2},
     ]
-    return Recipe(MobileNet(blocks, activation=nn.SiLU, excite=True), {"input": images(32)})
+    blocks = [{**block, "excite": (nn.SiLU, nn.Sigmoid)} for block in blocks]
+    return Recipe(MobileNet(blocks, activation=nn.SiLU), {"input": images(32)})
 
 
 def mobilenet_v2() -> Recipe:
@@ -205,7 +206,19 @@ def mobilenet_v2() -> Recipe:
         {"inputs": 8, "outputs": 12, "expand": 6, "kernel": 3, "stride": 2},
         {"inputs": 12, "outputs": 12, "expand": 6, "kernel": 3, "stride": 1},
     ]
-    return Recipe(MobileNet(blocks, activation=nn.ReLU6, excite=False), {"input": images(32)})
+    return Recipe(MobileNet(blocks, activation=nn.ReLU6), {"input": images(32)})
+
+
+def mobilenet_v3() -> Recipe:
+    """MobileNetV3 (Howard et al. 2019): ReLU, then hard swish; some blocks with hard squeeze-excite."""
+    excite = (nn.ReLU, nn.Hardsigmoid)
+    blocks = [
+        {"inputs": 8, "outputs": 8, "expand": 1, "kernel": 3, "stride": 1, "activation": nn.ReLU, "excite": excite},
+        {"inputs": 8, "outputs": 12, "expand": 4, "kernel": 3, "stride": 2, "activation": nn.ReLU},
+        {"inputs": 12, "outputs": 16, "expand": 4, "kernel": 5, "stride": 2, "excite": excite},
+        {"inputs": 16, "outputs": 16, "expand": 6, "kernel": 5, "stride": 1, "excite": excite},
+    ]
+    return Recipe(MobileNet(blocks, activation=nn.Hardswish), {"input": images(32)})
 
 
 class DenseLayer(nn.Module):
@@ -325,6 +338,7 @@ RECIPES = {
         resnet_small,
         efficientnet,
         mobilenet_v2,
+        mobilenet_v3,
         densenet,
         vit,
         vit_sdpa,

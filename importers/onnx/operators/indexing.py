@@ -144,6 +144,7 @@ def _copied_border(lowering: Lowering, data: Value, borders: Sequence[tuple[int,
     for axis, (low, high) in enumerate(borders):
         if low or high:
             size = data.shape[axis]
+            lowering.limits.check_known((size + max(low, 0) + max(high, 0),), np.int64)
             positions = np.pad(np.arange(max(-low, 0), size + min(high, 0)), (max(low, 0), max(high, 0)), mode)
             data = lowering.emit("gather", data, positions, axis=axis)
     return data
