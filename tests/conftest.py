@@ -39,13 +39,19 @@ def onnxruntime_outputs():
     return run_onnxruntime
 
 
-@pytest.fixture
-def quick_compilation(monkeypatch):
-    """For functions that are compiled to run once: what XLA's optimisations cost is never earned back."""
+@pytest.fixture(autouse=True)
+def _compiled_to_run_once(request, monkeypatch):
+    """What XLA's optimisations cost is not earned back, so only tests marked `optimised` compile as users do."""
     from backtrace_jax.numerics import COMPILER_OPTIONS
 
-    monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_backend_optimization_level", 0)
-    monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_llvm_disable_expensive_passes", True)
+    if request.node.get_closest_marker("optimised") is None:
+        monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_backend_optimization_level", 0)
+        monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_llvm_disable_expensive_passes", True)
+
+
+@pytest.fixture
+def quick_compilation():
+    pass
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,6 +15,7 @@ from backtrace_jax import demo, explain
 from backtrace_jax.demo import drawing
 from backtrace_jax.errors import SettingError
 
+pytestmark = pytest.mark.optimised
 NAMES = ("digits", "breast_cancer")
 SHAPES = {"digits": ("image", (1, 8, 8), 10), "breast_cancer": ("features", (30,), 2)}
 

@@ -15,6 +15,7 @@ from backtrace_jax import Explainer, explain
 from tests.zoo import NAMES, RECURRENT, exported
 from tests.zoo.runtime import onnxruntime_outputs
 
+pytestmark = pytest.mark.optimised
 ERROR = {"float32": 1e-5, "float64": 1e-12}
 
 

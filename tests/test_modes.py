@@ -9,8 +9,6 @@ from backtrace_jax import Explainer, explain
 from tests.zoo import exported
 from tests.zoo.runtime import onnxruntime_outputs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NETWORKS = {
     "unet": {"task": "binary-segmentation"},
     "unet_classes": {"task": "multi-class-segmentation"},

@@ -70,12 +70,16 @@ def _power_of_two(x: Array, saturate: bool, round_mode: str) -> Array:
     return lax.bitcast_convert_type(code.astype(jnp.uint8), jnp.dtype(_POWERS))
 
 
-def bitcast(x: Array, *, dtype: str) -> Array:
-    """The same bits read as another type of the same width."""
+def bitcast(x: Array, *, bits: int, dtype: str) -> Array:
+    """The same bits read as another type of the same width; doubles that stand for floats are read as those."""
     x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
     if dtype == "bool":
         return lax.bitcast_convert_type(x, jnp.uint8) != 0
-    return lax.bitcast_convert_type(x, jnp.dtype(dtype))
+    target, single = jnp.dtype(dtype), jnp.dtype(f"float{bits}") if bits > 8 else None
+    x = x if single is None or x.dtype.itemsize * 8 == bits else x.astype(single)
+    if single is None or target.itemsize * 8 == bits:
+        return lax.bitcast_convert_type(x, target)
+    return lax.bitcast_convert_type(x, single).astype(target)
 
 
 def quantize(x: Array, scale: Array, zero_point: Array, *, dtype: str, saturate: bool = True) -> Array:

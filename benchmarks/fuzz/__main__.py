@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 40  # seconds of the clock after which a file hangs, however slow the machine is
-START = 180  # seconds for a worker to be ready
+START = 900  # seconds for a worker to be ready
 BATCH = 200  # files per process
 
 
@@ -44,8 +44,6 @@ def main() -> int:
     summary["minutes"] = round((time.monotonic() - begin) / 60, 1)
     asked.output.write_text(json.dumps(summary, indent=1))
     print(json.dumps({key: value for key, value in summary.items() if key != "findings"}, indent=1))
-    for each in summary["findings"]:
-        print(each["name"], each["base"], each["mutations"], *each["findings"], sep="  ")
     return 1 if summary["findings"] else 0
 
 
@@ -129,6 +127,8 @@ def summarised(trials: Iterator[dict[str, Any]], *, progress: bool = False) -> d
     done: list[dict[str, Any]] = []
     for trial in trials:
         done.append(trial)
+        if progress and trial["findings"]:
+            print(trial["name"], trial["base"], trial["mutations"], *trial["findings"], sep="  ", file=sys.stderr)
         if progress and len(done) % BATCH == 0:
             found = sum(bool(each["findings"]) for each in done)
             print(f"{len(done)} files, {found} findings", file=sys.stderr, flush=True)

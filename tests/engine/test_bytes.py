@@ -13,6 +13,7 @@ import pytest
 from backtrace_jax import Explainer, Explanation, explain
 from tests.zoo import exported
 
+pytestmark = pytest.mark.optimised
 MODELS = ("mlp", "lenet_relu", "resnet_small", "bert")
 COUNT = 33
 Inputs = dict[str, np.ndarray]

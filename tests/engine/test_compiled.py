@@ -18,6 +18,7 @@ from backtrace_jax.tasks import open_question, resolve_task
 from tests.engine.graphs import SINGLE, program
 from tests.rules.running import assert_books_close
 
+pytestmark = pytest.mark.optimised
 CHUNK = 32
 NOTHING = Constant({}, {})
 generator = np.random.default_rng(0)

@@ -32,7 +32,7 @@ def test_the_record_names_cases_that_exist():
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_case(kind, name, quick_compilation):
+def test_case(kind, name):
     case = cases(kind)[name]
     if name not in NOT_PASSING:
         check_case(load_case(case))

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from backtrace_jax import explain
 
+pytestmark = pytest.mark.optimised
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 NAMES = sorted(path.stem.removeprefix("light_") for path in FOLDER.glob("light_*.onnx"))
 

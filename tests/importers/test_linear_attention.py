@@ -59,6 +59,17 @@ def test_rules(rule, given):
     wanted = [np.concatenate(outputs, 1)[None].astype(np.float32), np.stack(states)[None].astype(np.float32)]
     settings = {"q_num_heads": HEADS, "kv_num_heads": HEADS, "update_rule": rule, "scale": 0.7}
     check_node("LinearAttention", values, expected=wanted, opset=27, results=2, **settings)
+    check_node("LinearAttention", values, expected=wanted, domain="com.microsoft", results=2, **settings)
+
+
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_convolution_with_the_past(domain):
+    x, kernel, past = floats(1, 4, 6), floats(4, 1, 3, seed=1), floats(1, 4, 2, seed=2)
+    known = np.concatenate([past, x], 2)
+    wanted = sum(kernel[None, :, 0, i : i + 1] * known[:, :, i : i + 6] for i in range(3))
+    settings = {"domain": domain, "opset": 27, "activation": "silu", "results": 2}
+    expected = [wanted / (1 + np.exp(-wanted)), known[:, :, -2:]]
+    check_node("CausalConvWithState", [x, kernel, None, past], (1,), expected, **settings)
 
 
 @pytest.mark.parametrize(

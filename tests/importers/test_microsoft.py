@@ -41,6 +41,12 @@ def test_products(settings):
 
 def test_product_with_known_weights():
     check("FusedMatMul", [floats(2, 4, 3), floats(4, 5, seed=1)], (1,), alpha=0.5, transA=1)
+    check("TransposeMatMul", [floats(2, 4, 3), floats(4, 5, seed=1)], (1,), alpha=0.5, transA=1)
+
+
+def test_activation_of_a_product():
+    A, B = floats(2, 3, 4), floats(4, 5, seed=1)
+    check("FusedMatMulActivation", [A, B], (1,), [np.maximum(0.5 * (A @ B), 0)], alpha=0.5, activation="Relu")
 
 
 @pytest.mark.parametrize(
@@ -181,5 +187,6 @@ def test_group_normalisation():
     groups = total.reshape(2, 9, 2, 2)
     spread = np.sqrt(groups.var(axis=(1, 3), keepdims=True) + 1e-5)
     wanted = ((groups - groups.mean(axis=(1, 3), keepdims=True)) / spread).reshape(X.shape) * gamma + beta
-    settings = {"groups": 2, "activation": 1, "results": 2}
-    check("SkipGroupNorm", [X, gamma, beta, skip], (1, 2), [wanted / (1 + np.exp(-wanted)), total], **settings)
+    settings, wanted = {"groups": 2, "activation": 1}, wanted / (1 + np.exp(-wanted))
+    check("SkipGroupNorm", [X, gamma, beta, skip], (1, 2), [wanted, total], results=2, **settings)
+    check("GroupNorm", [total, gamma, beta], (1, 2), [wanted], **settings)

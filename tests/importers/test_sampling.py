@@ -78,7 +78,7 @@ EXPLAINED = {
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
-def test_relevance(name, quick_compilation):
+def test_relevance(name):
     op_type, operands, known, settings = EXPLAINED[name]
     nodes = [helper.make_node(op_type, operands, ["read"], **settings), helper.make_node("Flatten", ["read"], ["y"])]
     check_explained(network(nodes, {"x": X}, k=known), {"x": X})

@@ -50,7 +50,8 @@ def walk_all(program: Program, plans: dict[str, Plan], inputs: dict[str, np.ndar
 
     def run(weights: Any, inputs: Any, start: Any) -> Any:
         values = forward(program.graph, weights, inputs)
-        starts = {name: jax.numpy.stack([start, start[::-1]]) if plan.paired else start for name, plan in plans.items()}
+        against = start.reshape(-1)[::-1].reshape(start.shape)
+        starts = {name: jax.numpy.stack([start, against]) if plan.paired else start for name, plan in plans.items()}
         return values[output.name], {
             name: walk(plan, values, {output.name: starts[name]}) for name, plan in plans.items()
         }

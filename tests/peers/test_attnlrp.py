@@ -15,8 +15,6 @@ from tests.peers.attnlrp_torch import NETWORKS, Rules, explain, in_double
 from tests.zoo import exported
 from tests.zoo.export import build
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = 1e-30  # an epsilon too small to change any float64 that is not zero
 MODES = ("attnlrp", "cp-lrp")
 ANSWERS = [("bert", (0,)), ("bert", (1,)), ("llama", (11, 5)), ("llama", (4, 7))]

@@ -16,8 +16,6 @@ import pytest
 
 import backtrace_jax
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RECORDED = dict(np.load(Path(__file__).with_name("zennit.npz")))
 COMPARED = [tuple(key.split("/relevance/")) for key in RECORDED if "/relevance/" in key]
 NETWORKS = sorted({name for name, _ in COMPARED})

@@ -10,6 +10,7 @@ import pytest
 
 from backtrace_jax import explain
 
+pytestmark = pytest.mark.optimised
 FOLDER = Path(__file__).parent
 
 
