@@ -43,10 +43,11 @@ def onnxruntime_outputs():
 def _compiled_to_run_once(request, monkeypatch):
     """What XLA's optimisations cost is not earned back, so only tests marked `optimised` compile as users do."""
     from backtrace_jax.numerics import COMPILER_OPTIONS
+    from tests.rules.running import CHEAP
 
     if request.node.get_closest_marker("optimised") is None:
-        monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_backend_optimization_level", 0)
-        monkeypatch.setitem(COMPILER_OPTIONS["cpu"], "xla_llvm_disable_expensive_passes", True)
+        for name, value in CHEAP.items():
+            monkeypatch.setitem(COMPILER_OPTIONS["cpu"], name, value)
 
 
 @pytest.fixture

@@ -16,7 +16,12 @@ from backtrace_jax.numerics import exact_types
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Mode, find_mode
 
 DOUBLE, SINGLE, INDEX = map(np.dtype, (np.float64, np.float32, np.int64))
-CHEAP = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+CHEAP: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 COMPILED: dict[Any, Any] = {}
 
 
