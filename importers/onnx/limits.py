@@ -170,8 +170,11 @@ def check_reference(node: onnx.NodeProto, operands: Sequence[np.ndarray | None],
         raise UnsupportedError(f"operator {node.op_type} has no implementation yet; replace it in the model")
     if any(_is_outside(tensor) for attribute in node.attribute for tensor in _attribute_tensors(attribute)):
         raise UnsupportedError("an attribute is stored outside the model; store it inside")
+    types = inferred_types(node, operands, opset)
+    if node.op_type in _SIZED_BY_VALUES and not types:
+        raise UnsupportedError(f"operator {node.op_type} of this opset has no implementation; convert the model")
     sizes = [0 if operand is None else operand.size for operand in operands]
-    sizes += [math.prod(shape) for shape, _ in inferred_types(node, operands, opset)]
+    sizes += [math.prod(shape) for shape, _ in types]
     if max(sizes, default=0) > _LARGEST_REFERENCE:
         raise UnsupportedError(f"operator {node.op_type} has no implementation for values as large as these")
 

@@ -82,6 +82,19 @@ def test_values_that_no_machine_can_hold(hostile):
     assert "LARGEST_VALUE" in refused(hostile, "would take .* GiB, more than the .* GiB")
 
 
+def test_sizes_that_an_old_opset_hides():
+    """At opset 1 Tile takes numbers, not a vector; ONNX's shape inference does not know what comes of it."""
+    known = {"o": ONE.reshape(1, 1), "n": np.array(2**31 - 1), "a": np.array(0)}
+    hostile = added([node("Tile", ["o", "n", "a"], ["k"])], known)
+    hostile.opset_import[0].version = 2
+    refused(hostile, "Tile of this opset has no implementation", error=UnsupportedError)
+
+
+def test_borders_of_absurd_width():
+    known = {"n": sizes(HUGE, 0), "axes": sizes(1)}
+    refused(model([node("Pad", ["x", "n", "", "axes"], ["y"], mode="edge")], known), "would take .* GiB")
+
+
 def test_pools_of_absurd_windows():
     hostile = model([node("AveragePool", ["x"], ["y"], kernel_shape=[HUGE], pads=[HUGE, HUGE])], shape=(1, 1, 4))
     refused(hostile, "would take", shape=(1, 1, 4))
