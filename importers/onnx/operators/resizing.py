@@ -173,6 +173,7 @@ def _resized(lowering: Lowering, X: Value, axes: Sequence[Axis], settings: Resiz
         raise UnsupportedError(f"mode {settings.mode!r} of Resize; there are {', '.join(_ALONG)}")
     result, outside = X, np.zeros((1,) * len(X.shape), np.bool_)
     for axis in axes:
+        lowering.limits.check_known((4, axis.after), np.float64)
         positions = axis.positions(settings.coordinate_transformation_mode)
         if settings.coordinate_transformation_mode == "tf_crop_and_resize":
             beyond = (positions < 0) | (positions > axis.before - 1)
