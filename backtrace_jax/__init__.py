@@ -6,6 +6,7 @@ what a model consists of and whether everything in it has a rule; `show` prints 
 
 from .errors import (
     BacktraceError,
+    ImportMismatchError,
     InputError,
     MissingDependencyError,
     ModelError,
@@ -15,6 +16,7 @@ from .errors import (
 )
 from .explainer import Explainer, explain
 from .explanation import Channel, Explanation, Ledger
+from .exporting import export
 from .rules import MODES, Mode, Rule, Selector, composite, mode
 from .support import SupportReport, check, show
 from .tasks import TASKS
@@ -26,6 +28,7 @@ __all__ = [
     "Channel",
     "Explainer",
     "Explanation",
+    "ImportMismatchError",
     "InputError",
     "Ledger",
     "MissingDependencyError",
@@ -40,6 +43,7 @@ __all__ = [
     "check",
     "composite",
     "explain",
+    "export",
     "mode",
     "show",
 ]

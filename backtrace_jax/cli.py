@@ -1,4 +1,4 @@
-"""The command line: `backtrace-jax explain | check | modes | show | demo`.
+"""The command line: `backtrace-jax explain | check | modes | show | export | demo`.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a mistake that the library can name, in one
 line, or a model that `check` finds something missing in; 2 a wrong command line.
@@ -108,6 +108,17 @@ def _show(arguments: argparse.Namespace) -> int:
     from . import show
 
     _say(show(arguments.model, _example_inputs(arguments)))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .exporting import export, named
+    from .input_files import load_arrays
+
+    model = named(arguments.model) if ":" in arguments.model else Path(arguments.model)
+    inputs = None if arguments.inputs is None else load_arrays(arguments.inputs)
+    imported = export(model, arguments.file, inputs)
+    _say("\n".join([f"written  {arguments.file}", *(f"{name}  {value}" for name, value in imported.origin.items())]))
     return 0
 
 
@@ -292,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     modes = commands.add_parser("modes", help="list the modes: what each does, where it is published, its options")
     modes.set_defaults(command=_modes)
     _add_model_command(commands, "show", _show, "print the graph that is explained")
+    _add_export(commands)
     demo = commands.add_parser("demo", help="explain two small models that are shipped, and draw pictures")
     demo.set_defaults(command=_demo)
     demo.add_argument(
@@ -303,16 +315,25 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model_command(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
     added = commands.add_parser(name, help=text, description=text)
     added.set_defaults(command=command)
-    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
+    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX or Keras file")
     added.add_argument("inputs", metavar="INPUTS", type=Path, nargs="?", help="example inputs, for sizes left open")
     return added
+
+
+def _add_export(commands: Any) -> None:
+    text = "write the ONNX file of a PyTorch module or a Keras model, proven to compute the same"
+    added = commands.add_parser("export", help=text, description=text)
+    added.set_defaults(command=_export)
+    added.add_argument("model", metavar="MODEL", help="Keras file, or package.module:name of a model or its maker")
+    added.add_argument("file", metavar="FILE.onnx", type=Path, help="file to write")
+    added.add_argument("inputs", metavar="INPUTS", type=Path, nargs="?", help=".npy or .npz (by name), to prove it on")
 
 
 def _add_explain(commands: Any) -> None:
     text = "explain a model's answers: prediction, most relevant inputs and ledger of one example, files for all"
     added = commands.add_parser("explain", help="explain a model's answers", description=text)
     added.set_defaults(command=_explain)
-    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
+    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX or Keras file")
     added.add_argument("inputs", metavar="INPUTS", type=Path, help=".npy, .npz (by input name), .csv, .tsv or picture")
     _add_settings(added.add_argument_group("what is explained, and how"))
     report = added.add_argument_group("what comes out")

@@ -23,6 +23,10 @@ class ModelError(BacktraceError):
     """The model file is missing, broken, unsafe or inconsistent."""
 
 
+class ImportMismatchError(ModelError):
+    """The imported model does not compute what the framework's own model computes."""
+
+
 class UnsupportedError(BacktraceError):
     """The model uses an operator, a domain or a combination that has no implementation or no rule yet."""
 

@@ -46,8 +46,14 @@ class Explainer:
         dtype: str = "float32",
         precision: str = "highest",
         batch_axis: BatchAxis = 0,
+        example: Inputs = None,
     ) -> None:
         """Read the model and check the settings; `explain` says what they mean.
+
+        Args:
+            model: As `explain` takes it.
+            mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision, batch_axis: Likewise.
+            example: Inputs that a PyTorch module is traced with.
 
         Raises:
             ModelError: When the model cannot be read.
@@ -68,7 +74,8 @@ class Explainer:
         )
         self.device = jax.devices()[0]
         self._batch_axis = self.settings.axes
-        self._model = batch_first(read(model), self._batch_axis)
+        self._model = batch_first(read(model, example), self._batch_axis)
+        self._unproven = self._model.prove
         self._weights = DeviceWeights(self.device)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
@@ -85,8 +92,12 @@ class Explainer:
         progress: Progress | None = None,
     ) -> Explanation:
         """Explain a batch of inputs; `explain` says what the arguments mean."""
-        inputs = inputs_first(inputs, [entry.name for entry in self._model.inputs], self._batch_axis)
-        feeds, restricted = read_inputs(inputs, self._model.inputs), named_conditions(conditions)
+        declared = self._model.inputs
+        inputs = inputs_first(self._model.arrays(inputs), [entry.name for entry in declared], self._batch_axis)
+        feeds, restricted = read_inputs(inputs, declared), named_conditions(conditions)
+        if self._unproven is not None:
+            self._unproven(feeds)
+            self._unproven = None
         reference = read_baseline(baseline, feeds, find_mode(self.settings.mode))
         compiled = self._compiled(
             Form(
@@ -95,7 +106,7 @@ class Explainer:
                 contrasted=against is not None,
                 reference=tuple(reference),
                 conditions=tuple(restricted),
-                rows=rows_of(self._model.inputs),
+                rows=rows_of(declared),
             )
         )
         examples, constant = _arrays(compiled, feeds, reference, restricted)
@@ -105,7 +116,7 @@ class Explainer:
             outputs = partial(_outputs, compiled, examples, asked, constant)
             asked = asked._replace(start=read_start(start, count, compiled.answer, outputs))
         result = compiled.run(examples, _grouped(compiled, asked), constant, progress)
-        return as_explanation(compiled, self.settings, self._model.sha256, feeds, asked, constant, result)
+        return as_explanation(compiled, self.settings, self._model, feeds, asked, constant, result)
 
     def each(self, inputs: Inputs, targets: Sequence[Any], **asked: Any) -> list[Explanation]:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
@@ -172,8 +183,9 @@ def explain(
     A second call with the same model, settings and shapes compiles nothing.
 
     Args:
-        model: Path of an ONNX file, or an onnx.ModelProto.
-        inputs: An array, a tuple of arrays in the model's order, or a dict by input name; batch first.
+        model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, or a Keras model or its file.
+        inputs: An array, a tuple of arrays in the model's order, or a dict by input name; batch first. With a PyTorch
+            module also tensors and encodings, with a Keras model also text where it takes text.
         mode: Which rules share relevance out: a name (`backtrace-jax modes` lists them), `mode(name, option=...)`, or a
             `composite` of your own.
         task: What kind of answer the output is: "auto", "binary-classification", "multi-class classification",
@@ -224,7 +236,7 @@ def explain(
         precision,
         as_axes(batch_axis),
     )
-    imported = read(model)
+    imported = read(model, inputs)
     explainer = _kept_explainer(_Known(imported.sha256, imported), settings)
     asked = {"target": target, "against": against, "position": position, "start": start}
     return explainer(inputs, **asked, baseline=baseline, conditions=conditions, progress=progress)

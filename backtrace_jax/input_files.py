@@ -53,7 +53,7 @@ def read_input_file(path: Path, declared: Sequence[InputType], *, resize: bool =
     if not path.is_file():
         raise InputError(f"'{path}' is not a plain file" if path.exists() else f"no such file: '{path}'")
     if suffix == ".npy":
-        return InputFile(_load(path))
+        return InputFile(load_arrays(path))
     if suffix == ".npz":
         return _archive(path, declared)
     if suffix in TABLES:
@@ -64,7 +64,12 @@ def read_input_file(path: Path, declared: Sequence[InputType], *, resize: bool =
     raise InputError(f"'{path}': inputs are read from {kinds}; save them in one of these")
 
 
-def _load(path: Path) -> Any:
+def load_arrays(path: Path) -> Any:
+    """One array (.npy), or arrays by name (.npz).
+
+    Raises:
+        InputError: When the file cannot be read as such.
+    """
     try:
         with open(path, "rb") as file:  # numpy leaves a file open that it opened itself and could not read
             loaded = np.load(file, allow_pickle=False)
@@ -75,7 +80,7 @@ def _load(path: Path) -> Any:
 
 
 def _archive(path: Path, declared: Sequence[InputType]) -> InputFile:
-    arrays = _load(path)
+    arrays = load_arrays(path)
     if not isinstance(arrays, dict):
         return InputFile(arrays)  # an .npy file under another name
     names = [known.name for known in declared]

@@ -12,6 +12,7 @@ from .engine.compile import Constant, Result
 from .errors import NumericsError, SettingError
 from .explanation import CHANNELS, Channel, Explanation, Ledger
 from .fingerprint import digest, fingerprint
+from .importers import Imported
 from .numerics import check_finite
 from .settings import Settings
 from .tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM, UNSET, Question
@@ -20,7 +21,7 @@ from .tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM, UNSET, Quest
 def as_explanation(
     compiled: Compiled,
     settings: Settings,
-    model_hash: str,
+    model: Imported,
     feeds: dict[str, np.ndarray],
     asked: Question,
     constant: Constant,
@@ -47,7 +48,9 @@ def as_explanation(
         layers=_relevance(result.layers, paired, rows, count),
         ledger=ledger,
         fingerprint=fingerprint(
-            model_hash, {**_resolved(compiled, settings), **_asked(compiled, asked, constant)}, compiled.device
+            model.sha256,
+            {**model.origin, **_resolved(compiled, settings), **_asked(compiled, asked, constant)},
+            compiled.device,
         ),
         channels=channels,
         completeness_error=None if result.completeness is None else np.repeat(result.completeness, rows)[:count],

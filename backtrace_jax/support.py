@@ -74,7 +74,7 @@ def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") ->
     """Say for every operator which kind and rule it has, and what is missing; compiles nothing.
 
     Args:
-        model: Path or ModelProto.
+        model: As `explain` takes it.
         inputs: Example inputs; without them dynamic axes are taken as 64.
         mode: The mode to find rules in.
 
@@ -82,7 +82,7 @@ def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") ->
         ModelError: When the model cannot be read.
         SettingError: When the mode does not exist.
     """
-    found, imported = find_mode(mode), read(model)
+    found, imported = find_mode(mode), read(model, inputs)
     problems = imported.unsupported()
     if problems:
         rows = tuple(SupportRow(node, operator, problem=reason) for node, operator, reason in problems)
@@ -109,12 +109,13 @@ def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") ->
 
 def show(model: Any, inputs: Inputs = None) -> str:
     """The lowered graph, printed like a jaxpr; without inputs, dynamic axes are taken as 64."""
-    return str(simplify(_lowered(read(model), inputs)).graph)
+    return str(simplify(_lowered(read(model, inputs), inputs)).graph)
 
 
 def _lowered(model: Imported, inputs: Inputs) -> Program:
     if inputs is not None:
-        return model.lower({name: (1, *array.shape[1:]) for name, array in read_inputs(inputs, model.inputs).items()})
+        feeds = read_inputs(model.arrays(inputs), model.inputs)
+        return model.lower({name: (1, *array.shape[1:]) for name, array in feeds.items()})
     shapes = {}
     for known in model.inputs:
         if known.dims is None:

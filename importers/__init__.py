@@ -7,12 +7,16 @@ rest of the library knows about where a model came from. A framework is imported
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backtrace_jax.ir import Program
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Imported:
         inputs: Its declared inputs.
         lower: Lowers it at these full input shapes (by name) to a graph and its weights.
         unsupported: Lists (node, operator, reason) of what cannot be lowered, without needing shapes.
+        origin: Framework, exporter and opset of an import, with versions; goes into the fingerprint.
+        feed: Turns what users of the framework pass (tensors, encodings, text) into arrays by input name; None where
+            they pass arrays.
+        proto: The exported model, where there is one.
+        prove: Compares an import that was not proven yet with its source on inputs by name, batch first.
     """
 
     name: str
@@ -56,17 +65,36 @@ class Imported:
     inputs: tuple[InputType, ...]
     lower: Callable[[Mapping[str, tuple[int, ...]]], Program]
     unsupported: Callable[[], list[tuple[str, str, str]]]
+    origin: Mapping[str, str] = field(default_factory=dict)
+    feed: Callable[[Any], Any] | None = None
+    proto: ModelProto | None = None
+    prove: Callable[[Mapping[str, np.ndarray]], None] | None = None
+
+    def arrays(self, inputs: Any) -> Any:
+        """Inputs as arrays, from whatever users of the framework pass."""
+        return inputs if self.feed is None else self.feed(inputs)
 
 
-def read(model: Any) -> Imported:
-    """Read a model: the path of an ONNX file, an onnx.ModelProto, or one that is read already.
+def read(model: Any, example: Any = None) -> Imported:
+    """Read a model.
+
+    Args:
+        model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, a Keras model or the path of its file, or an
+            Imported.
+        example: Inputs that a PyTorch module is traced with.
 
     Raises:
         ModelError: When it cannot be read.
+        ImportMismatchError: When the import does not compute what the framework's own model computes.
         SettingError: When it is nothing of the kind.
     """
     if isinstance(model, Imported):
         return model
-    from . import onnx
+    # Neither package imports its framework before it has a model of it.
+    from . import keras, onnx, pytorch
 
+    if pytorch.is_module(model):
+        return pytorch.read(model, example)
+    if keras.is_model(model) or (isinstance(model, str | Path) and Path(model).suffix in keras.SUFFIXES):
+        return keras.read(model, example)
     return onnx.read(model)
