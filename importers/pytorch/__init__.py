@@ -1,0 +1,46 @@
+"""PyTorch modules: exported to ONNX and read as any ONNX model is, each export proven against the module itself.
+
+A module is called as its user calls it (`calls`), put aside so that nothing of it changes (`preserve`), given a form
+that can be exported where its own cannot (`substitutions`, `experts`), exported by the first exporter whose file
+computes what the module computes (`exporters`, `reading`), and named after its own submodules (`names`).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from backtrace_jax.importers import Imported
+
+__all__ = ["is_module", "read"]
+
+
+def is_module(model: Any) -> bool:
+    """Whether this is a torch module; torch is not imported to find out, since who has a module has torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def read(module: Any, example: Any) -> Imported:
+    """Import a torch module, in evaluation mode.
+
+    A second call with the same module, unchanged, and inputs of the same shapes exports nothing.
+
+    Args:
+        module: A `torch.nn.Module`; it is left exactly as it is.
+        example: Inputs as the module's user passes them, batch first: a tensor or array, a tuple of positional
+            arguments, or a mapping of keyword arguments (None entries are left out). Everything in them that is no
+            tensor or array is a constant of the import.
+
+    Returns:
+        The import; its inputs are named after the parameters of `forward`, its outputs after the fields returned.
+
+    Raises:
+        InputError: When the module cannot be called with these inputs.
+        UnsupportedError: When its answer is random, or when no exporter can export it.
+        ImportMismatchError: When no export computes what the module computes.
+        MissingDependencyError: When the exporter's own dependency is missing.
+    """
+    from .reading import read_module
+
+    return read_module(module, example)

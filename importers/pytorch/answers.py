@@ -1,0 +1,102 @@
+"""What a module returns, as tensors by name: a tensor, tuples, mappings and dataclasses of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from backtrace_jax.errors import InputError, UnsupportedError
+
+from .calls import Call, as_numpy, as_tensor, device_of
+from .trees import arrays_of, children
+
+OUTPUT = "output"
+"""Name of an answer that has none of its own."""
+
+FIRST = ("logits", "last_hidden_state")
+"""Fields that are a model's answer, whatever comes before them."""
+
+_SAME = 1e-5  # relative difference of two runs of one module that is rounding, on a device that adds in any order
+
+
+def answers(result: Any) -> dict[str, torch.Tensor]:
+    """Every tensor of a result by name: the name of its field, or `output` with the place in a tuple."""
+    plain = isinstance(result, tuple | list) and not hasattr(result, "_fields")
+    entries = [(f"{OUTPUT}.{i}", value) for i, value in children(result) or ()] if plain else children(result)
+    found = [pair for key, value in entries or [(OUTPUT, result)] for pair in arrays_of(value, str(key))]
+    named = {name: value for name, value in found if isinstance(value, torch.Tensor)}
+    leading = next((name for name in FIRST if name in named), None)
+    return named if leading is None else {leading: named[leading], **named}
+
+
+def run(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the module answers, without gradients.
+
+    Raises:
+        InputError: When it cannot be called so.
+    """
+    device = device_of(module)
+    args, kwargs = call.filled({name: as_tensor(feeds[name], device) for name in call.names})
+    try:
+        with torch.no_grad():
+            result = module(*args, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        raise InputError(
+            f"the module cannot be called with these inputs ({shapes}): {type(error).__name__}: {error}"
+        ) from error
+    return {name: as_numpy(value, call.floating) for name, value in answers(result).items()}
+
+
+def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Names of the answers that have the batch as their first axis.
+
+    Raises:
+        UnsupportedError: When there are none, or when two runs give different ones.
+    """
+    torch.manual_seed(0)
+    once = run(module, call, feeds)
+    torch.manual_seed(1)
+    again = run(module, call, feeds)
+    changed = [name for name in once if not _agree(once[name], again.get(name))]
+    if changed:
+        raise UnsupportedError(
+            f"output {changed[0]!r} of {type(module).__name__} differs between two runs on the same inputs: its "
+            "forward draws random numbers or keeps a state even in evaluation mode; make it a function of its inputs"
+        )
+    rows = len(next(iter(feeds.values())))
+    found = tuple(name for name, array in once.items() if array.ndim and len(array) == rows)
+    found = _growing(module, call, feeds, found)
+    if not found:
+        raise UnsupportedError(f"{type(module).__name__} returns no tensor whose first axis is the batch")
+    return found
+
+
+def _growing(
+    module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+) -> tuple[str, ...]:
+    """Those answers whose first axis grows with the batch; all of them where the module takes this batch only."""
+    count = len(next(iter(feeds.values()))) + 1
+    try:
+        larger = run(module, call, resized(feeds, count))
+    except InputError:
+        return tuple(names)
+    return tuple(name for name in names if name in larger and len(larger[name]) == count)
+
+
+def resized(feeds: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """This many examples, those that there are over and over again."""
+    return {name: array[np.arange(count) % len(array)] for name, array in feeds.items()}
+
+
+def _agree(once: np.ndarray, again: np.ndarray | None) -> bool:
+    if again is None or once.shape != again.shape:
+        return False
+    if once.dtype.kind in "iub":
+        return bool(np.array_equal(once, again))
+    first, second = once.astype(np.float64), again.astype(np.float64)
+    size = np.abs(first[np.isfinite(first)]).max(initial=0)
+    return bool(np.allclose(first, second, rtol=0, atol=_SAME * size, equal_nan=True))

@@ -1,0 +1,203 @@
+"""Torch's two exporters, and in which order they are tried for a module.
+
+The newer one (on `torch.export`) sees every operation and leaves the modules' names. The older one traces; it alone
+writes `nn.RNN` as one node, and takes some modules that the newer one does not.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from backtrace_jax.errors import UnsupportedError
+
+from .answers import answers, resized
+from .calls import Call, as_tensor, device_of
+from .names import PREFIX, rename
+from .substitutions import exportable
+
+TRACED = 3
+"""Examples that a dynamic batch is traced with: one would be taken for a constant."""
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that a file is kept in memory with; a protobuf message holds no more than 2 GiB."""
+
+PLAIN_OPSET = 20
+NORM_OPSET = 23  # from here on RMSNormalization is one node
+OLD_OPSET = 17
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to export a module.
+
+    Attributes:
+        exporter: "dynamo" or "torchscript".
+        opset: The opset asked for.
+        rows: Size of the batch that the file fixes; None for any.
+    """
+
+    exporter: str
+    opset: int
+    rows: int | None
+
+    def __str__(self) -> str:
+        """Format as `dynamo, opset 20, any batch`."""
+        return f"{self.exporter}, opset {self.opset}, {'any batch' if self.rows is None else f'batch of {self.rows}'}"
+
+
+class Folder:
+    """A temporary folder with one model in it; it goes when this object does, or with the process."""
+
+    def __init__(self) -> None:
+        """Make the folder."""
+        self.path = Path(tempfile.mkdtemp(prefix="backtrace-jax-"))
+        self.model = self.path / "model.onnx"
+        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported file.
+
+    Attributes:
+        proto: The file; its weights are outside where there is a folder.
+        folder: Where weights too large for one file lie, as long as this object lives.
+    """
+
+    proto: onnx.ModelProto
+    folder: Folder | None = None
+
+
+class Adapter(torch.nn.Module):
+    """The user's module as exporters want one: tensors in, a tuple of tensors out."""
+
+    def __init__(self, module: torch.nn.Module, call: Call, outputs: Sequence[str]) -> None:
+        """Wrap a module; it becomes the submodule `explained`."""
+        super().__init__()
+        self.add_module(PREFIX, module)
+        self._call, self._outputs = call, tuple(outputs)
+        self.training = False
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Outputs in order, from the inputs in order."""
+        args, kwargs = self._call.filled(dict(zip(self._call.names, tensors, strict=True)))
+        found = answers(self._modules[PREFIX](*args, **kwargs))  # type: ignore[misc]
+        return tuple(found[name] for name in self._outputs)
+
+
+def attempts(module: torch.nn.Module, rows: int) -> list[Attempt]:
+    """Ways to export a module, in the order in which they are tried: any batch, single examples, this batch."""
+    sizes = (None, 1) if rows == 1 else (None, 1, rows)
+    newer = [Attempt("dynamo", _opset(module), size) for size in sizes]
+    older = [Attempt("torchscript", OLD_OPSET, size) for size in sizes]
+    return [*older[:1], *newer, *older[1:]] if _unrolls(module) else [*newer, *older]
+
+
+def _opset(module: torch.nn.Module) -> int:
+    """The opset at which every norm of the module is one node."""
+    return NORM_OPSET if any("RMSNorm" in type(part).__name__ for part in module.modules()) else PLAIN_OPSET
+
+
+def _unrolls(module: torch.nn.Module) -> bool:
+    """Whether the newer exporter would write a step of a recurrence as many times as there are steps."""
+    return any(isinstance(part, torch.nn.RNN) for part in module.modules())
+
+
+def export(
+    module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray], outputs: Sequence[str], attempt: Attempt
+) -> Export:
+    """Export a module in one way; its outputs are those of these names.
+
+    Raises:
+        UnsupportedError: When the file is not of the opset asked for.
+        Exception: Whatever the exporter raises.
+    """
+    examples = resized(feeds, attempt.rows or TRACED)
+    tensors = tuple(as_tensor(examples[name], device_of(module)) for name in call.names)
+    with _quiet(), torch.no_grad(), exportable(module):
+        modules = {name for name, _ in module.named_modules()}
+        adapter = Adapter(module, call, outputs)
+        found = _EXPORTERS[attempt.exporter](adapter, tensors, call.names, outputs, attempt)
+    versions = [entry.version for entry in found.proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if versions != [attempt.opset]:
+        raise UnsupportedError(f"opset {attempt.opset} was asked for, the file has {versions}")
+    rename(found.proto, modules)
+    found.proto.graph.name = type(module).__name__
+    if found.folder is not None:
+        found.folder.model.write_bytes(found.proto.SerializeToString())
+    return found
+
+
+def _dynamo(
+    adapter: Adapter, tensors: Sequence[torch.Tensor], inputs: Sequence[str], outputs: Sequence[str], attempt: Attempt
+) -> Export:
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        adapter,
+        tuple(tensors),
+        dynamo=True,
+        opset_version=attempt.opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes=None if attempt.rows else (tuple({0: batch} for _ in tensors),),
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    weights: Any = program.model.graph.initializers
+    if sum(tensor.const_value.nbytes for tensor in weights.values() if tensor.const_value is not None) <= LARGEST:
+        return Export(program.model_proto)
+    folder = Folder()
+    program.save(folder.model, external_data=True)
+    return Export(onnx.load(folder.model, load_external_data=False), folder)
+
+
+def _torchscript(
+    adapter: Adapter, tensors: Sequence[torch.Tensor], inputs: Sequence[str], outputs: Sequence[str], attempt: Attempt
+) -> Export:
+    folder = Folder()
+    torch.onnx.export(
+        adapter,
+        tuple(tensors),
+        folder.model,
+        dynamo=False,
+        opset_version=attempt.opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes=None if attempt.rows else {name: {0: "batch"} for name in (*inputs, *outputs)},
+    )
+    if len(list(folder.path.iterdir())) > 1:  # weights too large for one file
+        return Export(onnx.load(folder.model, load_external_data=False), folder)
+    found = onnx.load(folder.model)
+    folder.remove()
+    return Export(found)
+
+
+_EXPORTERS = {"dynamo": _dynamo, "torchscript": _torchscript}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' own warnings and messages to themselves; what matters of them is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
