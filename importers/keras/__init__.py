@@ -1,0 +1,41 @@
+"""Keras models: written layer by layer to ONNX, proven, and lowered from there.
+
+Keras' own exporters unroll recurrences, freeze lengths, or fail on layers. A sequential or functional model says layer
+by layer what it computes, so every layer is written as its few ONNX nodes, with its weights and under its name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from backtrace_jax.importers import Imported
+
+SUFFIXES = (".keras", ".h5")
+"""How the names of Keras' files end."""
+
+
+def is_model(model: Any) -> bool:
+    """Whether it is a Keras model; imports nothing."""
+    keras = sys.modules.get("keras")
+    kind = getattr(keras, "Model", None)
+    return isinstance(kind, type) and isinstance(model, kind)
+
+
+def read(model: Any, example: Any = None) -> Imported:
+    """Read a Keras model, or the file of one.
+
+    Args:
+        model: A sequential or functional model, or the path of a `.keras` or `.h5` file.
+        example: Not needed: a Keras model says itself what it computes.
+
+    Raises:
+        MissingDependencyError: When Keras is not installed.
+        ModelError: When the file cannot be read, or the import does not compute what the model computes.
+        UnsupportedError: Naming the layer that cannot be written.
+    """
+    from .exporting import exported, exported_file
+
+    return exported_file(Path(model)) if isinstance(model, str | os.PathLike) else exported(model)

@@ -1,0 +1,150 @@
+"""From a Keras model to an `Imported`: written, to be proven against the model, and kept for the next call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from backtrace_jax.errors import UnsupportedError
+from backtrace_jax.importers import Imported
+from backtrace_jax.importers.onnx import read as read_onnx
+
+from . import (
+    attention,  # noqa: F401  the tables of emitters are filled on import
+    convolution,  # noqa: F401
+    dense,  # noqa: F401
+    merging,  # noqa: F401
+    normalization,  # noqa: F401
+    operations,  # noqa: F401
+    pooling,  # noqa: F401
+    recurrent,  # noqa: F401
+    shape,  # noqa: F401
+)
+from .graph import is_network, network, walk
+from .loading import Loaded, keras_package, load
+from .running import Feed, Source, quietly
+from .text import hosts
+from .writer import OPSET, Tensor, Writer, as_array
+
+_FILES_KEPT = 4  # models of files that are kept in memory
+
+
+@dataclass
+class _Written:
+    """A model in one state of its weights as it was written; nothing here keeps the model alive."""
+
+    digest: str
+    imported: Imported
+    outputs: tuple[str, ...]
+    proven: bool = False
+
+
+_WRITTEN: WeakKeyDictionary[Any, _Written] = WeakKeyDictionary()
+
+
+def exported(model: Any, loaded: Loaded | None = None) -> Imported:
+    """The import of a model; the same model with the same weights is written and proven once."""
+    digest = _digest(model)
+    written = _WRITTEN.get(model)
+    if written is None or written.digest != digest:
+        written = _WRITTEN[model] = _write(model, digest, loaded)
+    return replace(written.imported, prove=_Proof(model, written))
+
+
+def exported_file(path: Path) -> Imported:
+    """The import of a file, read once as long as the file does not change."""
+    state = path.stat() if path.is_file() else None
+    return _file(path.resolve(), state and (state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(_FILES_KEPT)
+def _file(path: Path, state: Any) -> Imported:
+    loaded = load(path)
+    return exported(loaded.model, loaded)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """Compares an import with its model, until it was proven once."""
+
+    model: Any
+    written: _Written
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> None:
+        from backtrace_jax.importers.proof import prove
+
+        if not self.written.proven:
+            prove(self.written.imported, Source.of(self.model, self.written.imported, self.written.outputs).run, feeds)
+            self.written.proven = True
+
+
+def _digest(model: Any) -> str:
+    """Hash of the model's configuration and weights."""
+    keras_package()
+    found = hashlib.sha256()
+    if not is_network(model):
+        return ""  # nothing of it can be read: the walk says so
+    try:
+        with quietly():
+            found.update(json.dumps(model.get_config(), default=str, sort_keys=True).encode())
+    except (NotImplementedError, TypeError, ValueError):  # a layer of the user's own: the walk says which
+        return ""
+    for variable in model.variables:
+        if variable.dtype != "string":
+            found.update(np.ascontiguousarray(as_array(variable)).data)
+    return found.hexdigest()
+
+
+def _write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
+    keras, functional, writer = keras_package(), network(model), Writer()
+    names = _input_names(functional)
+    with quietly():
+        tensors = [_input(writer, *each) for each in zip(names, functional._inputs, strict=True)]
+        outputs = keras.tree.flatten(walk(writer, functional, tensors))
+    named = writer.output_names(_output_names(functional), outputs)
+    proto = writer.finish(model.name, named)
+    base = read_onnx(proto)
+    ranks = {each.name: len(each.dims or ()) for each in base.inputs}
+    imported = replace(
+        base,
+        name=model.name if loaded is None else loaded.name,
+        origin=_origin(keras, loaded),
+        feed=Feed(base.inputs, hosts(writer, {} if loaded is None else loaded.fronts), ranks),
+        proto=proto,
+    )
+    return _Written(digest, imported, tuple(named))
+
+
+def _origin(keras: Any, loaded: Loaded | None) -> dict[str, str]:
+    known = {"framework": f"keras {keras.__version__}", "exporter": "layer by layer", "opset": str(OPSET)}
+    return {**known, **({} if loaded is None else loaded.origin)}
+
+
+def _input(writer: Writer, name: str, symbol: Any) -> Tensor:
+    if getattr(symbol, "sparse", False) or getattr(symbol, "ragged", False):
+        raise UnsupportedError(f"input {name!r} is sparse or ragged; declare it dense")
+    return writer.input(name, tuple(symbol.shape), symbol.dtype)
+
+
+def _input_names(model: Any) -> list[str]:
+    """What users call the inputs: keys of a dict, or names of the Input layers."""
+    keys = _keys(model._inputs_struct)
+    return [keys.get(id(symbol), symbol.name) for symbol in model._inputs]
+
+
+def _output_names(model: Any) -> list[str]:
+    """Keys of a dict, or names of the layers that compute the outputs."""
+    keys = _keys(model._outputs_struct)
+    return [keys.get(id(symbol), symbol._keras_history.operation.name) for symbol in model._outputs]
+
+
+def _keys(struct: Any) -> Mapping[int, str]:
+    return {id(value): key for key, value in struct.items()} if isinstance(struct, dict) else {}

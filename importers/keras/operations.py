@@ -1,0 +1,273 @@
+"""Operations of keras.ops in functional models: `x + y`, `x[:, 0]`, `ops.reshape` and others of their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.errors import UnsupportedError
+
+from .activations import ACTIVATIONS
+from .merging import normalised
+from .registry import OPERATIONS, operation
+from .writer import Operand, Tensor, Writer, as_array
+
+_BINARY = {
+    "Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "Divide": "Div", "TrueDivide": "Div", "Power": "Pow",
+    "Maximum": "Max", "Minimum": "Min", "Matmul": "MatMul", "Equal": "Equal", "Greater": "Greater", "Less": "Less",
+    "GreaterEqual": "GreaterOrEqual", "LessEqual": "LessOrEqual", "LogicalAnd": "And", "LogicalOr": "Or",
+}  # fmt: skip
+_UNARY = {
+    "Absolute": "Abs", "Abs": "Abs", "Negative": "Neg", "Exp": "Exp", "Log": "Log", "Sqrt": "Sqrt", "Sin": "Sin",
+    "Cos": "Cos", "Floor": "Floor", "Ceil": "Ceil", "Reciprocal": "Reciprocal", "LogicalNot": "Not", "Erf": "Erf",
+}  # fmt: skip
+_FUNCTIONS = {
+    "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",
+    "Silu": "silu", "Tanh": "tanh", "Selu": "selu", "HardSigmoid": "hard_sigmoid", "HardSilu": "hard_silu",
+    "HardTanh": "hard_tanh", "LogSigmoid": "log_sigmoid", "SparsePlus": "sparse_plus", "TanhShrink": "tanh_shrink",
+    "Mish": "mish",
+}  # fmt: skip
+_REDUCTIONS = {"Mean": "ReduceMean", "Sum": "ReduceSum", "Max": "ReduceMax", "Min": "ReduceMin", "Prod": "ReduceProd"}
+
+
+def operand(writer: Writer, value: Any, like: Tensor | None) -> Operand:
+    """A tensor, or a number or array as a constant of the other operand's type."""
+    if isinstance(value, Tensor):
+        return value
+    array = as_array(value)
+    return writer.constant(array, None if like is None or array.dtype.kind == "b" else like.dtype)
+
+
+def _tensor(*values: Any) -> Tensor | None:
+    return next((each for each in values if isinstance(each, Tensor)), None)
+
+
+def _binary(op_type: str) -> Callable[..., str]:
+    def write(writer: Writer, layer: Any, x1: Any, x2: Any) -> str:
+        like = _tensor(x1, x2)
+        return writer.emit(op_type, *(operand(writer, each, like) for each in (x1, x2)))
+
+    return write
+
+
+def _unary(op_type: str) -> Callable[..., str]:
+    def write(writer: Writer, layer: Any, x: Tensor) -> str:
+        return writer.emit(op_type, x)
+
+    return write
+
+
+def _function(name: str) -> Callable[..., Operand]:
+    def write(writer: Writer, layer: Any, x: Tensor) -> Operand:
+        return ACTIVATIONS[name](writer, x, x)
+
+    return write
+
+
+def _reduction(op_type: str) -> Callable[..., str]:
+    def write(writer: Writer, layer: Any, x: Tensor) -> str:
+        axes = range(x.rank) if layer.axis is None else _listed(layer.axis)
+        return writer.emit(op_type, x, writer.integers(*axes), keepdims=int(layer.keepdims))
+
+    return write
+
+
+def _listed(axis: Any) -> list[int]:
+    return [axis] if isinstance(axis, int) else list(axis)
+
+
+OPERATIONS.update({name: _binary(op_type) for name, op_type in _BINARY.items()})
+OPERATIONS.update({name: _unary(op_type) for name, op_type in _UNARY.items()})
+OPERATIONS.update({name: _function(function) for name, function in _FUNCTIONS.items()})
+OPERATIONS.update({name: _reduction(op_type) for name, op_type in _REDUCTIONS.items()})
+
+
+@operation("NotEqual")
+def not_equal(writer: Writer, layer: Any, x1: Any, x2: Any) -> str:
+    """Where two values differ."""
+    return writer.emit("Not", _binary("Equal")(writer, layer, x1, x2))
+
+
+@operation("Square")
+def square(writer: Writer, layer: Any, x: Tensor) -> str:
+    """A value times itself."""
+    return writer.emit("Mul", x, x)
+
+
+@operation("Rsqrt")
+def rsqrt(writer: Writer, layer: Any, x: Tensor) -> str:
+    """One over the root."""
+    return writer.emit("Reciprocal", writer.emit("Sqrt", x))
+
+
+@operation("Gelu")
+def gelu(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """GELU, exact or approximate."""
+    return ACTIVATIONS["gelu"](writer, x, x, approximate=layer.approximate)
+
+
+@operation("LeakyRelu")
+def leaky_relu(writer: Writer, layer: Any, x: Tensor) -> str:
+    """ReLU with a slope below zero."""
+    return writer.emit("LeakyRelu", x, alpha=float(layer.negative_slope))
+
+
+@operation("Elu")
+def elu(writer: Writer, layer: Any, x: Tensor) -> str:
+    """ELU."""
+    return writer.emit("Elu", x, alpha=float(layer.alpha))
+
+
+@operation("Softmax", "LogSoftmax")
+def softmax(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Softmax over one axis."""
+    if not isinstance(layer.axis, int):
+        raise UnsupportedError(f"takes a softmax over axes {layer.axis}; one axis has an ONNX form")
+    return writer.emit(type(layer).__name__, x, axis=layer.axis)
+
+
+@operation("Clip")
+def clip(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Values between two bounds."""
+    return writer.emit("Clip", x, *(operand(writer, each, x) for each in (layer.x_min, layer.x_max)))
+
+
+@operation("Cast")
+def cast(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """Another type."""
+    return writer.cast(x, str(layer.dtype))
+
+
+@operation("Reshape")
+def reshape(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Another shape; a dynamic size is the one that is left."""
+    return writer.reshape(x, *(-1 if size is None else int(size) for size in layer.newshape))
+
+
+@operation("Transpose")
+def transpose(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """Axes in another order."""
+    return writer.transpose(x, tuple(reversed(range(x.rank))) if layer.axes is None else tuple(layer.axes))
+
+
+@operation("Swapaxes")
+def swapaxes(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """Two axes in each other's place."""
+    perm = list(range(x.rank))
+    one, other = layer.axis1 % x.rank, layer.axis2 % x.rank
+    perm[one], perm[other] = other, one
+    return writer.transpose(x, perm)
+
+
+@operation("ExpandDims")
+def expand_dims(writer: Writer, layer: Any, x: Tensor) -> str:
+    """New axes of size 1."""
+    return writer.emit("Unsqueeze", x, writer.integers(*_listed(layer.axis)))
+
+
+@operation("Squeeze")
+def squeeze(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Without axes of size 1."""
+    axes = [a for a, size in enumerate(x.shape) if size == 1] if layer.axis is None else _listed(layer.axis)
+    return writer.emit("Squeeze", x, writer.integers(*axes))
+
+
+@operation("Concatenate")
+def concatenate(writer: Writer, layer: Any, xs: Sequence[Any]) -> str:
+    """One after the other."""
+    like = _tensor(*xs)
+    return writer.emit("Concat", *(operand(writer, each, like) for each in xs), axis=layer.axis)
+
+
+@operation("Stack")
+def stack(writer: Writer, layer: Any, x: Sequence[Any]) -> str:
+    """One above the other, along a new axis."""
+    like = _tensor(*x)
+    parts = [writer.emit("Unsqueeze", operand(writer, each, like), writer.integers(layer.axis)) for each in x]
+    return writer.emit("Concat", *parts, axis=layer.axis)
+
+
+@operation("Einsum")
+def einsum(writer: Writer, layer: Any, *operands: Any) -> str:
+    """A sum over named axes."""
+    like = _tensor(*operands)
+    return writer.emit("Einsum", *(operand(writer, each, like) for each in operands), equation=layer.subscripts)
+
+
+@operation("Where")
+def where(writer: Writer, layer: Any, condition: Any, x1: Any = None, x2: Any = None) -> str:
+    """One value or the other."""
+    like = _tensor(x1, x2)
+    return writer.emit("Where", operand(writer, condition, None), *(operand(writer, each, like) for each in (x1, x2)))
+
+
+@operation("Normalize")
+def normalize(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Divided by the Euclidean norm."""
+    if layer.order != 2:
+        raise UnsupportedError(f"normalises by a norm of order {layer.order}; order 2 has an ONNX form")
+    return normalised(writer, x, layer.axis, 1e-7 if layer.epsilon is None else layer.epsilon)
+
+
+@operation("GetItem")
+def get_item(writer: Writer, layer: Any, x: Tensor, key: Any) -> Operand:
+    """Slices, single entries, new axes and an ellipsis."""
+    items = list(key) if isinstance(key, list | tuple) else [key]
+    taken = sum(each is not None and each is not Ellipsis for each in items)
+    if Ellipsis not in items:
+        items.append(Ellipsis)
+    place = items.index(Ellipsis)
+    items[place : place + 1] = [slice(None)] * (x.rank - taken)
+    return _indexed(writer, x, items)
+
+
+def _indexed(writer: Writer, x: Tensor, items: Sequence[Any]) -> Operand:
+    value: Operand = x
+    dropped, added, axis = [], [], 0
+    for position, item in enumerate(items):
+        if item is None:
+            added.append(position - len(dropped))
+            continue
+        if isinstance(item, slice):
+            value = _sliced(writer, value, axis, item)
+        elif isinstance(item, int | np.integer):
+            index = int(item)
+            value = writer.slice(value, axis, index, index + 1 if index != -1 else None)
+            dropped.append(axis)
+        else:
+            raise UnsupportedError(f"is indexed by {item!r}; slices and integers have an ONNX form")
+        axis += 1
+    value = writer.emit("Squeeze", value, writer.integers(*dropped)) if dropped else value
+    return writer.emit("Unsqueeze", value, writer.integers(*added)) if added else value
+
+
+def _sliced(writer: Writer, value: Operand, axis: int, item: slice) -> Operand:
+    if item == slice(None):
+        return value
+    step = 1 if item.step is None else int(item.step)
+    start = (0 if step > 0 else -1) if item.start is None else int(item.start)
+    return writer.slice(value, axis, start, None if item.stop is None else int(item.stop), step)
+
+
+@operation("ZerosLike", "OnesLike")
+def filled_like(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Zeros or ones of the shape of a value."""
+    dtype = getattr(layer, "dtype", None) or x.dtype
+    return writer.emit("Expand", writer.constant(type(layer).__name__ == "OnesLike", dtype), writer.size(x, 0))
+
+
+@operation("Any", "All")
+def truth(writer: Writer, layer: Any, x: Tensor) -> str:
+    """Whether any or every entry holds, along axes."""
+    axes = range(x.rank) if layer.axis is None else _listed(layer.axis)
+    op_type = "ReduceMax" if type(layer).__name__ == "Any" else "ReduceMin"
+    found = writer.emit(op_type, writer.recast(x, "int32"), writer.integers(*axes), keepdims=int(layer.keepdims))
+    return writer.recast(found, "bool")
+
+
+@operation("Glu")
+def glu(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """One half of an axis, gated by the other."""
+    return ACTIVATIONS["glu"](writer, x, x, axis=layer.axis)
