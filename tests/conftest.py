@@ -50,11 +50,6 @@ def _compiled_to_run_once(request, monkeypatch):
             monkeypatch.setitem(COMPILER_OPTIONS["cpu"], name, value)
 
 
-@pytest.fixture
-def quick_compilation():
-    pass
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_functions_are_let_go():
     """Every compiled function holds memory maps; a process may have some 65,000 of them, and there are many tests."""
