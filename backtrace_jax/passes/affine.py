@@ -2,6 +2,7 @@
 
 A constant added to a linear map is its bias where it varies only along axes along which the weights vary; a position
 table, which varies along time as well, stays an operand of a sum. A constant factor folds into the weights likewise.
+A transposition between the two, as layers with channels last have it, changes places with the constant first.
 """
 
 from __future__ import annotations
@@ -35,10 +36,41 @@ class _Folding:
         self.outputs = {var.name for var in program.graph.outputs}
 
     def visit(self, eqn: Eqn) -> None:
+        move = self._transposition(eqn)
+        if move is not None and self._visit_before(move, eqn):
+            return
         folded = self._fold(eqn)
         if folded:
             del self.eqns[self._producer(eqn)]
         self.eqns[eqn.outvars[0].name] = folded or eqn
+
+    def _transposition(self, eqn: Eqn) -> Eqn | None:
+        """The transposition that a constant is added to or multiplied with, if nothing else reads it."""
+        operands = [var for var in eqn.invars if var.name not in self.weights]
+        if eqn.op not in _FOLDS or len(operands) != 1 or len(eqn.invars) != 2:
+            return None
+        before = self.eqns.get(operands[0].name)
+        moves = before is not None and before.op == "transpose" and operands[0].shape == eqn.outvars[0].shape
+        return before if moves and self._alone(operands[0]) else None
+
+    def _visit_before(self, move: Eqn, eqn: Eqn) -> bool:
+        """Fold a constant into what is transposed; both orders give the same."""
+        result, (source,) = eqn.outvars[0], move.invars
+        position = next(i for i, var in enumerate(eqn.invars) if var.name in self.weights)
+        constant = self.weights[eqn.invars[position].name]
+        aligned = constant.reshape((1,) * (len(result.shape) - constant.ndim) + constant.shape)
+        turned = self._param(f"{result.name}.turned", aligned.transpose(np.argsort(move.params["perm"])), result.dtype)
+        inner = Var(f"{result.name}.transposed", source.shape, result.dtype)
+        operands = tuple(turned if i == position else source for i in (0, 1))
+        folded = self._fold(replace(eqn, invars=operands, outvars=(inner,)))
+        del self.params[turned.name], self.weights[turned.name]
+        if folded is None:
+            return False
+        del self.eqns[source.name], self.eqns[move.outvars[0].name]
+        self.readers[inner.name] = [move]
+        self.eqns[inner.name] = folded
+        self.eqns[result.name] = replace(move, invars=(inner,), outvars=eqn.outvars)
+        return True
 
     def finish(self) -> Program:
         graph = replace(self.graph, params=tuple(self.params.values()), eqns=tuple(self.eqns.values()))

@@ -31,7 +31,12 @@ def test_the_record_names_cases_that_exist():
     assert NOT_PASSING.keys() <= {name for _, name in CASES}
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
+def _optimised(name):
+    """Without its fusions, XLA's CPU backend rounds wrongly to the 8-bit floats whose zero has no sign."""
+    return [pytest.mark.optimised] if "FNUZ" in name else []
+
+
+@pytest.mark.parametrize(("kind", "name"), [pytest.param(*case, marks=_optimised(case[1])) for case in CASES])
 def test_case(kind, name):
     case = cases(kind)[name]
     if name not in NOT_PASSING:

@@ -15,6 +15,9 @@ import h5py
 import jax
 import numpy as np
 import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
 
 from backtrace_jax import explain
 from backtrace_jax.errors import ImportMismatchError, InputError, ModelError, UnsupportedError
@@ -346,23 +349,29 @@ def test_an_import_that_computes_something_else_is_refused(monkeypatch):
         explain(model, np.ones((1, 4), np.float32))
 
 
-def test_a_convolutional_net_is_explained_as_in_pytorch():
-    import torch
-    from torch import nn
-
-    model = _sequential(L.Input((8, 8, 1)), L.Conv2D(4, 3, activation="relu"), L.MaxPooling2D(),
-                        L.Conv2D(5, 2, activation="relu"), L.GlobalAveragePooling2D(), L.Dense(10))  # fmt: skip
-    from sklearn.datasets import load_digits
-
-    images = (load_digits().images[:3, :, :, None] / 16).astype(np.float32)
-    modules = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
-    twin = nn.Sequential(*modules, nn.Flatten(), nn.Linear(5, 10)).eval()
-    arrays = [np.asarray(each.value) for each in model.weights]
-    weights = [torch.tensor(each.T if each.ndim < 4 else each.transpose(3, 2, 0, 1)) for each in arrays]
-    twin.load_state_dict(dict(zip(twin.state_dict(), weights, strict=True)))
-    (ours,) = explain(model, images).relevance.values()
-    (theirs,) = explain(twin, torch.tensor(images.transpose(0, 3, 1, 2))).relevance.values()
+def test_a_trained_convolutional_net_is_explained_as_in_pytorch():
+    """Digits; batch normalisation joins the convolution before it in either layout."""
+    digits = load_digits()
+    images = (digits.images[..., None] / 16).astype(np.float32)
+    model = _sequential(L.Input((8, 8, 1)), L.Conv2D(8, 3), L.BatchNormalization(), L.ReLU(), L.MaxPooling2D(),
+                        L.Conv2D(12, 2, activation="relu"), L.GlobalAveragePooling2D(), L.Dense(10))  # fmt: skip
+    with as_keras_runs():
+        model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(images, digits.target, epochs=8, verbose=0)
+    assert (np.argmax(_called(model, images), 1) == digits.target).mean() > 0.8
+    body = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, eps=1e-3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 2), nn.ReLU()]
+    twin = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)).eval()
+    weights = [torch.tensor(_as_torch(np.asarray(each.value))) for each in model.weights]
+    own = [name for name in twin.state_dict() if "batches" not in name]
+    twin.load_state_dict(dict(zip(own, weights, strict=True)), strict=False)
+    (ours,) = explain(model, images[:3]).relevance.values()
+    (theirs,) = explain(twin, torch.tensor(images[:3].transpose(0, 3, 1, 2))).relevance.values()
     np.testing.assert_allclose(ours, theirs.transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+def _as_torch(kernel):
+    """A kernel [height, width, in, out] or [in, out] in torch's order."""
+    return np.ascontiguousarray(kernel.T if kernel.ndim < 4 else kernel.transpose(3, 2, 0, 1))
 
 
 def test_operations_without_an_onnx_form_are_named():

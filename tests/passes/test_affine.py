@@ -37,8 +37,19 @@ def transposed(builder, x, groups):
     return builder.emit("conv_transpose", x, array(4, 3, 2, 2), **WINDOW, groups=groups)
 
 
+def channels_last(builder, x):
+    return builder.emit("transpose", x, perm=(0, 2, 3, 1))
+
+
 IMAGE, ROWS = (1, 4, 5, 5), (1, 3, 4)
 FOLDED = {
+    "conv, channels last, batch norm": (
+        lambda b, x: b.emit(
+            "sub", b.emit("mul", channels_last(b, conv(b, x, array(6, 4, 3, 3))), array(6)), array(1, 1, 1, 6)
+        ),
+        IMAGE,
+        ["conv", "transpose"],
+    ),
     "conv, batch norm": (lambda b, x: batch_norm(b, conv(b, x, array(6, 4, 3, 3)), 6), IMAGE, ["conv"]),
     "grouped conv, bias, batch norm": (
         lambda b, x: batch_norm(b, b.emit("add", conv(b, x, array(6, 2, 3, 3), 2), array(1, 6, 1, 1)), 6),
