@@ -139,7 +139,8 @@ def load(model: Any) -> OnnxModel:
     if isinstance(model, onnx.ModelProto):
         return _verified(OnnxModel(model, None, model.graph.name or "model"))
     if not isinstance(model, str | os.PathLike):
-        raise SettingError(f"model must be a path or an onnx.ModelProto, found {type(model).__name__}")
+        kinds = "a path, an onnx.ModelProto, a torch.nn.Module or a keras.Model"
+        raise SettingError(f"model must be {kinds}, found {type(model).__name__}")
     path = Path(model)
     if not path.is_file():
         raise ModelError(f"{path} is not a plain file" if path.exists() else f"no such file: {path}")
