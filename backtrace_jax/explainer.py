@@ -237,17 +237,23 @@ def explain(
         as_axes(batch_axis),
     )
     imported = read(model, inputs)
-    explainer = _kept_explainer(_Known(imported.sha256, imported), settings)
+    explainer = _kept_explainer(_Known.of(imported), settings)
     asked = {"target": target, "against": against, "position": position, "start": start}
     return explainer(inputs, **asked, baseline=baseline, conditions=conditions, progress=progress)
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A model known by its hash alone."""
+    """A model known by its hash, where it came from, and what reads its inputs; two models may share a graph."""
 
     sha256: str
+    origin: tuple[tuple[str, str], ...]
+    feed: int
     model: Imported = field(compare=False)
+
+    @classmethod
+    def of(cls, model: Imported) -> _Known:
+        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), model)
 
 
 @lru_cache(_EXPLAINERS_KEPT)

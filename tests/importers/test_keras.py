@@ -233,28 +233,48 @@ def test_recurrent_files_of_keras_2(tmp_path):
     )
 
 
-def test_text_in_front_of_a_model(tmp_path):
+TEXT = {"standardize": "lower_and_strip_punctuation", "split": "whitespace", "ngrams": None}
+FRONTS = {
+    "TextVectorization": (
+        {**TEXT, "output_sequence_length": 4, "vocabulary": ["", "[UNK]", "good", "film"]},
+        ("string", [None, 1]),
+        ["A good, GOOD film", "what film"],
+    ),
+    "StringLookup": (
+        {"mask_token": "", "num_oov_indices": 1, "oov_token": "[UNK]", "vocabulary": ["good", "film"]},
+        ("string", [None, 4]),
+        [["a", "good", "good", "film"], ["what", "film", "", ""]],
+    ),
+    "IntegerLookup": (
+        {"mask_token": 0, "num_oov_indices": 1, "oov_token": -1, "vocabulary": [50, 70]},
+        ("int64", [None, 4]),
+        [[10, 50, 50, 70], [20, 70, 0, 0]],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+def test_what_makes_ids_in_front_of_a_model(kind, tmp_path):
+    """It runs before the model, and relevance comes back per token."""
+    settings, (dtype, shape), given = FRONTS[kind]
     layers = [L.Input((4,), name="text", dtype="int64"), L.Identity(name="ids", dtype="int64")]
     model = _sequential(*layers, L.Embedding(6, 3), L.GlobalAveragePooling1D(), L.Dense(2))
     path, plain = tmp_path / "text.keras", tmp_path / "plain.keras"
     with as_keras_runs():
         model.save(path)
         model.save(plain)
-    _edited(path, _with_text)
-    found = explain(path, ["A good, GOOD film", "what film"])
+    _edited(path, _set_keys("InputLayer", batch_shape=shape, dtype=dtype))
+    _edited(path, partial(_put_in_front, kind, {"name": "ids", "output_mode": "int", **settings}))
+    found = explain(path, given)
     ids = np.array([[1, 2, 2, 3], [1, 3, 0, 0]])
     np.testing.assert_array_equal(found.inputs["text"], ids)
     np.testing.assert_array_equal(found.relevance["text"], explain(plain, ids).relevance["text"])
-    np.testing.assert_array_equal(found.relevance["text"], explain(path, ids).relevance["text"])
 
 
-def _with_text(config):
-    _set_keys("InputLayer", batch_shape=[None, 1], dtype="string")(config)
+def _put_in_front(kind, settings, config):
     for each in config["config"]["layers"]:
         if each["class_name"] == "Identity":
-            settings = {"standardize": "lower_and_strip_punctuation", "split": "whitespace", "ngrams": None}
-            more = {"output_mode": "int", "output_sequence_length": 4, "vocabulary": ["", "[UNK]", "good", "film"]}
-            each.update(class_name="TextVectorization", config={"name": "ids", **settings, **more})
+            each.update(class_name=kind, config=settings)
 
 
 class Doubled(L.Layer):
