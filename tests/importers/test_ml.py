@@ -127,6 +127,19 @@ def test_support_vectors_without_vectors():
     check_ml("SVMClassifier", X, **linear, expected=[np.array([5, 3, 4])[scores.argmax(axis=1)], scores])
 
 
+def test_numbers_to_words_and_back():
+    words = {"cats_strings": ["three", "seven"], "domain": "ai.onnx.ml"}
+    nodes = [
+        helper.make_node("CategoryMapper", ["x"], ["words"], cats_int64s=[3, 7], **words),
+        helper.make_node("CategoryMapper", ["words"], ["y"], cats_int64s=[30, 70], **words),
+    ]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.INT64, WHOLE.shape)
+    graph = helper.make_graph(nodes, "words", [x], [helper.make_tensor_value_info("y", onnx.TensorProto.INT64, None)])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    (found,) = run_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), [WHOLE])
+    np.testing.assert_array_equal(found, np.select([WHOLE == 3, WHOLE == 7], [30, 70], -1))
+
+
 CARRIED = {
     "scaler": ("Scaler", X, {"offset": [0.5, -1.0, 2.0], "scale": [2.0, 0.1, -3.0]}),
     "binarizer": ("Binarizer", X, {}),
