@@ -95,6 +95,12 @@ def test_borders_of_absurd_width():
     refused(model([node("Pad", ["x", "n", "", "axes"], ["y"], mode="edge")], known), "would take .* GiB")
 
 
+def test_resizing_to_absurd_sizes():
+    refused(model([node("Resize", ["x", "", "", "n"], ["y"])], {"n": sizes(1, 2**31)}), "would take .* GiB")
+    known = {"o": ONE.reshape(1, 1), "n": sizes(1, 2**31)}
+    refused(added([node("Resize", ["o", "", "", "n"], ["k"])], known), "would take .* GiB")
+
+
 def test_pools_of_absurd_windows():
     hostile = model([node("AveragePool", ["x"], ["y"], kernel_shape=[HUGE], pads=[HUGE, HUGE])], shape=(1, 1, 4))
     refused(hostile, "would take", shape=(1, 1, 4))
