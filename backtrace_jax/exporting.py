@@ -20,21 +20,23 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
 
     Args:
         model: The module or model, or the path of a Keras file.
-        path: The file to write. Weights above 2 GiB are written beside it, as `path.data`.
+        path: The file to write. What of a Keras model is more than 2 GiB is written beside it, as `path.data`.
         inputs: Examples that a module is traced with, and that the file is proven on.
 
     Returns:
         The model as read, with `origin` telling exporter, opset and versions.
 
     Raises:
-        SettingError: When it is an ONNX model already.
+        SettingError: When it is an ONNX model already, or a module with more than 2 GiB of weights.
         ImportMismatchError: When the export does not compute what the model computes.
     """
     import onnx  # not needed to import the package
 
     imported, path = read(model, inputs), Path(path)
-    if imported.proto is None:
+    if imported.proto is None and not imported.origin:
         raise SettingError(f"{imported.name} is an ONNX model already; there is nothing to export")
+    if imported.proto is None:
+        raise SettingError(f"{imported.name} has more weights than one file holds; export it by torch.onnx.export")
     if inputs is not None and imported.prove is not None:
         imported.prove(read_inputs(imported.arrays(inputs), imported.inputs))
     large = imported.proto.ByteSize() > _LARGEST_FILE

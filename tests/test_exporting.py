@@ -50,6 +50,12 @@ def test_an_onnx_file_needs_no_export(tmp_path):
         export(module, tmp_path / "nowhere" / "model.onnx", X)
 
 
+def test_weights_that_one_file_does_not_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr("backtrace_jax.importers.pytorch.exporters.LARGEST", 0)
+    with pytest.raises(SettingError, match="more weights than one file holds"):
+        export(torch.nn.Linear(4, 2), tmp_path / "model.onnx", X)
+
+
 @pytest.mark.parametrize("name", ["build_model", "model"])
 def test_the_command_exports_what_a_name_stands_for(tmp_path, monkeypatch, capsys, name):
     (tmp_path / "made_for_export.py").write_text(MAKER)
