@@ -42,7 +42,7 @@ def prove(imported: Imported, run: Run, feeds: Arrays) -> None:
     """
     rows = rows_of(imported.inputs)
     count = rows if rows > 1 else min(_EXAMPLES, len(next(iter(feeds.values()))))
-    given = {name: _resized(array, count) for name, array in feeds.items()}
+    given = resized(feeds, count)
     forward = _forward(imported, given, rows)
     fixed = any(entry.dims and entry.dims[0] is not None for entry in imported.inputs)
     for arrays in (given, perturbed(given, count if fixed else count + 1)):
@@ -54,7 +54,7 @@ def prove(imported: Imported, run: Run, feeds: Arrays) -> None:
 def perturbed(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
     """Other examples of the same kind: floats with noise, integers in another order, with zeros where they were."""
     generator = np.random.default_rng(0)
-    return {name: _perturbed(generator, _resized(array, count)) for name, array in feeds.items()}
+    return {name: _perturbed(generator, array) for name, array in resized(feeds, count).items()}
 
 
 def _perturbed(generator: np.random.Generator, array: np.ndarray) -> np.ndarray:
@@ -70,8 +70,9 @@ def _perturbed(generator: np.random.Generator, array: np.ndarray) -> np.ndarray:
     return (values + 0.1 * spread * generator.normal(size=values.shape)).astype(array.dtype)
 
 
-def _resized(array: np.ndarray, count: int) -> np.ndarray:
-    return array[np.arange(count) % len(array)]
+def resized(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
+    """This many examples, those that there are over and over again."""
+    return {name: array[np.arange(count) % len(array)] for name, array in feeds.items()}
 
 
 def _forward(imported: Imported, feeds: Arrays, rows: int) -> Run:

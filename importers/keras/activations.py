@@ -13,7 +13,7 @@ import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
 
-from .registry import layer
+from .registry import layer, operation
 from .writer import Operand, Tensor, Writer, as_array
 
 _LARGE_NEGATIVE = {"float16": -3e4}
@@ -164,12 +164,14 @@ def activation(writer: Writer, layer: Any, inputs: Tensor) -> Operand:
 
 
 @layer("ELU")
+@operation("Elu")
 def elu(writer: Writer, layer: Any, inputs: Tensor) -> str:
     """ELU with its slope."""
     return writer.emit("Elu", inputs, alpha=float(layer.alpha))
 
 
 @layer("LeakyReLU")
+@operation("LeakyRelu")
 def leaky_relu(writer: Writer, layer: Any, inputs: Tensor) -> str:
     """ReLU with a slope below zero."""
     return writer.emit("LeakyRelu", inputs, alpha=float(layer.negative_slope))

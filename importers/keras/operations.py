@@ -108,18 +108,6 @@ def gelu(writer: Writer, layer: Any, x: Tensor) -> Operand:
     return ACTIVATIONS["gelu"](writer, x, x, approximate=layer.approximate)
 
 
-@operation("LeakyRelu")
-def leaky_relu(writer: Writer, layer: Any, x: Tensor) -> str:
-    """ReLU with a slope below zero."""
-    return writer.emit("LeakyRelu", x, alpha=float(layer.negative_slope))
-
-
-@operation("Elu")
-def elu(writer: Writer, layer: Any, x: Tensor) -> str:
-    """ELU."""
-    return writer.emit("Elu", x, alpha=float(layer.alpha))
-
-
 @operation("Softmax", "LogSoftmax")
 def softmax(writer: Writer, layer: Any, x: Tensor) -> str:
     """Softmax over one axis."""

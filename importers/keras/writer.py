@@ -14,10 +14,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from backtrace_jax.errors import UnsupportedError
+from backtrace_jax.importers.onnx import SCOPES
 
 OPSET = 23
 IR_VERSION = 11
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where the lowering looks for the module of a node
 _COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _MEANT = (("f", "i"), ("i", "f"), ("u", "f"))  # kinds of number: declared, and read
 
@@ -111,7 +111,7 @@ class Writer:
         stem = f"{self.scope}/{op_type}" if self._scopes else op_type
         names = [self._unique(stem) for _ in range(results)]
         node = helper.make_node(op_type, [_name(each) for each in operands], names, names[0], **attributes)
-        helper.set_metadata_props(node, {_SCOPES: repr(["", self.scope, names[0]])})
+        helper.set_metadata_props(node, {SCOPES: repr(["", self.scope, names[0]])})
         self.nodes.append(node)
         return names
 

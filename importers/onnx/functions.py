@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,15 +11,15 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Var
 
 from .lowering import Lowering
+from .schemas import schema_of
 from .scope import Held, Scope, TensorSequence, opsets_of
 
 
 def standard_function(node: onnx.NodeProto, opset: int, operands: Sequence[Held | None]) -> onnx.FunctionProto | None:
     """The body by which ONNX itself defines an operator, at the types of these operands; None: it has none."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    if not onnx.defs.has(node.op_type, opset, domain):
+    schema = schema_of(node.domain, node.op_type, opset)
+    if schema is None:
         return None
-    schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)  # its stubs lack functions
     body = b""
     if schema.has_function:
         body = schema.get_function_with_opset_version(opset)

@@ -21,6 +21,7 @@ from backtrace_jax.ir import Var
 from backtrace_jax.ops.cost import Cost, evaluation_cost
 
 from .load import OnnxModel
+from .schemas import NEWEST, schema_of
 from .verify import MOST_AXES
 
 LARGEST_VALUE = 2**30
@@ -49,7 +50,6 @@ _SIZED_BY_VALUES = {  # operators whose result has the size that an operand's en
     *("RoiAlign", "STFT", "Tile", "Upsample", "AveragePool", "LpPool", "MaxPool", "Conv", "ConvTranspose"),
 }
 _FOUND = {"NonZero", "Unique"}  # operators with results of at most an integer per entry and axis; how many, data say
-_NEWEST = 2**31 - 1  # opset that stands for all newer ones
 _READABLE = 256  # entries of a known operand that shape inference gets to see
 _ADVICE = "if the model can be trusted, raise backtrace_jax.importers.onnx.limits.LARGEST_VALUE"
 
@@ -193,18 +193,16 @@ def inferred_types(
     node: onnx.NodeProto, operands: Sequence[Any], opset: int | None
 ) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Types of a node's tensor results as far as ONNX can tell them from its operands."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    opset = min(opset or 0, _NEWEST)
-    if opset < 1 or not onnx.defs.has(node.op_type, opset, domain):
+    schema = schema_of(node.domain, node.op_type, opset)
+    if schema is None:
         return []
-    schema = onnx.defs.get_schema(node.op_type, opset, domain)
     given = {
         name: value for name, value in zip(node.input, operands, strict=False) if isinstance(value, np.ndarray | Var)
     }
     try:
         types = {name: _type(value) for name, value in given.items()}
         data = {name: numpy_helper.from_array(value) for name, value in given.items() if _is_readable(value)}
-        imports = [onnx.helper.make_opsetid(domain, opset)]
+        imports = [onnx.helper.make_opsetid(schema.domain, min(opset or 0, NEWEST))]
         found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
     except Exception:  # a node that does not fit its schema: the operator itself says what is wrong
         return []

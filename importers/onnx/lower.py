@@ -31,6 +31,9 @@ from .scope import ABSENT, Absent, Held, TensorSequence, Text
 from .signature import input_types
 from .text import is_text, on_text
 
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata in which torch's newer exporter keeps the paths of the modules around a node, innermost last."""
+
 _LONGEST_SCOPES = 10_000  # characters of a module path that are read
 
 Shape: TypeAlias = tuple[int, ...]
@@ -189,7 +192,7 @@ def _describe(lowering: Lowering, node: onnx.NodeProto) -> str:
 def _module(node: onnx.NodeProto) -> str:
     """Path of the framework's module, as torch's exporter leaves it: the innermost scope around the operator itself."""
     for entry in node.metadata_props:
-        if entry.key == "pkg.torch.onnx.name_scopes" and len(entry.value) <= _LONGEST_SCOPES:
+        if entry.key == SCOPES and len(entry.value) <= _LONGEST_SCOPES:
             try:
                 scopes = ast.literal_eval(entry.value)
             except (ValueError, SyntaxError, MemoryError, RecursionError):

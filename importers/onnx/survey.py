@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 
@@ -12,6 +11,7 @@ from backtrace_jax.errors import UnsupportedError
 
 from .load import OnnxModel
 from .operators import find_operator
+from .schemas import schema_of
 from .scope import opsets_of
 from .signature import input_types
 from .verify import graphs_of
@@ -89,9 +89,5 @@ def _reason(domain: str, name: str, opset: int) -> str:
 
 def _is_defined(domain: str, name: str, opset: int) -> bool:
     """Whether ONNX defines the operator by others."""
-    domain = "" if domain == "ai.onnx" else domain
-    opset = min(opset, 2**31 - 1)
-    if opset < 1 or not onnx.defs.has(name, opset, domain):
-        return False
-    schema: Any = onnx.defs.get_schema(name, opset, domain)
-    return schema.has_function or schema.has_context_dependent_function
+    schema = schema_of(domain, name, opset)
+    return schema is not None and (schema.has_function or schema.has_context_dependent_function)

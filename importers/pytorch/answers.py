@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from backtrace_jax.errors import InputError, UnsupportedError
+from backtrace_jax.importers.proof import resized
 
 from .calls import Call, as_numpy, as_tensor, device_of
 from .trees import arrays_of, children
@@ -85,11 +86,6 @@ def _growing(
     except InputError:
         return tuple(names)
     return tuple(name for name in names if name in larger and len(larger[name]) == count)
-
-
-def resized(feeds: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """This many examples, those that there are over and over again."""
-    return {name: array[np.arange(count) % len(array)] for name, array in feeds.items()}
 
 
 def _agree(once: np.ndarray, again: np.ndarray | None) -> bool:

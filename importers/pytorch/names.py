@@ -11,13 +11,11 @@ from typing import Any
 
 import onnx
 
+from backtrace_jax.importers.onnx import SCOPES
 from backtrace_jax.importers.onnx.verify import graphs_of
 
 PREFIX = "explained"
 """What the exported module calls the user's module."""
-
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata in which torch's newer exporter keeps the paths of the modules around a node, innermost last."""
 
 
 def rename(proto: onnx.ModelProto, modules: Collection[str]) -> None:
