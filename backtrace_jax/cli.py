@@ -150,6 +150,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "chunk",
         "dtype",
         "precision",
+        "prepare",
     )
     return {"mode": _mode(arguments), **{name: getattr(arguments, name) for name in names}}
 
@@ -374,6 +375,12 @@ def _add_settings(group: Any) -> None:
     group.add_argument("--chunk", type=_natural, help="examples per compiled call")
     group.add_argument("--dtype", default="float32", help="float32, or float64 for audits (%(default)s)")
     group.add_argument("--precision", default="highest", help="of contractions (%(default)s)")
+    group.add_argument(
+        "--prepare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep what rules make of the weights: faster, more memory (%(default)s)",
+    )
     group.add_argument("--resize", action="store_true", help="resize a picture to the size that the model takes")
 
 

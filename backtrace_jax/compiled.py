@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from .engine.chunks import default_chunk, run_chunks
-from .engine.compile import Constant, Explain, Request, Result, compile_explain, cost
+from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
 from .engine.layers import select_layers, select_value
 from .engine.plan import Plan, plan_walk
 from .errors import SettingError, UnsupportedError
@@ -52,21 +52,21 @@ class Compiled:
         program: The simplified graph and its weights on the host.
         request: What was compiled.
         masked: The value that each condition is about, by the name the user gave.
-        weights: The weights on the device.
+        weights: The weights on the device, and what was derived from them.
         chunk: Runs of the graph per call.
         rows: Examples per run of the graph.
         device: Where it runs.
-        call: The compiled function.
+        explain: The compiled function.
     """
 
     program: Program
     request: Request
     masked: Mapping[str, Var]
-    weights: Mapping[str, Any]
+    weights: Prepared
     chunk: int
     rows: int
     device: Device
-    call: Explain
+    explain: Explain
 
     @property
     def output(self) -> Var:
@@ -93,7 +93,7 @@ class Compiled:
 
         def call(part: Any) -> Result:
             with exact_types(self.request.precision):
-                return self.call(self.weights, constant, *jax.device_put(part, self.device))
+                return self.explain.call(self.weights, constant, *jax.device_put(part, self.device))
 
         return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)
 
@@ -136,8 +136,9 @@ def compile_model(model: Imported, settings: Settings, kept: DeviceWeights, devi
     chunk = settings.chunk or default_chunk(cost(program), device.platform)
     weights = kept.put(program.weights)
     types = _chunk_types(program.graph, request.plan.output, chunk, form)
-    call = compile_explain(request, weights, _constant_types(program.graph, form, masked), types, device)
-    return Compiled(program, request, masked, weights, chunk, form.rows, device, call)
+    constant = _constant_types(program.graph, form, masked)
+    explain = compile_explain(request, weights, constant, types, device, prepare=settings.prepare)
+    return Compiled(program, request, masked, explain.prepare(weights), chunk, form.rows, device, explain)
 
 
 def _request(graph: Graph, settings: Settings, form: Form) -> Request:

@@ -29,7 +29,13 @@ _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compil
 
 
 class Explainer:
-    """Explains one model with one choice of settings; compiles once per input shape and is called many times."""
+    """Explains one model with one choice of settings; compiles once per input shape and is called many times.
+
+    Attributes:
+        settings: The choices.
+        device: Where it runs.
+        derived_bytes: Memory that the function compiled last keeps for what the rules make of the weights (`prepare`).
+    """
 
     def __init__(
         self,
@@ -46,13 +52,14 @@ class Explainer:
         dtype: str = "float32",
         precision: str = "highest",
         batch_axis: BatchAxis = 0,
+        prepare: bool = True,
         example: Inputs = None,
     ) -> None:
         """Read the model and check the settings; `explain` says what they mean.
 
         Args:
             model: As `explain` takes it.
-            mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision, batch_axis: Likewise.
+            mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision, batch_axis, prepare: Likewise.
             example: Inputs that a PyTorch module is traced with.
 
         Raises:
@@ -71,12 +78,14 @@ class Explainer:
             dtype,
             precision,
             as_axes(batch_axis),
+            prepare,
         )
         self.device = jax.devices()[0]
         self._batch_axis = self.settings.axes
         self._model = batch_first(read(model, example), self._batch_axis)
         self._unproven = self._model.prove
         self._weights = DeviceWeights(self.device)
+        self.derived_bytes = 0
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
     def __call__(
@@ -123,7 +132,9 @@ class Explainer:
         return [self(inputs, target=target, **asked) for target in targets]
 
     def _compile(self, form: Form) -> Compiled:
-        return compile_model(self._model, self.settings, self._weights, self.device, form)
+        compiled = compile_model(self._model, self.settings, self._weights, self.device, form)
+        self.derived_bytes = compiled.explain.derived_bytes
+        return compiled
 
 
 def _arrays(
@@ -176,6 +187,7 @@ def explain(
     dtype: str = "float32",
     precision: str = "highest",
     batch_axis: BatchAxis = 0,
+    prepare: bool = True,
     progress: Progress | None = None,
 ) -> Explanation:
     """Why did the model answer as it did? Relevance of every input for one answer per example.
@@ -215,6 +227,8 @@ def explain(
         precision: Of contractions: "highest" (full float32), "high" or "default" (the backend's fastest).
         batch_axis: Axis of the batch in the inputs, or one by input name; None for a model without batch, whose inputs
             are one example. The Explanation has the batch first in any case.
+        prepare: Whether what the rules make of the weights, such as their magnitudes, is made once and kept: faster,
+            above all for single examples, at the price of memory (`Explainer.derived_bytes`).
         progress: Called with (examples done, examples in all).
 
     Returns:
@@ -235,6 +249,7 @@ def explain(
         dtype,
         precision,
         as_axes(batch_axis),
+        prepare,
     )
     imported = read(model, inputs)
     explainer = _kept_explainer(_Known.of(imported), settings)

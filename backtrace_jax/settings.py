@@ -30,6 +30,7 @@ class Settings:
     dtype: str = "float32"
     precision: str = "highest"
     batch_axis: Any = 0
+    prepare: bool = True
 
     @property
     def axes(self) -> Any:

@@ -64,7 +64,8 @@ def _bound(program: Program, call: str, inputs: dict[str, np.ndarray], batch: in
     task = resolve_task("auto", program.graph, output, paired=found.paired)
     request = Request(plan_walk(program.graph, found, output), found, task, {}, "highest")
     explain = compile_explain(request, weights, Constant({}, {}), (inputs, asked), device)
-    return lambda: explain(weights, Constant({}, {}), inputs, asked)
+    prepared = explain.prepare(weights)
+    return lambda: explain.call(prepared, Constant({}, {}), inputs, asked)
 
 
 def _interleaved(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:

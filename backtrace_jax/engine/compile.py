@@ -16,6 +16,7 @@ from ..rules import Mode
 from ..tasks import Question, Task
 from .forward import forward
 from .plan import Plan
+from .prepare import split
 from .procedures import Job, attribute
 from .walk import Books, totals
 
@@ -58,7 +59,7 @@ class Constant(NamedTuple):
 
 
 Weights = Mapping[str, Any]
-Explain = Callable[[Weights, Constant, dict[str, Any], Any], Result]
+Prepared = tuple[Weights, list[Any]]
 Forward = Callable[[Weights, Any], tuple[Array, ...]]
 
 
@@ -95,7 +96,7 @@ def explain_example(
     """Explain one example; pure, for `vmap` and `jit`."""
     plan, mode, task = request.plan, request.mode, request.task
     graph = plan.graph
-    values = forward(graph, weights, inputs)
+    values = forward(graph, weights, inputs, stored=plan.factors)
     start, target = task.begin(values[plan.output.name], asked)
     job = Job(plan, weights, inputs, constant.reference, constant.masks, values, start, task.nonnegative)
     outcome = attribute(job, mode.procedure)
@@ -119,15 +120,42 @@ def _relevance(found: Mapping[str, Array], values: Mapping[str, Array], name: st
     return found[name] if name in found else jnp.zeros((2, *value.shape) if plan.paired else value.shape, value.dtype)
 
 
-def compile_explain(request: Request, weights: Weights, constant: Constant, examples: Any, device: Device) -> Explain:
-    """Compile for chunks shaped like `examples` = (inputs, question), on one device; weights stay arguments."""
+@dataclass(frozen=True)
+class Explain:
+    """A compiled explanation.
+
+    Attributes:
+        prepare: From the weights to those with what is derived from them, once per model.
+        call: From that, what examples share, the inputs and the questions of a chunk to the result.
+        derived_bytes: Memory of what is derived.
+    """
+
+    prepare: Callable[[Weights], Prepared]
+    call: Any
+    derived_bytes: int
+
+
+def compile_explain(
+    request: Request, weights: Weights, constant: Constant, examples: Any, device: Device, *, prepare: bool = True
+) -> Explain:
+    """Compile for chunks shaped like `examples` = (inputs, question), on one device; weights stay arguments.
+
+    With `prepare`, what follows from the weights alone is computed by a function of its own.
+    """
 
     def batched(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
         return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
 
+    options = COMPILER_OPTIONS.get(device.platform, {})
     with exact_types(request.precision), jax.default_device(device):
-        lowered = jax.jit(batched).lower(weights, constant, *examples)
-        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
+        parts = split(batched, weights, constant, *examples, hoist=prepare)
+        derive = jax.jit(parts.derive).lower(weights).compile(compiler_options=options)
+        types = jax.eval_shape(parts.derive, weights)
+        call = jax.jit(lambda prepared, *rest: parts.call(*prepared, *rest))
+        run = call.lower((weights, types), constant, *examples).compile(compiler_options=options)
+    return Explain(
+        lambda weights: (weights, derive(weights)), run, sum(each.size * each.dtype.itemsize for each in types)
+    )
 
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Forward:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from jax import lax
+
 from ..ir import Graph
-from ..ops import run
+from ..ops import compute
 
 
 def forward(
-    graph: Graph, weights: Mapping[str, Any], inputs: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    graph: Graph,
+    weights: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    stored: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compute every value of the graph.
 
@@ -19,10 +25,15 @@ def forward(
         weights: Array of each of the graph's params, by name.
         inputs: Array of each of the graph's inputs, by name.
         given: Inputs and computed values that are taken as given here instead.
+        stored: Names of values to be computed once and kept, where XLA might compute them anew for every reader.
 
     Returns:
         Array of every value, by name.
     """
     given = given or {}
-    eqns = [eqn for eqn in graph.eqns if not any(var.name in given for var in eqn.outvars)]
-    return run(eqns, {**weights, **inputs, **given})
+    values = {**weights, **inputs, **given}
+    for eqn in graph.eqns:
+        if not any(var.name in given for var in eqn.outvars):
+            found = compute(eqn, values)
+            values |= {name: lax.optimization_barrier(x) if name in stored else x for name, x in found.items()}
+    return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -34,8 +36,11 @@ def clip(x: Array, *, low: int | float | None, high: int | float | None) -> Arra
 
 
 def gelu(x: Array, *, approximate: bool) -> Array:
-    """Gaussian error linear unit, exact or by tanh."""
-    return jax.nn.gelu(x, approximate=approximate)
+    """Gaussian error linear unit, exact or by tanh.
+
+    By erf, as ONNX writes it: XLA's erfc, which JAX uses, takes three times as long.
+    """
+    return jax.nn.gelu(x) if approximate else x * (lax.erf(x * math.sqrt(0.5)) + 1) * 0.5
 
 
 def leaky_relu(x: Array, *, alpha: float) -> Array:

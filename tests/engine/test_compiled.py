@@ -29,7 +29,7 @@ def _the_same_numbers_for_every_test():
     generator.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
-def compiled(model: Program, chunk: int = CHUNK, *, custom: bool = True):
+def compiled(model: Program, chunk: int = CHUNK, *, custom: bool = True, prepare: bool = True):
     """The compiled explanation, and the types of its examples."""
     graph = model.graph
     mode = find_mode("default")
@@ -39,16 +39,17 @@ def compiled(model: Program, chunk: int = CHUNK, *, custom: bool = True):
     given = jax.ShapeDtypeStruct((chunk, *plan.output.shape), plan.output.dtype) if custom else None
     types = inputs, open_question(chunk)._replace(start=given)
     weights = {var.name: jax.ShapeDtypeStruct(var.shape, var.dtype) for var in graph.params}
-    return compile_explain(request, weights, NOTHING, types, jax.devices()[0]), types
+    return compile_explain(request, weights, NOTHING, types, jax.devices()[0], prepare=prepare), types
 
 
 def explained(model: Program, chunk: int):
     """Result for random examples under random start relevance."""
-    call, (inputs, asked) = compiled(model, chunk)
+    explain, (inputs, asked) = compiled(model, chunk)
     types = inputs, asked.start
     inputs, given = jax.tree.map(lambda kind: generator.normal(size=kind.shape).astype(kind.dtype), types)
     with exact_types():
-        return call(dict(model.weights), NOTHING, inputs, asked._replace(start=given)), given
+        prepared = explain.prepare(dict(model.weights))
+        return explain.call(prepared, NOTHING, inputs, asked._replace(start=given)), given
 
 
 def affine(builder, x):
@@ -101,9 +102,13 @@ def largest_shape(text: str) -> int:
 def test_nothing_is_larger_than_the_weights(activation, copies):
     """One 4096 -> 4096 layer at chunk 32: |K| (or K⁺ and K⁻) is the most that is made, and never [chunk, out, in]."""
     K = np.zeros((WIDE, WIDE), SINGLE)
-    call, _ = compiled(program(lambda b, x: b.emit(activation, b.emit("matmul", x, K)), x=((1, WIDE), SINGLE)))
-    assert largest_shape(call.as_text()) == WIDE * WIDE
-    assert call.memory_analysis().temp_size_in_bytes <= 1.1 * copies * K.nbytes
+    model = program(lambda b, x: b.emit(activation, b.emit("matmul", x, K)), x=((1, WIDE), SINGLE))
+    for prepare in (True, False):
+        explain, _ = compiled(model, prepare=prepare)
+        temporary = explain.call.memory_analysis().temp_size_in_bytes
+        assert largest_shape(explain.call.as_text()) == WIDE * WIDE
+        assert explain.derived_bytes + temporary <= 1.1 * copies * K.nbytes
+        assert (explain.derived_bytes >= K.nbytes) == prepare
 
 
 def test_largest_shape_reads_the_text():
