@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from .errors import SettingError, UnsupportedError
 from .importers import Imported
 from .ir import Graph, Program, Var
 from .numerics import Device, exact_types, float_type
-from .passes import simplify, with_float_type
+from .passes import channels_last, simplify, with_float_type
 from .rules import AlongPath, Mode, find_mode
 from .settings import Settings
 from .tasks import Question, resolve_task
@@ -130,24 +130,31 @@ def compile_model(model: Imported, settings: Settings, kept: DeviceWeights, devi
         SettingError: When a setting does not fit the model.
     """
     lowered = model.lower({name: (form.rows, *shape) for name, shape in form.shapes})
-    program = simplify(with_float_type(lowered, float_type(settings.dtype)))
-    request = _request(program.graph, settings, form)
-    masked = {name: _masked(request.plan, name) for name in form.conditions}
-    chunk = settings.chunk or default_chunk(cost(program), device.platform)
+    named = simplify(with_float_type(lowered, float_type(settings.dtype)))
+    output = pick_output(named.graph, settings.output)
+    program = arranged(named, device.platform, [output.name])
+    plan = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
+    request = _request(named.graph, plan, settings, form)
+    masked = {name: _masked(named.graph, plan, name) for name in form.conditions}
+    chunk = settings.chunk or default_chunk(cost(named), device.platform)
     weights = kept.put(program.weights)
-    types = _chunk_types(program.graph, request.plan.output, chunk, form)
+    types = _chunk_types(program.graph, output, chunk, form)
     constant = _constant_types(program.graph, form, masked)
     explain = compile_explain(request, weights, constant, types, device, prepare=settings.prepare)
     return Compiled(program, request, masked, explain.prepare(weights), chunk, form.rows, device, explain)
 
 
-def _request(graph: Graph, settings: Settings, form: Form) -> Request:
-    mode, output = find_mode(settings.mode), pick_output(graph, settings.output)
-    plan = plan_walk(graph, mode, output, settings.wrt)
+def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:
+    """The program with its values laid out as the device likes them; those to `keep` stay as they are."""
+    return channels_last(program, keep) if platform == "cpu" else program
+
+
+def _request(graph: Graph, plan: Plan, settings: Settings, form: Form) -> Request:
+    mode = find_mode(settings.mode)
     task = resolve_task(
         settings.task,
         graph,
-        output,
+        plan.output,
         scaler=settings.scaler,
         thresholding=settings.thresholding,
         custom=form.custom,
@@ -190,13 +197,13 @@ def pick_output(graph: Graph, wanted: str | int | None) -> Var:
     return found
 
 
-def _masked(plan: Plan, name: str) -> Var:
+def _masked(graph: Graph, plan: Plan, name: str) -> Var:
     """The value a condition is about.
 
     Raises:
         SettingError: When there is none, or no relevance comes by.
     """
-    found = select_value(plan.graph, name)
+    found = select_value(graph, name)
     passed = {var.name for step in plan.steps for var in step.eqn.outvars}
     if found is None or found.name not in passed:
         raise SettingError(

@@ -59,7 +59,8 @@ class Explainer:
 
         Args:
             model: As `explain` takes it.
-            mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision, batch_axis, prepare: Likewise.
+            mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision: Likewise.
+            batch_axis, prepare: Likewise.
             example: Inputs that a PyTorch module is traced with.
 
         Raises:

@@ -201,5 +201,7 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
     ]
 
     signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (signed, absolute, *whole))
-    by_node = {name: Ledger(signed[:, i], absolute[:, i], {}) for i, name in enumerate(plan.nodes)}
+    turned = {step.eqn.outvars[0].name for step in plan.steps if step.eqn.op == "turn"}  # no nodes of the model
+    names = [(i, name) for i, name in enumerate(plan.nodes) if name not in turned]
+    by_node = {name: Ledger(signed[:, i], absolute[:, i], {}) for i, name in names}
     return Ledger(whole[0], whole[1], by_node)

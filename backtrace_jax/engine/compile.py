@@ -98,7 +98,8 @@ def explain_example(
     graph = plan.graph
     values = forward(graph, weights, inputs, stored=plan.factors)
     start, target = task.begin(values[plan.output.name], asked)
-    job = Job(plan, weights, inputs, constant.reference, constant.masks, values, start, task.nonnegative)
+    masks = {name: jnp.moveaxis(mask, 1, -1) if name in graph.turned else mask for name, mask in constant.masks.items()}
+    job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative)
     outcome = attribute(job, mode.procedure)
     named = dict(zip(graph.output_names, graph.outputs, strict=True))
     if plan.output not in graph.outputs:
@@ -115,9 +116,10 @@ def explain_example(
 
 
 def _relevance(found: Mapping[str, Array], values: Mapping[str, Array], name: str, plan: Plan) -> Array:
-    """Relevance of a value; a value the walk does not pass has none."""
+    """Relevance of a value, with the axes the model gave it; a value the walk does not pass has none."""
     value = values[name]
-    return found[name] if name in found else jnp.zeros((2, *value.shape) if plan.paired else value.shape, value.dtype)
+    R = found[name] if name in found else jnp.zeros((2, *value.shape) if plan.paired else value.shape, value.dtype)
+    return jnp.moveaxis(R, -1, 2 if plan.paired else 1) if name in plan.graph.turned else R
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ SATURATION: dict[str, Range] = {
 _REARRANGING = {
     "reshape",
     "transpose",
+    "turn",
 }  # every entry once and unchanged, so the activation behind still consumes z alone
 _NEVER_NEGATIVE = {"abs", "exp", "relu", "sigmoid", "softmax", "softplus", "sqrt"}
 _SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "add", "cast"}

@@ -1,7 +1,7 @@
 """Splits a function of weights and examples in two: what follows from the weights alone, and the rest.
 
-Rules apply weights in many forms (|K|, K⁺, reversed kernels, largest entries). Written where they are used they would be
-made anew in every call; here they are found in the traced function and made once per model.
+Rules apply weights in many forms (|K|, K⁺, turned kernels, largest entries). Written where they are used they would
+be made anew in every call; here they are found in the traced function and made once per model.
 """
 
 from __future__ import annotations

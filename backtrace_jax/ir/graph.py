@@ -73,6 +73,7 @@ class Graph:
         eqns: Equations in the order of computation; every operand is defined before it is used.
         outputs: Values returned; may be inputs or params.
         output_names: The model's own name of each output.
+        turned: Names of the values held with channels as their last axis, where the model has them after the batch.
     """
 
     inputs: tuple[Var, ...]
@@ -80,6 +81,7 @@ class Graph:
     eqns: tuple[Eqn, ...]
     outputs: tuple[Var, ...]
     output_names: tuple[str, ...]
+    turned: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         from .printer import format_graph

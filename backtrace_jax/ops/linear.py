@@ -6,16 +6,13 @@ A product becomes a linear map as soon as only one of its factors bears relevanc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .convolving import Padding, Sizes, around, conv, conv_back
 from .registry import LINEAR, PRODUCT, QUOTIENT, SUM, register
-
-Sizes: TypeAlias = tuple[int, ...]
-Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def same_rank(*arrays: Array) -> list[Array]:
@@ -55,11 +52,6 @@ def einsum(a: Array, b: Array, *, equation: str) -> Array:
     return jnp.einsum(equation, a, b)
 
 
-def conv(x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int) -> Array:
-    """Convolution of any rank: x [N, C, *spatial], K [O, C/groups, *window]."""
-    return lax.conv_general_dilated(x, K, strides, padding, rhs_dilation=dilation, feature_group_count=groups)
-
-
 def conv_transpose(x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int) -> Array:
     """Transposed convolution of any rank: x [N, C, *spatial], K [C, O/groups, *window].
 
@@ -82,21 +74,30 @@ def conv_transpose(x: Array, K: Array, *, strides: Sizes, padding: Padding, dila
     )
 
 
-def avg_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes, counted: Padding) -> Array:
+def avg_pool(
+    x: Array,
+    *,
+    window: Sizes,
+    strides: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    counted: Padding,
+    channels_last: bool = False,
+) -> Array:
     """Mean over windows: x [N, C, *spatial]; `counted` is the part of the padding that counts as entries."""
-    ones = (1, 1)
     total = lax.reduce_window(
         x,
         np.zeros((), x.dtype),
         lax.add,
-        ones + window,
-        ones + strides,
-        ((0, 0), (0, 0), *padding),
-        window_dilation=ones + dilation,
+        around(window, 1, channels_last),
+        around(strides, 1, channels_last),
+        around(padding, (0, 0), channels_last),
+        window_dilation=around(dilation, 1, channels_last),
     )
-    sizes = np.ones((), x.dtype)
-    for axis, counts in enumerate(map(_entries, x.shape[2:], window, strides, padding, dilation, counted)):
-        sizes = sizes * np.expand_dims(counts.astype(x.dtype), [a for a in range(x.ndim) if a != axis + 2])
+    sizes, first = np.ones((), x.dtype), 1 if channels_last else 2
+    spatial = x.shape[first:][: len(window)]
+    for axis, counts in enumerate(map(_entries, spatial, window, strides, padding, dilation, counted)):
+        sizes = sizes * np.expand_dims(counts.astype(x.dtype), [a for a in range(x.ndim) if a != axis + first])
     return total / sizes
 
 
@@ -132,8 +133,9 @@ def cumsum(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
 
 register(
     PRODUCT,
-    {"mul": mul, "matmul": jnp.matmul, "einsum": einsum, "conv": conv, "conv_transpose": conv_transpose},
+    {"mul": mul, "matmul": jnp.matmul, "einsum": einsum, "conv_transpose": conv_transpose},
 )
+register(PRODUCT, {"conv": conv}, back=conv_back)
 register(QUOTIENT, {"div": div})
 register(LINEAR, {"avg_pool": avg_pool, "reduce_sum": reduce_sum, "reduce_mean": reduce_mean, "cumsum": cumsum})
 register(SUM, {"add": add})

@@ -83,6 +83,7 @@ def where(condition: Array, a: Array, b: Array) -> Array:
 
 
 register(MOVE, {"reshape": reshape, "transpose": transpose, "expand": expand, "slice": slice_, "reverse": reverse})
+register(MOVE, {"turn": transpose})  # put in for the device's sake, where the model has no node
 register(MOVE, {"concat": concat, "pad": pad})
 register(MOVE, {"gather": gather, "gather_elements": gather_elements, "gather_nd": gather_nd}, carriers=(0,))
 register(MOVE, {"gather_by_key": gather_by_key}, carriers=(0,))

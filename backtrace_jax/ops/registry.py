@@ -58,6 +58,8 @@ class Op:
         many: Whether it returns a tuple of results.
         smooth: The same without rounding, in real numbers: what gradient modes differentiate (the straight-through
             estimator, Bengio et al. 2013). None: the operation itself.
+        back: Linear transpose in the first of two factors, where there is a faster one than JAX's: takes what comes
+            back, the other factor, the first one's shape, and the params.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Op:
     signs: tuple[int, ...] | None = None
     many: bool = False
     smooth: Callable[..., Any] | None = None
+    back: Callable[..., Any] | None = None
 
     def __call__(self, *operands: Any, **params: Any) -> Any:
         """Compute the result; a product's third operand is added to it."""

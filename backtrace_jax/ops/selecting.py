@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .linear import Padding, Sizes, same_rank
+from .linear import Padding, Sizes, around, same_rank
 from .registry import NONE, SELECT, register
 
 
@@ -20,17 +20,18 @@ def lowest(dtype: np.dtype) -> np.ndarray:
     return np.array(-np.inf, dtype)
 
 
-def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
+def max_pool(
+    x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes, channels_last: bool = False
+) -> Array:
     """Largest entry of each window: x [N, C, *spatial]."""
-    ones = (1, 1)
     return lax.reduce_window(
         x,
         lowest(x.dtype),
         lax.max,
-        ones + window,
-        ones + strides,
-        ((0, 0), (0, 0), *padding),
-        window_dilation=ones + dilation,
+        around(window, 1, channels_last),
+        around(strides, 1, channels_last),
+        around(padding, (0, 0), channels_last),
+        window_dilation=around(dilation, 1, channels_last),
     )
 
 

@@ -4,12 +4,14 @@ from ..ir import Program, check
 from .activations import recognise_activations
 from .affine import fold_affine
 from .attention import scale_queries
+from .channels_last import channels_last
 from .dead_code import drop_dead_code
 from .norms import recognise_norms
 from .precision import with_float_type
 from .softmax import recognise_division, recognise_softmax
 
 __all__ = [
+    "channels_last",
     "drop_dead_code",
     "fold_affine",
     "recognise_activations",

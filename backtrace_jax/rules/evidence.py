@@ -126,14 +126,10 @@ def _of_map(site: Site, view: View) -> Evidence:
         parts = parts[:1]
     kernels = None if linear.K is None else view.kernels(linear.K)
 
-    def reach(parts: Parts) -> tuple[Array, ...]:
-        return _mix(linear.apply, view, kernels, parts)
-
     def push(*rates: Array) -> Shares:
-        (pushed,) = jax.linear_transpose(reach, parts)(rates)
-        return {linear.position: _joined(parts, pushed)}
+        return {linear.position: _joined(parts, _unmix(linear.back, view, kernels, parts, rates))}
 
-    return Evidence(reach(parts), linear.bias, site.result, _gain(kernels, parts), push)
+    return Evidence(_mix(linear.apply, view, kernels, parts), linear.bias, site.result, _gain(kernels, parts), push)
 
 
 def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
@@ -150,6 +146,20 @@ def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: 
         found.update(zip([(kernel, part) for part in met], _apply_all(apply, K, [parts[i] for i in met]), strict=True))
     nothing = jnp.zeros_like(found[0, 0])
     return tuple(_added([found[pair] for pair in total] or [nothing]) for total in pairs)
+
+
+def _unmix(
+    back: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts, rates: Sequence[Array]
+) -> Parts:
+    """The transpose of `_mix`: what the rates of the totals send back to each part."""
+    weights = [None] if kernels is None else kernels
+    found: list[list[Array]] = [[] for _ in parts]
+    for kernel, K in enumerate(weights):
+        met = [(part, rate) for total, rate in zip(view.totals, rates, strict=True) for k, part in total if k == kernel]
+        met = [(part, rate) for part, rate in met if part < len(parts)]
+        for (part, _), pushed in zip(met, _apply_all(back, K, [rate for _, rate in met]), strict=True):
+            found[part].append(pushed)
+    return [_added(each) if each else jnp.zeros_like(part) for each, part in zip(found, parts, strict=True)]
 
 
 def _apply_all(apply: Callable[..., Array], K: Any, parts: Parts) -> Sequence[Array]:

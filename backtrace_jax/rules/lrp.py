@@ -99,21 +99,23 @@ def z_box(site: Site, R: Array, *, low: Any, high: Any, epsilon: float = EPSILON
         high: Largest possible input.
         epsilon: Stabiliser.
     """
-    shape = site.operands[site.bearer].shape
-    bounds = (jnp.asarray(_fitted(bound, shape), R.dtype) for bound in (low, high))
+    shape, turned = site.operands[site.bearer].shape, site.params.get("channels_last", False)
+    bounds = (jnp.asarray(_fitted(bound, shape, turned), R.dtype) for bound in (low, high))
     return _one_sided(box(*bounds), site, R, epsilon, None)
 
 
-def _fitted(bound: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A bound in the input's shape; a plain list goes along the channels, the axis after the batch.
+def _fitted(bound: Any, shape: tuple[int, ...], channels_last: bool) -> np.ndarray:
+    """A bound in the input's shape; a plain list goes along the channels, in the model the axis after the batch.
 
     Raises:
         SettingError: When it does not fit.
     """
     array = np.asarray(bound)
     channels = array.ndim == 1 and len(shape) > 2
+    shape = (shape[0], shape[-1], *shape[1:-1]) if channels_last else shape
     try:
-        return np.broadcast_to(array.reshape(-1, *(1,) * (len(shape) - 2)) if channels else array, shape)
+        fitted = np.broadcast_to(array.reshape(-1, *(1,) * (len(shape) - 2)) if channels else array, shape)
+        return np.moveaxis(fitted, 1, -1) if channels_last else fitted
     except ValueError:
         raise SettingError(
             f"bounds of shape {list(array.shape)} do not fit what the first layer reads, {list(shape)}: pass a number, "

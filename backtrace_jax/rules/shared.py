@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ..ops.linear import same_rank
+from ..ops.linear import around, same_rank
 from ..ops.selecting import lowest
 from .site import DEAD, Kept, Shares, Site, fit, spread
 
@@ -80,15 +81,10 @@ def _count(won: list[Array], dtype: np.dtype) -> Array:
 
 def _entries(site: Site, x: Array) -> list[Array]:
     """For each offset within a window, the entry of x that every window has there: strided slices of x."""
-    strides, padding = site.params["strides"], site.params["padding"]
-    padded = lax.pad(
-        x, jnp.asarray(lowest(x.dtype)), [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in padding)]
-    )
-    spans = [(count - 1) * stride + 1 for count, stride in zip(site.result.shape[2:], strides, strict=True)]
-    return [
-        lax.slice(padded, (0, 0, *at), (*x.shape[:2], *np.add(at, spans).tolist()), (1, 1, *strides))
-        for at in _offsets(site)
-    ]
+    strides, borders = site.params["strides"], [(low, high, 0) for low, high in site.params["padding"]]
+    padded = lax.pad(x, jnp.asarray(lowest(x.dtype)), _around(site, borders, (0, 0, 0)))
+    spans = [(count - 1) * stride + 1 for count, stride in zip(_spatial(site, site.result), strides, strict=True)]
+    return [_cut(site, padded, at, spans, strides) for at in _offsets(site)]
 
 
 def _windows(site: Site, values: Array) -> list[Array]:
@@ -96,16 +92,33 @@ def _windows(site: Site, values: Array) -> list[Array]:
 
     Read entry by entry rather than scattered window by window, all offsets go into one loop.
     """
-    sizes, params = site.operands[0].shape[2:], site.params
+    sizes, params = _spatial(site, site.operands[0]), site.params
     reach = [step * (size - 1) for size, step in zip(params["window"], params["dilation"], strict=True)]
-    last = [(count - 1) * stride for count, stride in zip(values.shape[2:], params["strides"], strict=True)]
+    last = [(count - 1) * stride for count, stride in zip(_spatial(site, values), params["strides"], strict=True)]
     after = [max(low + size - 1 - end, 0) for (low, _), size, end in zip(params["padding"], sizes, last, strict=True)]
     borders = [(r, a, stride - 1) for r, a, stride in zip(reach, after, params["strides"], strict=True)]
-    spaced = lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, 0), (0, 0, 0), *borders])
+    spaced = lax.pad(values, jnp.zeros((), values.dtype), _around(site, borders, (0, 0, 0)))
     starts = [
         [r + low - o for r, (low, _), o in zip(reach, params["padding"], at, strict=True)] for at in _offsets(site)
     ]
-    return [lax.slice(spaced, (0, 0, *start), (*values.shape[:2], *np.add(start, sizes).tolist())) for start in starts]
+    return [_cut(site, spaced, start, sizes, [1] * len(start)) for start in starts]
+
+
+def _around(site: Site, spatial: Sequence[Any], edge: Any) -> tuple[Any, ...]:
+    return around(spatial, edge, site.params.get("channels_last", False))
+
+
+def _spatial(site: Site, x: Array) -> tuple[int, ...]:
+    """Sizes along the spatial axes."""
+    return x.shape[1:-1] if site.params.get("channels_last") else x.shape[2:]
+
+
+def _cut(site: Site, x: Array, start: Sequence[int], spans: Sequence[int], strides: Sequence[int]) -> Array:
+    """Every `stride`-th entry along the spatial axes of a part of x."""
+    first, every = _around(site, start, 0), _around(site, strides, 1)
+    widths = _around(site, spans, 0)  # 0: all of the batch and of the channels
+    limit = [low + width if width else size for low, width, size in zip(first, widths, x.shape, strict=True)]
+    return lax.slice(x, first, limit, every)
 
 
 def _offsets(site: Site) -> list[tuple[int, ...]]:

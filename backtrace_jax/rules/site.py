@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -71,6 +72,7 @@ class LinearMap(NamedTuple):
 
     Attributes:
         apply: Linear in `x` for given weights and linear in `K`; with K = None the fixed, non-negative weights.
+        back: From weights and an array in the shape of z to its linear transpose, in the shape of x.
         K: The weights; None where the operation has none of its own.
         x: The operand that bears relevance.
         bias: Additive parameters, broadcastable to z; None: none.
@@ -79,6 +81,7 @@ class LinearMap(NamedTuple):
     """
 
     apply: Callable[[Any, Array], Array]
+    back: Callable[[Any, Array], Array]
     K: Array | None
     x: Array
     bias: Array | None
@@ -97,7 +100,16 @@ def linear_map(site: Site) -> LinearMap:
         bias = site.operands[2] if len(site.operands) == 3 else None
     else:
         apply, K, bias = (lambda _, value: site.call({position: value})), None, None
-    return LinearMap(apply, K, x, bias, position, site.nonnegative[position])
+    return LinearMap(apply, _back(site, position, apply), K, x, bias, position, site.nonnegative[position])
+
+
+def _back(site: Site, position: int, apply: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+    x, back = site.operands[position], site.op.back
+    if position == 0 and back is not None:
+        return lambda K, R: back(R, K, x.shape, **site.params)
+    return lambda K, R: jax.linear_transpose(lambda value: apply(K, value), jax.ShapeDtypeStruct(x.shape, R.dtype))(R)[
+        0
+    ]
 
 
 def _weighted(site: Site, position: int) -> Callable[[Any, Array], Array]:

@@ -60,6 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Static settings of the pointwise operations that have any."""
 
 _WINDOW = {"strides": (2, 1), "padding": ((1, 0), (0, 1)), "dilation": (1, 1)}
+_LAST = {"channels_last": True}
 _TREE = (  # one split, of feature 1 at 0: 0.5 less below it, 0.5 more above
     np.array([1, 0, 0]),
     np.zeros(3, np.float32),
@@ -76,6 +77,14 @@ SPECIMENS: dict[str, Specimen] = {
     "matmul": Specimen("matmul", ((2, 3), (3, 4))),
     "einsum": Specimen("einsum", ((2, 2, 3), (3, 2)), {"equation": "bij,jk->bik"}),
     "conv": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2)), {**_WINDOW, "groups": 2}),
+    "conv, channels last": Specimen("conv", ((1, 4, 4, 2), (2, 2, 2, 3)), {**_WINDOW, "groups": 1, **_LAST}),
+    "conv, dilated, channels last": Specimen(
+        "conv", ((1, 6, 5, 2), (2, 3, 2, 3)), {**_WINDOW, "strides": (1, 1), "dilation": (2, 1), "groups": 1, **_LAST}
+    ),
+    "conv of one entry, channels last": Specimen(
+        "conv", ((1, 4, 5, 2), (1, 1, 2, 3)), {**_WINDOW, "padding": ((0, 0), (0, 0)), "groups": 1, **_LAST}
+    ),
+    "conv in groups, channels last": Specimen("conv", ((1, 4, 4, 2), (2, 2, 1, 4)), {**_WINDOW, "groups": 2, **_LAST}),
     "conv_transpose": Specimen("conv_transpose", ((1, 2, 3, 3), (2, 2, 2, 2)), {**_WINDOW, "groups": 2}),
     "matmul with bias": Specimen("matmul", ((2, 3), (3, 4), (1, 4))),
     "conv with bias": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2), (1, 4, 1, 1)), {**_WINDOW, "groups": 2}),
@@ -86,6 +95,9 @@ SPECIMENS: dict[str, Specimen] = {
         "sample", ((1, 2, 5), _POINTS[:1, :, :1]), {"kernel": "cubic", "padding": "border", "part": "positive"}
     ),
     "avg_pool": Specimen("avg_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2), "counted": ((1, 0), (0, 0))}),
+    "avg_pool, channels last": Specimen(
+        "avg_pool", ((1, 5, 5, 2),), {**_WINDOW, "window": (3, 2), "counted": ((1, 0), (0, 0)), **_LAST}
+    ),
     "reduce_sum": Specimen("reduce_sum", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
     "reduce_mean": Specimen("reduce_mean", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
     "cumsum": Specimen("cumsum", ((2, 4),), {"axis": 1, "exclusive": True, "reverse": True}),
@@ -93,6 +105,7 @@ SPECIMENS: dict[str, Specimen] = {
     "sub": Specimen("sub", ((2, 3), (3,))),
     "reshape": Specimen("reshape", ((2, 6),), {"shape": (3, 4)}),
     "transpose": Specimen("transpose", ((2, 3, 4),), {"perm": (2, 0, 1)}),
+    "turn": Specimen("turn", ((2, 3, 4),), {"perm": (2, 0, 1)}),
     "expand": Specimen("expand", ((3, 1),), {"shape": (2, 3, 4)}),
     "slice": Specimen("slice", ((4, 5),), {"start": (1, 0), "limit": (4, 5), "stride": (1, 2)}),
     "reverse": Specimen("reverse", ((3, 4),), {"axes": (1,)}),
@@ -104,6 +117,7 @@ SPECIMENS: dict[str, Specimen] = {
     "gather_by_key": Specimen("gather_by_key", ((3, 4), np.array([[7, 2], [5, -2]]), np.array([-2, 7])), {"axis": 0}),
     "where": Specimen("where", (np.array([[True], [False]]), (2, 3), (3,))),
     "max_pool": Specimen("max_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2)}),
+    "max_pool, channels last": Specimen("max_pool", ((1, 5, 5, 2),), {**_WINDOW, "window": (3, 2), **_LAST}),
     "reduce_max": Specimen("reduce_max", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
     "reduce_min": Specimen("reduce_min", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
     "maximum": Specimen("maximum", ((2, 3), (3,), (2, 1))),

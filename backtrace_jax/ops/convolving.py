@@ -1,0 +1,132 @@
+"""Convolutions, and what makes them fast on CPUs where channels are the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Sizes: TypeAlias = tuple[int, ...]
+Padding: TypeAlias = tuple[tuple[int, int], ...]
+
+_TILE = 64  # columns, and output channels, that XLA's CPU convolution gives to one thread
+_TILES = 2  # that it takes to keep two threads busy
+
+
+def around(spatial: Sequence[Any], edge: Any, channels_last: bool) -> tuple[Any, ...]:
+    """One entry per axis: these for the spatial axes, `edge` for batch and channels."""
+    return (edge, *spatial, edge) if channels_last else (edge, edge, *spatial)
+
+
+def conv(
+    x: Array,
+    K: Array,
+    *,
+    strides: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
+    channels_last: bool = False,
+) -> Array:
+    """Convolution of any rank: x [N, C, *spatial], K [O, C/groups, *window].
+
+    With channels last x is [N, *spatial, C] and K [*window, C/groups, O].
+    """
+    if not channels_last:
+        return lax.conv_general_dilated(x, K, strides, padding, rhs_dilation=dilation, feature_group_count=groups)
+    if groups > 1:
+        return _convolved(x, K, strides, padding, dilation, groups)
+    if _is_pointwise(K, padding):
+        return jnp.matmul(lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1)), K.reshape(K.shape[-2:]))
+    return _in_bands(x, K, strides, padding, dilation)
+
+
+def conv_back(
+    R: Array,
+    K: Array,
+    shape: Sizes,
+    *,
+    strides: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
+    channels_last: bool = False,
+) -> Array:
+    """Linear transpose of `conv` in its first operand, which has this shape.
+
+    With channels last the turned kernel is an array of its own, so that it can be made once per model.
+    """
+    if not channels_last or groups > 1:
+        settings = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+        (back,) = jax.linear_transpose(
+            lambda x: conv(x, K, **settings, channels_last=channels_last), jax.ShapeDtypeStruct(shape, R.dtype)
+        )(R)
+        return back
+    if _is_pointwise(K, padding):
+        spread = zip(shape[1:-1], R.shape[1:-1], strides, strict=True)
+        borders = [(0, size - (count - 1) * stride - 1, stride - 1) for size, count, stride in spread]
+        back = jnp.einsum("...o,io->...i", R, K.reshape(K.shape[-2:]))
+        return lax.pad(back, jnp.zeros((), R.dtype), around(borders, (0, 0, 0), True))
+    turned = jnp.swapaxes(jnp.flip(K, tuple(range(K.ndim - 2))), -1, -2)
+    reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
+    low = [r - before for r, (before, _) in zip(reach, padding, strict=True)]
+    sizes = zip(shape[1:-1], R.shape[1:-1], strides, reach, low, strict=True)
+    pads = tuple((before, size - (count - 1) * s - 1 + r - before) for size, count, s, r, before in sizes)
+    ones = (1,) * len(strides)
+    if strides == ones:
+        return _in_bands(R, turned, ones, pads, dilation)
+    return _convolved(R, turned, ones, pads, dilation, spacing=strides)
+
+
+def _is_pointwise(K: Array, padding: Padding) -> bool:
+    return K.size == K.shape[-1] * K.shape[-2] and not any(map(any, padding))
+
+
+def _convolved(
+    x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes, groups: int = 1, spacing: Sizes | None = None
+) -> Array:
+    """Convolution with channels last; `spacing` is the distance that the entries of x are brought to beforehand."""
+    last = x.ndim - 1
+    numbers = lax.ConvDimensionNumbers(
+        (0, last, *range(1, last)), (last, last - 1, *range(last - 1)), (0, last, *range(1, last))
+    )
+    return lax.conv_general_dilated(
+        x, K, strides, padding, spacing, dilation, dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+def _in_bands(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
+    """Convolution of images cut into bands that are laid side by side, where a row alone keeps only one thread busy.
+
+    XLA's CPU convolution shares out columns and channels among threads, but not rows. The sums are the same.
+    """
+    reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
+    counts = [
+        (size + sum(pad) - r - 1) // stride + 1
+        for size, pad, r, stride in zip(x.shape[1:-1], padding, reach, strides, strict=True)
+    ]
+    bands = _bands(counts, K.shape[-1])
+    if bands == 1:
+        return _convolved(x, K, strides, padding, dilation)
+    (rows, columns), (down, across) = counts, strides
+    width = x.shape[2] + sum(padding[1])
+    spare = -width % across
+    borders = [(0, 0, 0), (*padding[0], 0), (padding[1][0], padding[1][1] + spare, 0), (0, 0, 0)]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), borders)
+    height = rows // bands
+    span = (height - 1) * down + reach[0] + 1
+    cut = [lax.slice_in_dim(padded, at * height * down, at * height * down + span, axis=1) for at in range(bands)]
+    wide = _convolved(lax.concatenate(cut, 2), K, strides, ((0, 0), (0, reach[1] + 1 - across)), dilation)
+    parted = wide.reshape(x.shape[0], height, bands, -1, K.shape[-1])[:, :, :, :columns]
+    return jnp.swapaxes(parted, 1, 2).reshape(x.shape[0], rows, columns, K.shape[-1])
+
+
+def _bands(counts: Sequence[int], channels: int) -> int:
+    """Into how many bands to cut: few, of equal height, and none where rows are wide or channels many enough."""
+    if len(counts) != 2 or -(-counts[1] // _TILE) * -(-channels // _TILE) >= _TILES:
+        return 1
+    wanted = [b for b in range(2, counts[0] // 4 + 1) if counts[0] % b == 0 and b * counts[1] >= _TILES * _TILE]
+    return wanted[0] if wanted else 1

@@ -1,0 +1,72 @@
+"""Convolutions with channels last against those with channels first, in and out of bands, and their transposes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from backtrace_jax.ops import convolving
+from backtrace_jax.ops.convolving import conv, conv_back
+
+generator = np.random.default_rng(0)
+
+
+@st.composite
+def geometries(draw):
+    """Sizes at which rows are narrow enough for bands, and settings of all kinds."""
+    rank = 2
+    few = st.integers(1, 3)
+    window = [draw(st.integers(1, 4)) for _ in range(rank)]
+    dilation = tuple(draw(st.integers(1, 2)) for _ in range(rank))
+    reach = [step * (size - 1) for size, step in zip(window, dilation, strict=True)]
+    padding = tuple((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(rank))
+    sizes = [draw(st.integers(r + 1, 40)) for r in reach]
+    return {
+        "x": (1, *sizes, draw(few)),
+        "K": (*window, draw(few)),
+        "inputs": draw(few),
+        "strides": tuple(draw(few) for _ in range(rank)),
+        "padding": padding,
+        "dilation": dilation,
+    }
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=geometries())
+def test_channels_last_is_the_same_convolution(case):
+    """Forward and back, whatever the geometry; bands are made small enough to occur."""
+    *window, outputs = case["K"]
+    chosen = {name: case[name] for name in ("strides", "padding", "dilation")} | {"groups": 1}
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolving, "_TILE", 16)
+        x = jnp.asarray(generator.normal(size=(*case["x"][:-1], case["inputs"])))
+        K = jnp.asarray(generator.normal(size=(*window, case["inputs"], outputs)))
+        first, kernel = jnp.moveaxis(x, -1, 1), jnp.transpose(K, (3, 2, 0, 1))
+        expected = jnp.moveaxis(conv(first, kernel, **chosen), 1, -1)
+        found = conv(x, K, **chosen, channels_last=True)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        R = jnp.asarray(generator.normal(size=expected.shape))
+        (expected_back,) = jax.linear_transpose(
+            lambda x: conv(x, kernel, **chosen), jax.ShapeDtypeStruct(first.shape, x.dtype)
+        )(jnp.moveaxis(R, -1, 1))
+        found_back = conv_back(R, K, x.shape, **chosen, channels_last=True)
+        np.testing.assert_allclose(found_back, jnp.moveaxis(expected_back, 1, -1), atol=1e-12)
+
+
+def test_bands_change_no_bit():
+    x, K = (jnp.asarray(generator.normal(size=size), jnp.float32) for size in ((1, 56, 56, 64), (3, 3, 64, 64)))
+    plain = lax.conv_general_dilated(x, K, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    chosen = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    assert convolving._bands((56, 56), 64) > 1
+    np.testing.assert_array_equal(conv(x, K, **chosen, channels_last=True), plain)
+
+
+@pytest.mark.parametrize(
+    ("counts", "channels", "bands"),
+    [((56, 56), 64, 4), ((56, 56), 128, 1), ((14, 128), 8, 1), ((7, 7), 64, 1), ((9,), 8, 1)],
+)
+def test_how_many_bands(counts, channels, bands):
+    assert convolving._bands(counts, channels) == bands
