@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .engine.chunks import default_chunk, run_chunks
+from .engine.chunks import default_chunk, default_group, run_chunks
 from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
 from .engine.layers import select_layers, select_value
 from .engine.plan import Plan, plan_walk
@@ -136,11 +136,13 @@ def compile_model(model: Imported, settings: Settings, kept: DeviceWeights, devi
     plan = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
     request = _request(named.graph, plan, settings, form)
     masked = {name: _masked(named.graph, plan, name) for name in form.conditions}
-    chunk = settings.chunk or default_chunk(cost(named), device.platform)
+    effort = cost(named)
+    chunk = settings.chunk or default_chunk(effort, device.platform)
     weights = kept.put(program.weights)
     types = _chunk_types(program.graph, output, chunk, form)
     constant = _constant_types(program.graph, form, masked)
-    explain = compile_explain(request, weights, constant, types, device, prepare=settings.prepare)
+    group = default_group(effort, device.platform)
+    explain = compile_explain(request, weights, constant, types, device, prepare=settings.prepare, group=group)
     return Compiled(program, request, masked, explain.prepare(weights), chunk, form.rows, device, explain)
 
 

@@ -16,6 +16,7 @@ from ..errors import SettingError
 
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
 _GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
+_GROUP = 4  # divides every chunk above 1
 _ROWS = 8  # XLA's CPU matmuls give a row the same bits at any position in multiples of this many rows
 
 
@@ -25,6 +26,14 @@ def default_chunk(flops: float, platform: str) -> int:
     if effort >= _HEAVY:
         return 1
     return _ROWS if effort >= _LIGHT else 4 * _ROWS
+
+
+def default_group(flops: float, platform: str) -> int | None:
+    """Examples that are explained at a time within a call; None: all.
+
+    Where a few fill the machine, more only take memory, and touching new memory costs time of its own.
+    """
+    return _GROUP if platform == "cpu" and flops >= _HEAVY else None
 
 
 def check_chunk(chunk: Any) -> None:

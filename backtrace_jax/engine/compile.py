@@ -138,26 +138,53 @@ class Explain:
 
 
 def compile_explain(
-    request: Request, weights: Weights, constant: Constant, examples: Any, device: Device, *, prepare: bool = True
+    request: Request,
+    weights: Weights,
+    constant: Constant,
+    examples: Any,
+    device: Device,
+    *,
+    prepare: bool = True,
+    group: int | None = None,
 ) -> Explain:
     """Compile for chunks shaped like `examples` = (inputs, question), on one device; weights stay arguments.
 
-    With `prepare`, what follows from the weights alone is computed by a function of its own.
+    With `prepare`, what follows from the weights alone is computed by a function of its own. A chunk is explained
+    `group` examples at a time (None: all), one group after the other in the same memory.
     """
 
-    def batched(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
+    def explained(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
         return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
 
     options = COMPILER_OPTIONS.get(device.platform, {})
     with exact_types(request.precision), jax.default_device(device):
-        parts = split(batched, weights, constant, *examples, hoist=prepare)
+        parts = split(explained, weights, constant, *_first(group, examples), hoist=prepare)
         derive = jax.jit(parts.derive).lower(weights).compile(compiler_options=options)
         types = jax.eval_shape(parts.derive, weights)
-        call = jax.jit(lambda prepared, *rest: parts.call(*prepared, *rest))
-        run = call.lower((weights, types), constant, *examples).compile(compiler_options=options)
-    return Explain(
-        lambda weights: (weights, derive(weights)), run, sum(each.size * each.dtype.itemsize for each in types)
+
+        def batched(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
+            return _in_groups(lambda some: parts.call(*prepared, constant, *some), group, (inputs, asked))
+
+        run = jax.jit(batched).lower((weights, types), constant, *examples).compile(compiler_options=options)
+    derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
+    return Explain(lambda weights: (weights, derive(weights)), run, derived_bytes)
+
+
+def _first(group: int | None, examples: Any) -> Any:
+    """Types of the first group of examples."""
+    return jax.tree.map(
+        lambda each: jax.ShapeDtypeStruct((min(each.shape[0], group or each.shape[0]), *each.shape[1:]), each.dtype),
+        examples,
     )
+
+
+def _in_groups(function: Callable[[Any], Any], group: int | None, arrays: Any) -> Any:
+    """Apply a function to arrays, examples first, a group at a time."""
+    count = len(jax.tree.leaves(arrays)[0])
+    if group is None or count <= group:
+        return function(arrays)
+    groups = jax.tree.map(lambda array: array.reshape(-1, group, *array.shape[1:]), arrays)
+    return jax.tree.map(lambda array: array.reshape(count, *array.shape[2:]), jax.lax.map(function, groups))
 
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Forward:

@@ -41,6 +41,8 @@ def conv(
         return _convolved(x, K, strides, padding, dilation, groups)
     if _is_pointwise(K, padding):
         return jnp.matmul(lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1)), K.reshape(K.shape[-2:]))
+    if _is_patchwise(x.shape, K, strides, padding, dilation):
+        return jnp.matmul(_patches(x, strides), K.reshape(-1, K.shape[-1]))
     return _in_bands(x, K, strides, padding, dilation)
 
 
@@ -70,6 +72,9 @@ def conv_back(
         borders = [(0, size - (count - 1) * stride - 1, stride - 1) for size, count, stride in spread]
         back = jnp.einsum("...o,io->...i", R, K.reshape(K.shape[-2:]))
         return lax.pad(back, jnp.zeros((), R.dtype), around(borders, (0, 0, 0), True))
+    if _is_patchwise(shape, K, strides, padding, dilation):
+        pushed = jnp.einsum("...o,io->...i", R, K.reshape(-1, K.shape[-1]))
+        return _image(pushed, shape, strides)
     turned = jnp.swapaxes(jnp.flip(K, tuple(range(K.ndim - 2))), -1, -2)
     reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
     low = [r - before for r, (before, _) in zip(reach, padding, strict=True)]
@@ -83,6 +88,32 @@ def conv_back(
 
 def _is_pointwise(K: Array, padding: Padding) -> bool:
     return K.size == K.shape[-1] * K.shape[-2] and not any(map(any, padding))
+
+
+def _is_patchwise(shape: Sizes, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> bool:
+    """Whether every entry belongs to one window."""
+    even = not any(size % stride for size, stride in zip(shape[1:-1], strides, strict=True))
+    return even and K.shape[:-2] == strides and not any(map(any, padding)) and set(dilation) == {1}
+
+
+def _patches(x: Array, window: Sizes) -> Array:
+    """x [N, *spatial, C] as [N, *windows, entries of a window]."""
+    counts = [size // step for size, step in zip(x.shape[1:-1], window, strict=True)]
+    parted = x.reshape(x.shape[0], *(size for pair in zip(counts, window, strict=True) for size in pair), x.shape[-1])
+    order = _windows_first(len(window))
+    return parted.transpose(order).reshape(x.shape[0], *counts, -1)
+
+
+def _image(patches: Array, shape: Sizes, window: Sizes) -> Array:
+    """The inverse of `_patches`."""
+    parted = patches.reshape(*patches.shape[:-1], *window, shape[-1])
+    order = _windows_first(len(window))
+    return parted.transpose([order.index(axis) for axis in range(len(order))]).reshape(shape)
+
+
+def _windows_first(rank: int) -> tuple[int, ...]:
+    """Order of the axes (batch, count, size, count, size, ..., channels) in which counts come before sizes."""
+    return (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
 
 
 def _convolved(

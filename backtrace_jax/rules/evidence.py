@@ -36,11 +36,13 @@ class View:
         parts: Splits an operand; a share is the sum over its parts of part times what comes back to it.
         kernels: Splits the weights.
         totals: For each total, the (kernel, part) pairs whose contributions it adds up.
+        cancels: Whether a total may be smaller than the contributions it adds up.
     """
 
     parts: Split
     kernels: Split
     totals: tuple[tuple[tuple[int, int], ...], ...]
+    cancels: bool = False
 
 
 def _whole(x: Array) -> Parts:
@@ -70,7 +72,7 @@ def _squares(x: Array) -> Parts:
 
 _ALIKE, _OPPOSITE = ((0, 0), (1, 1)), ((1, 0), (0, 1))
 
-SIGNED = View(_whole, _whole, (((0, 0),),))
+SIGNED = View(_whole, _whole, (((0, 0),),), cancels=True)
 """One total, z = Σ c."""
 
 MAGNITUDE = View(_magnitude, _magnitude, (((0, 0),),))
@@ -129,7 +131,13 @@ def _of_map(site: Site, view: View) -> Evidence:
     def push(*rates: Array) -> Shares:
         return {linear.position: _joined(parts, _unmix(linear.back, view, kernels, parts, rates))}
 
-    return Evidence(_mix(linear.apply, view, kernels, parts), linear.bias, site.result, _gain(kernels, parts), push)
+    return Evidence(
+        _mix(linear.apply, view, kernels, parts),
+        linear.bias,
+        site.result,
+        _gain(kernels, parts if view.cancels else None),
+        push,
+    )
 
 
 def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
@@ -190,7 +198,8 @@ def _of_sum(site: Site, view: View) -> Evidence:
         pushed = back(rates)
         return {k: _joined(parts[k], pushed[k]).astype(x.dtype) for k, x in enumerate(site.operands)}
 
-    return Evidence(totals, None, site.result, _gain(None, [part for own in parts for part in own]), push)
+    gain = _gain(None, [part for own in parts for part in own] if view.cancels else None)
+    return Evidence(totals, None, site.result, gain, push)
 
 
 def _of_product(site: Site, view: View) -> Evidence:
@@ -209,10 +218,12 @@ def _of_product(site: Site, view: View) -> Evidence:
     return Evidence(totals, None, site.result, _gain(a, b), push)
 
 
-def _gain(kernels: Parts | None, parts: Parts) -> Array:
-    """What a rate may be multiplied by: weights, then the operand, since evidence may cancel to less than its parts."""
-    operand = jnp.maximum(_largest(parts), 1)
-    product = operand if kernels is None else operand * jnp.maximum(_largest(kernels), 1)
+def _gain(kernels: Parts | None, parts: Parts | None) -> Array | float:
+    """What a rate may be multiplied by: weights, then the operand, where evidence may cancel to less than its parts."""
+    factors = [jnp.maximum(_largest(arrays), 1) for arrays in (kernels, parts) if arrays]
+    if not factors:
+        return 1.0
+    product = functools.reduce(jnp.multiply, factors)
     return jnp.minimum(product, jnp.finfo(product.dtype).max)
 
 

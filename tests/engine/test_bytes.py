@@ -10,25 +10,33 @@ import jax
 import numpy as np
 import pytest
 
-from backtrace_jax import Explainer, Explanation, explain
+from backtrace_jax import Explainer, Explanation, compiled, explain
 from tests.zoo import exported
 
 pytestmark = pytest.mark.optimised
-MODELS = ("mlp", "lenet_relu", "resnet_small", "bert")
+GROUPED = {"resnet_small in groups": "resnet_small", "bert in groups": "bert"}
+"""Explained a few at a time within a chunk, as only heavy models are by default."""
+MODELS = ("mlp", "lenet_relu", "resnet_small", "bert", *GROUPED)
 COUNT = 33
 Inputs = dict[str, np.ndarray]
 
 
 @functools.cache
 def explainer(name: str) -> Explainer:
-    return Explainer(exported(name).model)
+    if name not in GROUPED:
+        return Explainer(exported(name).model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "default_group", lambda *_: 4)
+        call = Explainer(exported(GROUPED[name]).model, chunk=8)
+        call({key: array[:1] for key, array in examples(name).items()})
+    return call
 
 
 @functools.cache
 def examples(name: str) -> Inputs:
     """Different examples: images with noise; sentences as they are, with one word exchanged."""
     generator, chosen = np.random.default_rng(0), np.arange(COUNT) % 3
-    inputs = {key: value[chosen] for key, value in exported(name).inputs.items()}
+    inputs = {key: value[chosen] for key, value in exported(GROUPED.get(name, name)).inputs.items()}
     if "input_ids" in inputs:
         inputs["input_ids"][:, 1] = 3 + np.arange(COUNT)
         return inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.engine.chunks import check_chunk, default_chunk, run_chunks
+from backtrace_jax.engine.chunks import check_chunk, default_chunk, default_group, run_chunks
 from backtrace_jax.errors import SettingError
 
 
@@ -69,3 +69,9 @@ def test_heavier_models_run_in_smaller_chunks():
         for flops in 10.0 ** np.arange(14):
             check_chunk(default_chunk(float(flops), platform))
     assert default_chunk(1e9, "gpu") > 1
+
+
+def test_heavy_models_go_through_a_chunk_in_groups():
+    assert default_group(1e10, "cpu") == 4
+    assert default_group(1e8, "cpu") is None
+    assert default_group(1e10, "gpu") is None

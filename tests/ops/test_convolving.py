@@ -56,6 +56,22 @@ def test_channels_last_is_the_same_convolution(case):
         np.testing.assert_allclose(found_back, jnp.moveaxis(expected_back, 1, -1), atol=1e-12)
 
 
+@pytest.mark.parametrize("window", [(4,), (2, 3), (2, 1, 2)])
+def test_patches(window):
+    """Windows side by side, as vision transformers cut images."""
+    rank = len(window)
+    with jax.enable_x64(True):
+        x = jnp.asarray(generator.normal(size=(1, *(3 * size for size in window), 2)))
+        K = jnp.asarray(generator.normal(size=(*window, 2, 5)))
+        chosen = {"strides": window, "padding": ((0, 0),) * rank, "dilation": (1,) * rank, "groups": 1}
+        first, kernel = jnp.moveaxis(x, -1, 1), jnp.moveaxis(K, (-1, -2), (0, 1))
+        expected = jnp.moveaxis(conv(first, kernel, **chosen), 1, -1)
+        np.testing.assert_allclose(conv(x, K, **chosen, channels_last=True), expected, atol=1e-12)
+        R = jnp.asarray(generator.normal(size=expected.shape))
+        (back,) = jax.linear_transpose(lambda x: conv(x, K, **chosen, channels_last=True), x)(R)
+        np.testing.assert_allclose(conv_back(R, K, x.shape, **chosen, channels_last=True), back, atol=1e-12)
+
+
 def test_bands_change_no_bit():
     x, K = (jnp.asarray(generator.normal(size=size), jnp.float32) for size in ((1, 56, 56, 64), (3, 3, 64, 64)))
     plain = lax.conv_general_dilated(x, K, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
