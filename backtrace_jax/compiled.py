@@ -206,7 +206,7 @@ def _masked(graph: Graph, plan: Plan, name: str) -> Var:
         SettingError: When there is none, or no relevance comes by.
     """
     found = select_value(graph, name)
-    passed = {var.name for step in plan.steps for var in step.eqn.outvars}
+    passed = {var.name for step in plan.steps for var in step.eqn.outvars} & {var.name for var in graph.variables()}
     if found is None or found.name not in passed:
         raise SettingError(
             f"conditions: no relevance passes a value or module called {name!r}; passed are, for example: "

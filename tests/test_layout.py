@@ -123,6 +123,8 @@ def test_shapes_share_their_weights_on_the_device():
     explainer = Explainer(model("N"))
     explainer(X)
     explainer(X, start=np.ones((6, 3), np.float32))
-    plain, custom = (explainer._compiled(Form((("x", (5,)),), custom=custom)).weights for custom in (False, True))
+    (plain, _), (custom, _) = (
+        explainer._compiled(Form((("x", (5,)),), custom=custom)).weights for custom in (False, True)
+    )
     assert plain.keys() == custom.keys()
     assert all(plain[name] is custom[name] for name in plain)

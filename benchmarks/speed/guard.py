@@ -21,7 +21,7 @@ from . import machine, results
 from .contestants import CONTESTANTS
 
 TOLERANCE = 0.15
-"""How much worse a ratio may be: medians of ten rounds on two shared cores differ by a third of that."""
+"""How much worse a ratio may be: a choice, above what two runs on a shared machine differ by."""
 
 
 def ratios(found: Mapping[str, Any]) -> dict[str, float]:
