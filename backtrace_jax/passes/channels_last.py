@@ -40,6 +40,11 @@ def _turned(shape: Sequence[int]) -> tuple[int, ...]:
     return (shape[0], *shape[2:], shape[1])
 
 
+def _place(axis: int, rank: int) -> int:
+    """Where an axis stands in the turned form."""
+    return {0: 0, 1: rank - 1}.get(axis, axis - 1)
+
+
 class _Turning:
     """One sweep over a graph."""
 
@@ -86,15 +91,15 @@ class _Turning:
         return True
 
     def reduction(self, eqn: Eqn) -> bool:
-        x, axes = eqn.invars[0], eqn.params["axes"]
+        x, rank = eqn.invars[0], len(eqn.invars[0].shape)
         if x.name not in self.last:
             return False
-        moved = {0: 0, 1: len(x.shape) - 1}
-        turned = tuple(sorted(moved.get(axis, axis - 1) for axis in axes))
+        axes = [axis % rank for axis in eqn.params["axes"]]
+        turned = tuple(sorted(_place(axis, rank) for axis in axes))
         if eqn.params["keepdims"]:
             self.emit(eqn, [self.last[x.name]], axes=turned)
             return True
-        left = [axis for axis in range(2, len(x.shape)) if axis not in axes]
+        left = [axis for axis in range(2, rank) if axis not in axes]
         if left and 1 not in axes:  # channels would stand behind what is left of the image
             return False
         self.eqns.append(replace(eqn, invars=(self.last[x.name],), params={**eqn.params, "axes": turned}))
@@ -103,8 +108,9 @@ class _Turning:
     def concatenation(self, eqn: Eqn) -> bool:
         if not all(var.name in self.last for var in eqn.invars):
             return False
-        axis, rank = eqn.params["axis"] % len(eqn.invars[0].shape), len(eqn.invars[0].shape)
-        self.emit(eqn, [self.last[var.name] for var in eqn.invars], axis={0: 0, 1: rank - 1}.get(axis, axis - 1))
+        rank = len(eqn.invars[0].shape)
+        axis = _place(eqn.params["axis"] % rank, rank)
+        self.emit(eqn, [self.last[var.name] for var in eqn.invars], axis=axis)
         return True
 
     def emit(self, eqn: Eqn, operands: Sequence[Var], **settings: object) -> None:
@@ -149,10 +155,7 @@ class _Turning:
     def operand(self, var: Var, eqn: Eqn) -> Var:
         if var.name in self.last or (var.name not in self.weights and var.shape):
             return self.turn(var, eqn)
-        return self.spread(var, self.rank_of(eqn)) if var.shape else var
-
-    def rank_of(self, eqn: Eqn) -> int:
-        return len(eqn.outvars[0].shape)
+        return self.spread(var, len(eqn.outvars[0].shape)) if var.shape else var
 
     def spread(self, var: Var, rank: int) -> Var:
         """A constant that broadcasts against a turned value."""
