@@ -21,7 +21,7 @@ _XLA = "/jax/core/compile/backend_compile_duration"
 
 
 def lowered(stored: Stored, batch: int) -> tuple[Program, dict[str, Any], dict[str, Any]]:
-    """The program as the device is to run it, its weights, and a batch of inputs; each example has an axis of size 1."""
+    """The program as the device is to run it, its weights, and a batch of inputs, each with an axis of size 1."""
     inputs = stored.inputs(batch)
     program = simplify(read(stored.onnx).lower({name: (1, *array.shape[1:]) for name, array in inputs.items()}))
     program = arranged(program, jax.default_backend())
