@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax import Array
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var, jaxpr_as_fun
 
 
@@ -78,4 +79,5 @@ def _hoisted(closed: ClosedJaxpr, known: set[Var]) -> list[JaxprEqn]:
 
 
 def _bytes(variables: Iterable[Var]) -> int:
-    return sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
+    types = [cast(ShapedArray, var.aval) for var in variables]
+    return sum(each.size * each.dtype.itemsize for each in types)

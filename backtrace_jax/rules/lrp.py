@@ -112,9 +112,9 @@ def _fitted(bound: Any, shape: tuple[int, ...], channels_last: bool) -> np.ndarr
     """
     array = np.asarray(bound)
     channels = array.ndim == 1 and len(shape) > 2
-    shape = (shape[0], shape[-1], *shape[1:-1]) if channels_last else shape
+    model = shape[:1] + shape[-1:] + shape[1:-1] if channels_last else shape
     try:
-        fitted = np.broadcast_to(array.reshape(-1, *(1,) * (len(shape) - 2)) if channels else array, shape)
+        fitted = np.broadcast_to(array.reshape(-1, *(1,) * (len(shape) - 2)) if channels else array, model)
         return np.moveaxis(fitted, 1, -1) if channels_last else fitted
     except ValueError:
         raise SettingError(
