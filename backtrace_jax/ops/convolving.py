@@ -14,6 +14,7 @@ Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 _TILE = 64  # columns, and output channels, that XLA's CPU convolution gives to one thread
 _TILES = 2  # that it takes to keep two threads busy
+_LANES = 16  # channels that a vector register holds
 
 
 def around(spatial: Sequence[Any], edge: Any, channels_last: bool) -> tuple[Any, ...]:
@@ -83,6 +84,8 @@ def conv_back(
     ones = (1,) * len(strides)
     if strides == ones:
         return _in_bands(R, turned, ones, pads, dilation)
+    if turned.shape[-1] < _LANES and dilation == ones:
+        return _in_phases(R, turned, shape, strides, low)
     return _convolved(R, turned, ones, pads, dilation, spacing=strides)
 
 
@@ -127,6 +130,36 @@ def _convolved(
     return lax.conv_general_dilated(
         x, K, strides, padding, spacing, dilation, dimension_numbers=numbers, feature_group_count=groups
     )
+
+
+def _in_phases(R: Array, K: Array, shape: Sizes, strides: Sizes, low: Sequence[int]) -> Array:
+    """Convolution, to this shape, of R with its entries brought `strides` apart and `low` zeros before them.
+
+    Entries of the result that lie equally far behind an entry of R are one phase; all phases come from one convolution
+    of R itself, side by side in the channels. That pays where channels alone, an image's three, fill no register.
+    """
+    rank, sizes = len(strides), list(zip(shape[1:-1], K.shape, strides, low, strict=False))
+    first = [-(before // stride) for _, _, stride, before in sizes]
+    last = [(stride + size - 2 - before) // stride for _, size, stride, before in sizes]
+    spans = [end - start + 1 for start, end in zip(first, last, strict=True)]
+    ahead = [stride - 1 - before - stride * start for (_, _, stride, before), start in zip(sizes, first, strict=True)]
+    borders = [
+        (skip, span * stride - size - skip, 0)
+        for skip, span, (_, size, stride, _) in zip(ahead, spans, sizes, strict=True)
+    ]
+    parted = lax.pad(K, jnp.zeros((), K.dtype), [*borders, (0, 0, 0), (0, 0, 0)])
+    parted = parted.reshape(*(n for pair in zip(spans, strides, strict=True) for n in pair), *K.shape[-2:])
+    steps, phases = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
+    phased = jnp.flip(parted, phases).transpose(*steps, 2 * rank, *phases, 2 * rank + 1)
+    counts = [-(-size // stride) for size, _, stride, _ in sizes]
+    padding = tuple(
+        (-start, count + end - given)
+        for start, end, count, given in zip(first, last, counts, R.shape[1:-1], strict=True)
+    )
+    ones = (1,) * rank
+    found = _convolved(R, phased.reshape(*spans, K.shape[-2], -1), ones, padding, ones)
+    whole = [count * stride for count, stride in zip(counts, strides, strict=True)]
+    return lax.slice(_image(found, (shape[0], *whole, shape[-1]), strides), (0,) * len(shape), shape)
 
 
 def _in_bands(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> Array:

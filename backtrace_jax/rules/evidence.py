@@ -103,7 +103,8 @@ class Evidence(NamedTuple):
         totals: Evidence per unit of the result, one array for each total of the view.
         bias: Additive parameters, broadcastable to the result; None: none.
         value: Value of the result, bias included.
-        gain: Largest magnitude, at least 1, by which one entry of the result is multiplied on the way back.
+        gain: Largest magnitude, at least 1, by which an entry of the result is multiplied on the way back: one for all
+            or one for each.
         push: Takes for each total a rate, in the result's shape, and gives each operand Σ_i rate_i c_ij.
     """
 
@@ -198,7 +199,8 @@ def _of_sum(site: Site, view: View) -> Evidence:
         pushed = back(rates)
         return {k: _joined(parts[k], pushed[k]).astype(x.dtype) for k, x in enumerate(site.operands)}
 
-    gain = _gain(None, [part for own in parts for part in own] if view.cancels else None)
+    sizes = same_rank(*(jnp.abs(part) for own in parts for part in own)) if view.cancels else []
+    gain = functools.reduce(jnp.maximum, sizes, jnp.ones((), site.result.dtype))  # unit by unit: each has its own x_k
     return Evidence(totals, None, site.result, gain, push)
 
 
