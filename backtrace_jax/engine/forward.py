@@ -10,7 +10,6 @@ from jax import lax
 from ..ir import Graph
 from ..ops import compute
 
-
 _AVERAGES = ("avg_pool", "reduce_mean", "reduce_sum")
 
 

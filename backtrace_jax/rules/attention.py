@@ -10,7 +10,7 @@ from jax import Array, lax
 from ..ops import LINEAR
 from ..ops.linear import mul
 from .composite import Rule
-from .site import BIAS, DEAD, STABILISER, Kept, Shares, Site, spread
+from .site import BIAS, Kept, Shares, Site, stabilised
 
 
 def taylor_softmax(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -37,11 +37,9 @@ def centred_norm(site: Site, R: Array, *, epsilon: float) -> tuple[Shares, Kept]
     centred = x - jnp.mean(x, axes, keepdims=True)
     scale = lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + site.params["epsilon"])
     scale = mul(scale, affine[0]) if affine else scale
-    small = jnp.where(site.result < 0, -epsilon, epsilon).astype(R.dtype)
-    rate, dead = spread(R, site.result + small, jnp.max(jnp.abs(scale), initial=0))
+    rate, kept = stabilised(R, site.result, epsilon, jnp.max(jnp.abs(scale), initial=0))
     pushed = rate * jnp.broadcast_to(scale, rate.shape)
     share = x * (pushed - jnp.mean(pushed, axes, keepdims=True))
-    kept = {STABILISER: small * rate, DEAD: dead}
     return {0: share}, {**kept, BIAS: mul(rate, affine[1])} if len(affine) > 1 else kept
 
 

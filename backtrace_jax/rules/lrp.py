@@ -19,7 +19,7 @@ from jax import Array
 
 from ..errors import SettingError
 from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather, square
-from .site import BIAS, DEAD, STABILISER, Kept, Shares, Site, Spread, spread
+from .site import BIAS, Kept, Shares, Site, stabilised
 
 KEEP, IGNORE = "keep", "ignore"
 EPSILON = 1e-6
@@ -30,8 +30,8 @@ def epsilon(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP)
     evidence = gather(site, SIGNED)
     b = _bias(evidence, bias)
     z = evidence.value if b is evidence.bias else evidence.totals[0]
-    shared, taken = _stabilised(R, z, epsilon, evidence.gain)
-    return evidence.push(shared.rate), _kept(shared, taken, b)
+    rate, kept = stabilised(R, z, epsilon, evidence.gain)
+    return evidence.push(rate), _with_bias(kept, b, rate)
 
 
 def gamma(
@@ -45,8 +45,8 @@ def gamma(
     favour_p, favour_n = (1 + gamma * side.astype(R.dtype) for side in (z >= 0, z < 0))
     favoured = None if b is None else favour_p * jnp.maximum(b, 0) - favour_n * jnp.maximum(-b, 0)
     total = favour_p * positive - favour_n * negative
-    shared, taken = _stabilised(R, total if favoured is None else total + favoured, epsilon, evidence.gain)
-    return evidence.push(favour_p * shared.rate, -favour_n * shared.rate), _kept(shared, taken, favoured)
+    rate, kept = stabilised(R, total if favoured is None else total + favoured, epsilon, evidence.gain)
+    return evidence.push(favour_p * rate, -favour_n * rate), _with_bias(kept, favoured, rate)
 
 
 def alpha_beta(
@@ -59,9 +59,9 @@ def alpha_beta(
     rates, kept = [], []
     for part, total, sign in sides:
         own = None if b is None else jnp.maximum(sign * b, 0)
-        shared, taken = _stabilised(part, total if own is None else total + own, epsilon, evidence.gain)
-        rates.append(shared.rate)
-        kept.append(_kept(shared, taken, own))
+        rate, taken = stabilised(part, total if own is None else total + own, epsilon, evidence.gain)
+        rates.append(rate)
+        kept.append(_with_bias(taken, own, rate))
     return evidence.push(*rates), {cause: kept[0][cause] + kept[1][cause] for cause in kept[0]}
 
 
@@ -70,8 +70,8 @@ def _one_sided(view: View, site: Site, R: Array, epsilon: float, bias: Any) -> t
     evidence = gather(site, view)
     b = None if bias is None or evidence.bias is None else bias(evidence.bias)
     total = evidence.totals[0] if b is None else evidence.totals[0] + b
-    shared, taken = _stabilised(R, total, epsilon, evidence.gain)
-    return evidence.push(shared.rate), _kept(shared, taken, b)
+    rate, kept = stabilised(R, total, epsilon, evidence.gain)
+    return evidence.push(rate), _with_bias(kept, b, rate)
 
 
 def z_plus(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) -> tuple[Shares, Kept]:
@@ -131,16 +131,5 @@ def _bias(evidence: Evidence, bias: str) -> Array | None:
     return evidence.bias if bias == KEEP else None
 
 
-def _stabilised(R: Array, z: Array, epsilon: float, gain: Any) -> tuple[Spread, Array]:
-    """R/(z + ε sign z), and what the epsilon takes."""
-    if not epsilon:
-        shared = spread(R, z, gain)
-        return shared, jnp.zeros_like(shared.rate)
-    small = jnp.where(z < 0, -epsilon, epsilon).astype(R.dtype)
-    shared = spread(R, z + small, gain)
-    return shared, small * shared.rate
-
-
-def _kept(shared: Spread, taken: Array, bias: Array | None) -> Kept:
-    kept = {DEAD: shared.dead, STABILISER: taken}
-    return kept if bias is None else {**kept, BIAS: bias * shared.rate}
+def _with_bias(kept: Kept, bias: Array | None, rate: Array) -> Kept:
+    return kept if bias is None else {**kept, BIAS: bias * rate}

@@ -145,6 +145,20 @@ def spread(R: Array, D: Array, gain: Array | float = 1.0) -> Spread:
     return Spread(rate, jnp.where(none, R, 0))
 
 
+def stabilised(R: Array, z: Array, epsilon: float, gain: Array | float = 1.0) -> tuple[Array, Kept]:
+    """R/(z + ε sign z), and what is kept on the way.
+
+    Without an epsilon relevance that meets no evidence is dead. With one there is always evidence, and the stabiliser
+    takes what is too large to be divided by it, too.
+    """
+    if not epsilon:
+        rate, dead = spread(R, z, gain)
+        return rate, {DEAD: dead}
+    small = jnp.where(z < 0, -epsilon, epsilon).astype(R.dtype)
+    rate, over = spread(R, z + small, gain)
+    return rate, {STABILISER: small * rate + over}
+
+
 def fit(R: Array, like: Array) -> Array:
     """Sum relevance over the axes along which an operand was broadcast, and give it the operand's float type.
 
