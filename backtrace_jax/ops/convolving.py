@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -15,6 +17,8 @@ Padding: TypeAlias = tuple[tuple[int, int], ...]
 _TILE = 64  # columns, and output channels, that XLA's CPU convolution gives to one thread
 _TILES = 2  # that it takes to keep two threads busy
 _LANES = 16  # channels that a vector register holds
+_NARROW = 8  # columns that leave most of a tile empty
+_FEW = 9  # entries of a window that are cheap to copy side by side
 
 
 def around(spatial: Sequence[Any], edge: Any, channels_last: bool) -> tuple[Any, ...]:
@@ -44,7 +48,7 @@ def conv(
         return jnp.matmul(lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1)), K.reshape(K.shape[-2:]))
     if _is_patchwise(x.shape, K, strides, padding, dilation):
         return jnp.matmul(_patches(x, strides), K.reshape(-1, K.shape[-1]))
-    return _in_bands(x, K, strides, padding, dilation)
+    return _tiled(x, K, strides, padding, dilation)
 
 
 def conv_back(
@@ -83,7 +87,7 @@ def conv_back(
     pads = tuple((before, size - (count - 1) * s - 1 + r - before) for size, count, s, r, before in sizes)
     ones = (1,) * len(strides)
     if strides == ones:
-        return _in_bands(R, turned, ones, pads, dilation)
+        return _tiled(R, turned, ones, pads, dilation)
     if turned.shape[-1] < _LANES and dilation == ones:
         return _in_phases(R, turned, shape, strides, low)
     return _convolved(R, turned, ones, pads, dilation, spacing=strides)
@@ -162,16 +166,19 @@ def _in_phases(R: Array, K: Array, shape: Sizes, strides: Sizes, low: Sequence[i
     return lax.slice(_image(found, (shape[0], *whole, shape[-1]), strides), (0,) * len(shape), shape)
 
 
-def _in_bands(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
-    """Convolution of images cut into bands that are laid side by side, where a row alone keeps only one thread busy.
+def _tiled(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
+    """Convolution of images in a form that fills the tiles of XLA's CPU convolution, and keeps two threads busy.
 
-    XLA's CPU convolution shares out columns and channels among threads, but not rows. The sums are the same.
+    It shares out columns and channels, but not rows: images with rows too narrow for that are cut into bands that are
+    laid side by side, which changes no sum, and the narrowest become a matrix product.
     """
     reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
     counts = [
         (size + sum(pad) - r - 1) // stride + 1
         for size, pad, r, stride in zip(x.shape[1:-1], padding, reach, strides, strict=True)
     ]
+    if counts[-1] <= _NARROW and math.prod(K.shape[:-2]) <= _FEW:
+        return _gathered(x, K, counts, strides, padding, dilation)
     bands = _bands(counts, K.shape[-1])
     if bands == 1:
         return _convolved(x, K, strides, padding, dilation)
@@ -186,6 +193,23 @@ def _in_bands(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Si
     wide = _convolved(lax.concatenate(cut, 2), K, strides, ((0, 0), (0, reach[1] + 1 - across)), dilation)
     parted = wide.reshape(x.shape[0], height, bands, -1, K.shape[-1])[:, :, :, :columns]
     return jnp.swapaxes(parted, 1, 2).reshape(x.shape[0], rows, columns, K.shape[-1])
+
+
+def _gathered(x: Array, K: Array, counts: Sequence[int], strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
+    """Convolution as a matrix product, with the entries of each window side by side."""
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in padding), (0, 0, 0)])
+    spans = [(count - 1) * stride + 1 for count, stride in zip(counts, strides, strict=True)]
+    offsets = itertools.product(*(range(0, n * step, step) for n, step in zip(K.shape, dilation, strict=False)))
+    entries = [
+        lax.slice(
+            padded,
+            (0, *at, 0),
+            (x.shape[0], *(start + span for start, span in zip(at, spans, strict=True)), x.shape[-1]),
+            (1, *strides, 1),
+        )
+        for at in offsets
+    ]
+    return jnp.matmul(lax.concatenate(entries, x.ndim - 1), K.reshape(-1, K.shape[-1]))
 
 
 def _bands(counts: Sequence[int], channels: int) -> int:
