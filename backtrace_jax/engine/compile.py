@@ -18,7 +18,7 @@ from .forward import forward
 from .plan import Plan
 from .prepare import split
 from .procedures import Job, attribute
-from .walk import Books, totals
+from .walk import Books, total
 
 
 class Result(NamedTuple):
@@ -107,7 +107,7 @@ def explain_example(
     return Result(
         {name: values[var.name] for name, var in named.items()},
         target,
-        totals(start, task.nonnegative, paired=plan.paired),
+        jnp.stack(total(start, task.nonnegative, paired=plan.paired), axis=-1),
         {var.name: outcome.relevance[var.name] for var in graph.inputs if var.name in request.reached},
         {key: _relevance(outcome.relevance, values, name, plan) for key, name in request.layers.items()},
         outcome.books if mode.conserving else None,

@@ -32,6 +32,13 @@ class Books(NamedTuple):
     absolute: Any
 
 
+class Total(NamedTuple):
+    """A sum, and the sum of magnitudes; in pairs one for each channel, [2]."""
+
+    signed: Array
+    absolute: Array
+
+
 class Walked(NamedTuple):
     """Relevance of every value the walk reached, by name, and the books."""
 
@@ -62,11 +69,10 @@ def walk(
     tour = _Tour(plan, starts, nonnegative, masks or {})
     for step in plan.steps:
         tour.visit(step, values, reference)
-    books = jnp.concatenate(tour.rows) if tour.rows else jnp.zeros((0, *tour.row_shape), jnp.float64)
-    return Walked(tour.relevance, Books(books[..., 0], books[..., 1]))
+    return Walked(tour.relevance, Books(*map(jnp.concatenate, zip(tour.blank(0), *tour.rows, strict=True))))
 
 
-_Handed: TypeAlias = tuple[Shares, dict[str, list[Array]], list[Array]]
+_Handed: TypeAlias = tuple[Shares, dict[str, list[Total]], list[Books]]
 
 
 class _Tour:
@@ -77,8 +83,8 @@ class _Tour:
         self.relevance: dict[str, Array] = dict(starts)
         self.signless = dict.fromkeys(starts, nonnegative)
         self.received = {name: self._totals(start, nonnegative) for name, start in starts.items()}
-        self.rows: list[Array] = []
-        self.row_shape = (2 + len(KEPT), 2, 2) if plan.paired else (2 + len(KEPT), 2)
+        self.channels = (2,) if plan.paired else ()
+        self.rows: list[Books] = []
 
     def visit(self, step: Step, values: Values, reference: Values | None) -> None:
         """Hand on what an equation's results have received, and add a row to the books, and those of its body."""
@@ -93,7 +99,8 @@ class _Tour:
         kept[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
         kept[DEAD] += cut
         received = [self.received[name] for name in names]
-        self.rows += [jnp.stack([self._sum(each) for each in (received, handed, *kept.values())])[None], *inner]
+        row = [self._sum(each) for each in (received, handed, *kept.values())]
+        self.rows += [Books(*(jnp.stack(each)[None] for each in zip(*row, strict=True))), *inner]
         for i in filter(step.bears.__getitem__, shares):
             self._hand_on(step.eqn.invars[i].name, shares[i], entries[i], sure)
         return None
@@ -113,32 +120,38 @@ class _Tour:
 
         assert step.body is not None
         shares, books = walk_over_time(step, values, self.relevance, nonnegative=sure, reference=reference)
-        rows = jnp.stack(books, axis=-1)
-        own = jnp.sum(rows[jnp.array(step.body.own_rows, jnp.int32)], axis=0)
-        return shares, {cause: [own[2 + i]] for i, cause in enumerate(KEPT)}, [rows]
+        steps = jnp.array(step.body.own_rows, jnp.int32)
+        own = [jnp.sum(book[steps], axis=0) for book in books]
+        return shares, {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}, [books]
 
     def _skip(self, step: Step) -> None:
-        self.rows.append(jnp.zeros((len(step.nodes), *self.row_shape), jnp.float64))
+        self.rows.append(self.blank(len(step.nodes)))
 
-    def _cut(self, name: str, sure: bool) -> Array:
+    def blank(self, rows: int) -> Books:
+        """Books of nodes that nothing has reached."""
+        nothing = jnp.zeros((rows, 2 + len(KEPT), *self.channels), jnp.float64)
+        return Books(nothing, nothing)
+
+    def _cut(self, name: str, sure: bool) -> Total:
         """Apply a mask, and give the totals of what it cuts off."""
         whole = self.relevance[name]
         mask = jnp.broadcast_to(self.masks[name].astype(whole.dtype), whole.shape)  # in pairs, for both channels
         self.relevance[name] = whole * mask
         return self._totals(whole * (1 - mask), sure)
 
-    def _hand_on(self, name: str, share: Array, entry: Array, sure: bool) -> None:
+    def _hand_on(self, name: str, share: Array, entry: Total, sure: bool) -> None:
         """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
         known = name in self.relevance
         self.relevance[name] = self.relevance[name] + share if known else share
-        self.received[name] = self.received[name] + entry if known else entry
+        self.received[name] = self._sum([self.received[name], entry]) if known else entry
         self.signless[name] = sure and self.signless.get(name, True)
 
-    def _totals(self, array: Array, nonnegative: bool) -> Array:
-        return totals(array, nonnegative, paired=self.paired)
+    def _totals(self, array: Array, nonnegative: bool) -> Total:
+        return total(array, nonnegative, paired=self.paired)
 
-    def _sum(self, entries: list[Array]) -> Array:
-        return sum(entries, jnp.zeros(self.row_shape[1:], jnp.float64))
+    def _sum(self, entries: list[Total]) -> Total:
+        nothing = jnp.zeros(self.channels, jnp.float64)
+        return jax.tree.map(lambda *each: sum(each[1:], each[0]), *entries) if entries else Total(nothing, nothing)
 
 
 def _check_shares(step: Step, shares: Shares, paired: bool) -> None:
@@ -162,14 +175,9 @@ def site_of(step: Step, values: Values, reference: Values | None = None) -> Site
     return Site(op, eqn.params, step.kind, step.bears, step.saturation, signs, step.gate, operands, result, compared)
 
 
-def totals(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Array:
-    """Signed and absolute total, [2], in float64, so that the books show the rules' rounding and not their own.
-
-    In pairs each channel has its own, [2, 2].
-    """
-    if paired:
-        return jax.vmap(lambda channel: totals(channel, nonnegative))(array)
-    signed = jnp.sum(array.astype(jnp.float64))
+def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Total:
+    """Sums in float64, so that the books show the rules' rounding and not their own."""
+    axes = tuple(range(1, array.ndim)) if paired else None
+    signed = jnp.sum(array.astype(jnp.float64), axes)
     # the magnitude is taken before widening: a shared float64 copy of the array would be written to memory
-    absolute = signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64))
-    return jnp.stack([signed, absolute])
+    return Total(signed, signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64), axes))

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -142,28 +143,28 @@ def _in_phases(R: Array, K: Array, shape: Sizes, strides: Sizes, low: Sequence[i
     Entries of the result that lie equally far behind an entry of R are one phase; all phases come from one convolution
     of R itself, side by side in the channels. That pays where channels alone, an image's three, fill no register.
     """
-    rank, sizes = len(strides), list(zip(shape[1:-1], K.shape, strides, low, strict=False))
-    first = [-(before // stride) for _, _, stride, before in sizes]
-    last = [(stride + size - 2 - before) // stride for _, size, stride, before in sizes]
-    spans = [end - start + 1 for start, end in zip(first, last, strict=True)]
-    ahead = [stride - 1 - before - stride * start for (_, _, stride, before), start in zip(sizes, first, strict=True)]
-    borders = [
-        (skip, span * stride - size - skip, 0)
-        for skip, span, (_, size, stride, _) in zip(ahead, spans, sizes, strict=True)
-    ]
+    size, window, given = (np.array(sizes) for sizes in (shape[1:-1], K.shape[:-2], R.shape[1:-1]))
+    stride, before, rank = np.array(strides), np.array(low), len(strides)
+    first, last = (
+        -(before // stride),
+        (stride + window - 2 - before) // stride,
+    )  # of R
+    span, count, skip = last - first + 1, -(-size // stride), stride - 1 - before - stride * first
+    borders = _rows(skip, span * stride - window - skip, 0 * skip)
     parted = lax.pad(K, jnp.zeros((), K.dtype), [*borders, (0, 0, 0), (0, 0, 0)])
-    parted = parted.reshape(*(n for pair in zip(spans, strides, strict=True) for n in pair), *K.shape[-2:])
+    parted = parted.reshape(*itertools.chain(*_rows(span, stride)), *K.shape[-2:])
     steps, phases = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
     phased = jnp.flip(parted, phases).transpose(*steps, 2 * rank, *phases, 2 * rank + 1)
-    counts = [-(-size // stride) for size, _, stride, _ in sizes]
-    padding = tuple(
-        (-start, count + end - given)
-        for start, end, count, given in zip(first, last, counts, R.shape[1:-1], strict=True)
-    )
+    padding = tuple(_rows(-first, count + last - given))
     ones = (1,) * rank
-    found = _convolved(R, phased.reshape(*spans, K.shape[-2], -1), ones, padding, ones)
-    whole = [count * stride for count, stride in zip(counts, strides, strict=True)]
-    return lax.slice(_image(found, (shape[0], *whole, shape[-1]), strides), (0,) * len(shape), shape)
+    found = _convolved(R, phased.reshape(*span.tolist(), K.shape[-2], -1), ones, padding, ones)
+    whole = _image(found, (shape[0], *(count * stride).tolist(), shape[-1]), strides)
+    return lax.slice(whole, (0,) * len(shape), shape)
+
+
+def _rows(*columns: np.ndarray) -> list[tuple[int, ...]]:
+    """One entry per axis, of plain numbers."""
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _tiled(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
