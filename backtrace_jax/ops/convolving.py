@@ -150,12 +150,12 @@ def _in_phases(R: Array, K: Array, shape: Sizes, strides: Sizes, low: Sequence[i
         (stride + window - 2 - before) // stride,
     )  # of R
     span, count, skip = last - first + 1, -(-size // stride), stride - 1 - before - stride * first
-    borders = _rows(skip, span * stride - window - skip, 0 * skip)
+    borders = [(ahead, behind, 0) for ahead, behind in _rows(skip, span * stride - window - skip)]
     parted = lax.pad(K, jnp.zeros((), K.dtype), [*borders, (0, 0, 0), (0, 0, 0)])
     parted = parted.reshape(*itertools.chain(*_rows(span, stride)), *K.shape[-2:])
     steps, phases = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
     phased = jnp.flip(parted, phases).transpose(*steps, 2 * rank, *phases, 2 * rank + 1)
-    padding = tuple(_rows(-first, count + last - given))
+    padding = tuple((ahead, behind) for ahead, behind in _rows(-first, count + last - given))
     ones = (1,) * rank
     found = _convolved(R, phased.reshape(*span.tolist(), K.shape[-2], -1), ones, padding, ones)
     whole = _image(found, (shape[0], *(count * stride).tolist(), shape[-1]), strides)
