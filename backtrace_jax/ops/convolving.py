@@ -145,10 +145,7 @@ def _in_phases(R: Array, K: Array, shape: Sizes, strides: Sizes, low: Sequence[i
     """
     size, window, given = (np.array(sizes) for sizes in (shape[1:-1], K.shape[:-2], R.shape[1:-1]))
     stride, before, rank = np.array(strides), np.array(low), len(strides)
-    first, last = (
-        -(before // stride),
-        (stride + window - 2 - before) // stride,
-    )  # of R
+    first, last = -(before // stride), (stride + window - 2 - before) // stride  # entry of R that a phase reads
     span, count, skip = last - first + 1, -(-size // stride), stride - 1 - before - stride * first
     borders = [(ahead, behind, 0) for ahead, behind in _rows(skip, span * stride - window - skip)]
     parted = lax.pad(K, jnp.zeros((), K.dtype), [*borders, (0, 0, 0), (0, 0, 0)])

@@ -56,6 +56,18 @@ def test_channels_last_is_the_same_convolution(case):
         np.testing.assert_allclose(found_back, jnp.moveaxis(expected_back, 1, -1), atol=1e-12)
 
 
+@pytest.mark.parametrize(("window", "stride", "padding"), [(7, 2, 3), (11, 4, 2), (3, 2, 0), (8, 4, 1), (2, 5, 0)])
+def test_image_stems_go_back_by_phases(window, stride, padding):
+    """The first layers of ResNet, AlexNet and others: strided, from three channels; odd sizes leave a phase short."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(generator.normal(size=(2, 45, 38, 3)))
+        K = jnp.asarray(generator.normal(size=(window, window, 3, 20)))
+        chosen = {"strides": (stride,) * 2, "padding": ((padding,) * 2,) * 2, "dilation": (1, 1), "groups": 1}
+        z, back = jax.vjp(lambda x: conv(x, K, **chosen, channels_last=True), x)
+        R = jnp.asarray(generator.normal(size=z.shape))
+        np.testing.assert_allclose(conv_back(R, K, x.shape, **chosen, channels_last=True), back(R)[0], atol=1e-12)
+
+
 @pytest.mark.parametrize("window", [(4,), (2, 3), (2, 1, 2)])
 def test_patches(window):
     """Windows side by side, as vision transformers cut images."""
