@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ..errors import SettingError
 from ..ops import OPS
@@ -142,7 +142,8 @@ class _Tour:
     def _hand_on(self, name: str, share: Array, entry: Total, sure: bool) -> None:
         """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
         known = name in self.relevance
-        self.relevance[name] = self.relevance[name] + share if known else share
+        # XLA would add up anew, for every reader, all that a residual stream has received: the square of the depth
+        self.relevance[name] = lax.optimization_barrier(self.relevance[name] + share) if known else share
         self.received[name] = self._sum([self.received[name], entry]) if known else entry
         self.signless[name] = sure and self.signless.get(name, True)
 

@@ -111,6 +111,24 @@ def test_nothing_is_larger_than_the_weights(activation, copies):
         assert (explain.derived_bytes >= K.nbytes) == prepare
 
 
+def residual(builder, x, blocks: int):
+    """A residual stream that normalised linear maps read and add to."""
+    for _ in range(blocks):
+        K = generator.normal(size=(x.shape[-1],) * 2).astype(SINGLE)
+        x = builder.emit("add", x, builder.emit("matmul", normal(builder, x), K))
+    return x
+
+
+def test_work_grows_with_depth_and_not_with_its_square():
+    """What a residual stream has received is added up once: as many more instructions for every block."""
+    sizes = []
+    for blocks in (2, 4, 6):
+        explain, _ = compiled(program(lambda b, x, n=blocks: residual(b, x, n), x=(ROWS, SINGLE)), 1)
+        sizes.append(explain.call.as_text().count(" = "))
+    first, second = np.diff(sizes)
+    assert second <= 1.05 * first
+
+
 def test_largest_shape_reads_the_text():
     assert largest_shape("a = f32[2,3]{1,0} b(f64[4,5,6] c, pred[] d, s64[7] e)") == 120
 
