@@ -96,7 +96,7 @@ def explain_example(
     """Explain one example; pure, for `vmap` and `jit`."""
     plan, mode, task = request.plan, request.mode, request.task
     graph = plan.graph
-    values = forward(graph, weights, inputs, stored=plan.factors)
+    values = forward(graph, weights, inputs)
     start, target = task.begin(values[plan.output.name], asked)
     masks = {name: jnp.moveaxis(mask, 1, -1) if name in graph.turned else mask for name, mask in constant.masks.items()}
     job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jax import lax
 
 from ..ir import Graph
 from ..ops import compute
+from ..rules import WEIGHTED
 
-_AVERAGES = ("avg_pool", "reduce_mean", "reduce_sum")
+_STORED = frozenset({*WEIGHTED, "avg_pool", "reduce_mean", "reduce_sum"})
+"""Operations whose operands are computed once and kept.
+
+Products read memory anyway, and XLA would compute their operands anew for every other reader in the relevance walk. A
+convolution that it has fused with the mean after it gets one thread on the CPU.
+"""
 
 
 def forward(
@@ -18,7 +24,6 @@ def forward(
     weights: Mapping[str, Any],
     inputs: Mapping[str, Any],
     given: Mapping[str, Any] | None = None,
-    stored: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compute every value of the graph.
 
@@ -27,13 +32,11 @@ def forward(
         weights: Array of each of the graph's params, by name.
         inputs: Array of each of the graph's inputs, by name.
         given: Inputs and computed values that are taken as given here instead.
-        stored: Names of values to be computed once and kept, where XLA might compute them anew for every reader.
 
     Returns:
         Array of every value, by name.
     """
-    # XLA's CPU compiler gives a convolution that it has fused with the mean after it to one thread
-    stored = {*stored, *(var.name for eqn in graph.eqns if eqn.op in _AVERAGES for var in eqn.invars)}
+    stored = {var.name for eqn in graph.eqns if eqn.op in _STORED for var in eqn.invars}
     given = given or {}
     values = {**weights, **inputs, **given}
     for eqn in graph.eqns:

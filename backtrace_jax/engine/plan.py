@@ -99,12 +99,6 @@ class Plan:
         return tuple(name for step in self.steps for name in step.nodes)
 
     @property
-    def factors(self) -> frozenset[str]:
-        """Names of the values that matrix products and convolutions of the walk read; they are in memory anyway."""
-        weighted = (step.eqn for step in self.steps if step.eqn.op in WEIGHTED)
-        return frozenset(var.name for eqn in weighted for var in eqn.invars)
-
-    @property
     def own_rows(self) -> tuple[int, ...]:
         """Rows of the books that are the steps' own; those of a body are already part of its step's."""
         ends = accumulate((len(step.nodes) for step in self.steps), initial=0)

@@ -5,26 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Sizes: TypeAlias = tuple[int, ...]
-Padding: TypeAlias = tuple[tuple[int, int], ...]
+from .windows import Padding, Sizes, around, entries
 
 _TILE = 64  # columns, and output channels, that XLA's CPU convolution gives to one thread
 _TILES = 2  # that it takes to keep two threads busy
 _LANES = 16  # channels that a vector register holds
 _NARROW = 8  # columns that leave most of a tile empty
 _FEW = 9  # entries of a window that are cheap to copy side by side
-
-
-def around(spatial: Sequence[Any], edge: Any, channels_last: bool) -> tuple[Any, ...]:
-    """One entry per axis: these for the spatial axes, `edge` for batch and channels."""
-    return (edge, *spatial, edge) if channels_last else (edge, edge, *spatial)
 
 
 def conv(
@@ -195,19 +188,17 @@ def _tiled(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes
 
 def _gathered(x: Array, K: Array, counts: Sequence[int], strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
     """Convolution as a matrix product, with the entries of each window side by side."""
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in padding), (0, 0, 0)])
-    spans = [(count - 1) * stride + 1 for count, stride in zip(counts, strides, strict=True)]
-    offsets = itertools.product(*(range(0, n * step, step) for n, step in zip(K.shape, dilation, strict=False)))
-    entries = [
-        lax.slice(
-            padded,
-            (0, *at, 0),
-            (x.shape[0], *(start + span for start, span in zip(at, spans, strict=True)), x.shape[-1]),
-            (1, *strides, 1),
-        )
-        for at in offsets
-    ]
-    return jnp.matmul(lax.concatenate(entries, x.ndim - 1), K.reshape(-1, K.shape[-1]))
+    found = entries(
+        x,
+        0,
+        counts,
+        window=K.shape[:-2],
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        channels_last=True,
+    )
+    return jnp.matmul(lax.concatenate(found, x.ndim - 1), K.reshape(-1, K.shape[-1]))
 
 
 def _bands(counts: Sequence[int], channels: int) -> int:

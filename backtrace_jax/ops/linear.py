@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .convolving import Padding, Sizes, around, conv, conv_back
+from .convolving import conv, conv_back
 from .registry import LINEAR, PRODUCT, QUOTIENT, SUM, register
+from .windows import Padding, Sizes, around
 
 
 def same_rank(*arrays: Array) -> list[Array]:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .linear import Padding, Sizes, around, same_rank
+from .linear import same_rank
 from .registry import NONE, SELECT, register
+from .windows import Padding, Sizes, around
 
 
 def lowest(dtype: np.dtype) -> np.ndarray:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ..ops.linear import around, same_rank
+from ..ops.linear import same_rank
 from ..ops.selecting import lowest
+from ..ops.windows import around, cut, entries, offsets, spatial_sizes
 from .site import DEAD, Kept, Shares, Site, fit, spread
 
 
@@ -57,7 +56,8 @@ def _over_axes(site: Site, R: Array) -> tuple[Shares, Kept]:
 def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     """Compares every entry of a window with its maximum, offset by offset; no scatter, so the order is fixed."""
     (x,) = site.operands
-    won = [entries == site.result for entries in _entries(site, x)]
+    counts = spatial_sizes(site.result, site.params.get("channels_last", False))
+    won = [entry == site.result for entry in entries(x, lowest(x.dtype), counts, **site.params)]
     rate, dead = spread(R, _count(won, R.dtype))
     each = zip(_windows(site, site.result), _windows(site, rate), strict=True)
     shares = [jnp.where(x == maximum, share, 0) for maximum, share in each]
@@ -79,51 +79,23 @@ def _count(won: list[Array], dtype: np.dtype) -> Array:
     return sum((mask.astype(dtype) for mask in won), jnp.zeros((), dtype))
 
 
-def _entries(site: Site, x: Array) -> list[Array]:
-    """For each offset within a window, the entry of x that every window has there: strided slices of x."""
-    strides, borders = site.params["strides"], [(low, high, 0) for low, high in site.params["padding"]]
-    padded = lax.pad(x, jnp.asarray(lowest(x.dtype)), _around(site, borders, (0, 0, 0)))
-    spans = [(count - 1) * stride + 1 for count, stride in zip(_spatial(site, site.result), strides, strict=True)]
-    return [_cut(site, padded, at, spans, strides) for at in _offsets(site)]
-
-
 def _windows(site: Site, values: Array) -> list[Array]:
     """For each offset within a window, the value of the window that has every entry of x there; 0 where none has.
 
     Read entry by entry rather than scattered window by window, all offsets go into one loop.
     """
-    sizes, params = _spatial(site, site.operands[0]), site.params
+    params, last = site.params, site.params.get("channels_last", False)
+    sizes, counts = (spatial_sizes(x, last) for x in (site.operands[0], values))
     reach = [step * (size - 1) for size, step in zip(params["window"], params["dilation"], strict=True)]
-    last = [(count - 1) * stride for count, stride in zip(_spatial(site, values), params["strides"], strict=True)]
-    after = [max(low + size - 1 - end, 0) for (low, _), size, end in zip(params["padding"], sizes, last, strict=True)]
+    ends = [(count - 1) * stride for count, stride in zip(counts, params["strides"], strict=True)]
+    after = [max(low + size - 1 - end, 0) for (low, _), size, end in zip(params["padding"], sizes, ends, strict=True)]
     borders = [(r, a, stride - 1) for r, a, stride in zip(reach, after, params["strides"], strict=True)]
-    spaced = lax.pad(values, jnp.zeros((), values.dtype), _around(site, borders, (0, 0, 0)))
+    spaced = lax.pad(values, jnp.zeros((), values.dtype), around(borders, (0, 0, 0), last))
     starts = [
-        [r + low - o for r, (low, _), o in zip(reach, params["padding"], at, strict=True)] for at in _offsets(site)
+        [r + low - o for r, (low, _), o in zip(reach, params["padding"], at, strict=True)]
+        for at in offsets(params["window"], params["dilation"])
     ]
-    return [_cut(site, spaced, start, sizes, [1] * len(start)) for start in starts]
-
-
-def _around(site: Site, spatial: Sequence[Any], edge: Any) -> tuple[Any, ...]:
-    return around(spatial, edge, site.params.get("channels_last", False))
-
-
-def _spatial(site: Site, x: Array) -> tuple[int, ...]:
-    """Sizes along the spatial axes."""
-    return x.shape[1:-1] if site.params.get("channels_last") else x.shape[2:]
-
-
-def _cut(site: Site, x: Array, start: Sequence[int], spans: Sequence[int], strides: Sequence[int]) -> Array:
-    """Every `stride`-th entry along the spatial axes of a part of x."""
-    first, every = _around(site, start, 0), _around(site, strides, 1)
-    widths = _around(site, spans, 0)  # 0: all of the batch and of the channels
-    limit = [low + width if width else size for low, width, size in zip(first, widths, x.shape, strict=True)]
-    return lax.slice(x, first, limit, every)
-
-
-def _offsets(site: Site) -> list[tuple[int, ...]]:
-    steps = zip(site.params["window"], site.params["dilation"], strict=True)
-    return list(product(*(range(0, size * step, step) for size, step in steps)))
+    return [cut(spaced, start, sizes, [1] * len(start), last) for start in starts]
 
 
 _WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {

@@ -1,0 +1,65 @@
+"""Windows that slide over the spatial axes of [N, C, *spatial], or with channels last [N, *spatial, C]."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+Sizes: TypeAlias = tuple[int, ...]
+Padding: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def around(spatial: Sequence[Any], edge: Any, channels_last: bool) -> tuple[Any, ...]:
+    """One entry per axis: these for the spatial axes, `edge` for batch and channels."""
+    return (edge, *spatial, edge) if channels_last else (edge, edge, *spatial)
+
+
+def spatial_sizes(x: Array, channels_last: bool) -> Sizes:
+    """Sizes along the spatial axes."""
+    return x.shape[1:-1] if channels_last else x.shape[2:]
+
+
+def offsets(window: Sizes, dilation: Sizes) -> list[Sizes]:
+    """Where the entries of a window lie, from its first one on."""
+    return list(itertools.product(*(range(0, n * step, step) for n, step in zip(window, dilation, strict=True))))
+
+
+def entries(
+    x: Array,
+    fill: Any,
+    counts: Sequence[int],
+    *,
+    window: Sizes,
+    strides: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    channels_last: bool = False,
+) -> list[Array]:
+    """For each offset within a window, the entry of x that every window has there: strided slices of x.
+
+    Args:
+        x: The array.
+        fill: What lies in the padding.
+        counts: Number of windows along each spatial axis.
+        window: Its size along each spatial axis.
+        strides: From one window to the next.
+        padding: Entries before and after the array.
+        dilation: From one entry of a window to the next.
+        channels_last: Where the channels are.
+    """
+    borders = [(low, high, 0) for low, high in padding]
+    padded = lax.pad(x, jnp.asarray(fill, x.dtype), around(borders, (0, 0, 0), channels_last))
+    spans = [(count - 1) * stride + 1 for count, stride in zip(counts, strides, strict=True)]
+    return [cut(padded, at, spans, strides, channels_last) for at in offsets(window, dilation)]
+
+
+def cut(x: Array, start: Sequence[int], spans: Sequence[int], strides: Sequence[int], channels_last: bool) -> Array:
+    """Every `stride`-th entry along the spatial axes of a part of x."""
+    first, every = around(start, 0, channels_last), around(strides, 1, channels_last)
+    widths = around(spans, 0, channels_last)  # 0: all of the batch and of the channels
+    limit = [low + width if width else size for low, width, size in zip(first, widths, x.shape, strict=True)]
+    return lax.slice(x, first, limit, every)
