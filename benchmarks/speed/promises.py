@@ -58,6 +58,8 @@ PROMISES = (
     Promise("forward", "torch-forward", 1.3),
     Promise("zennit", "explanation", 2.0, False, modes=("lrp-epsilon-plus",), workloads=("resnet18", "vgg16")),
     Promise("lxt", "explanation", 1.5, False, modes=("attnlrp",)),
+    Promise("dl-backtrace-0.1.24", "explanation", 50.0, False, modes=("default",), workloads=("resnet18",)),
+    Promise("dl-backtrace-0.1.24", "explanation", 1000.0, False, modes=("default",), workloads=("bert_base",)),
 )
 
 
