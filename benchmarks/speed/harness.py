@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 PAUSE = 0.15  # seconds between two runs, in which thread pools stop spinning for more work
 WARM_UPS = 1  # rounds
-LASTING = 5.0  # seconds of a run beside which new memory costs little
 LONG = 30.0  # seconds of a run of a slow contestant that is not repeated
 QUIET = 0.1
 """Part of the processors' time that others may use before the results say so."""
@@ -138,7 +137,7 @@ class _Block:
         for turn in range(-WARM_UPS, repeats):
             for job, worker in list(self._workers.items()):
                 time.sleep(PAUSE)
-                seconds = self._attempt(job, partial(_turn, worker))
+                seconds = self._attempt(job, partial(_turn, job, worker))
                 long = seconds is not None and job.contestant.slow and seconds > LONG
                 if seconds is not None and (turn >= 0 or long):
                     self._records[job].seconds[self._number, turn] = seconds
@@ -176,14 +175,15 @@ class _Block:
             return None
 
 
-def _turn(worker: Worker) -> float:
-    """Seconds of a run that follows another one, as within a dataset; a lasting one need not.
+def _turn(job: Job, worker: Worker) -> float:
+    """Seconds of a run that follows another one, as within a dataset.
 
     What lay idle while others had their turns pays for that first: virtual machines hand idle memory back to their
     host, and get it anew page by page.
     """
-    seconds = worker.run()
-    return seconds if seconds > LASTING else worker.run()
+    if not job.contestant.slow:
+        worker.run()
+    return worker.run()
 
 
 def _row(job: Job, records: Records) -> Row:
