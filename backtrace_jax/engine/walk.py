@@ -177,7 +177,7 @@ def site_of(step: Step, values: Values, reference: Values | None = None) -> Site
 
 
 def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Total:
-    """Sums in float64, so that the books show the rules' rounding and not their own."""
+    """Sums over all axes but that of pairs, in float64: the books show the rules' rounding and not their own."""
     axes = tuple(range(1, array.ndim)) if paired else None
     signed = jnp.sum(array.astype(jnp.float64), axes)
     # the magnitude is taken before widening: a shared float64 copy of the array would be written to memory
