@@ -10,7 +10,7 @@ from typing import Any
 
 from . import results
 from .harness import QUIET
-from .promises import Promise, examined
+from .promises import Found, Promise, examined
 from .results import Row
 from .workloads import SERIES, SERIES_CONTESTANTS, SERIES_MODES, WORKLOADS
 
@@ -70,20 +70,19 @@ def digits(value: float | None) -> str:
 
 def _promises(rows: Sequence[Row]) -> Iterator[str]:
     """How far every promise is kept, by workload and batch."""
-    lines = [_examined(promise, row) for promise, concerned in examined(rows) for row in concerned]
+    lines = [_line(*each) for each in examined(rows)]
     if lines:
         yield "### Promises\n"
         yield from table(("promise", "workload", "batch", "mode", "found", "kept"), lines)
 
 
-def _examined(promise: Promise, row: Row) -> tuple[str, ...]:
-    found = _ratio(row["ratios"][promise.against]) + _disturbed(row)
-    kept = "yes" if promise.kept_by(row) else "**no**"
-    return f"{promise}", row["workload"], f"{row['batch']}", row["mode"], found, kept
+def _line(promise: Promise, row: Row, found: Found) -> tuple[str, ...]:
+    kept = "yes" if promise.kept_by(found) else "**no**"
+    return f"{promise}", row["workload"], f"{row['batch']}", row["mode"], _figure(*found) + _disturbed(row), kept
 
 
-def _ratio(found: Mapping[str, Any]) -> str:
-    return digits(found["median"]) + "†" * (not found["interleaved"])
+def _figure(value: float, interleaved: bool) -> str:
+    return digits(value) + "†" * (not interleaved)
 
 
 def _disturbed(row: Row) -> str:
@@ -105,8 +104,9 @@ def _workload_section(name: str, rows: Sequence[Row]) -> Iterator[str]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     quartiles = " to ".join(map(digits, row["quartiles"]))
-    ratios = ", ".join(f"{_ratio(found)} {name}" for name, found in sorted(row["ratios"].items()))
+    times = {name: _figure(found["median"], found["interleaved"]) for name, found in sorted(row["ratios"].items())}
     seconds = digits(row["median"]) + _disturbed(row)
+    ratios = ", ".join(f"{figure} {name}" for name, figure in times.items())
     start = (f"{row['batch']}", row["mode"], row["contestant"], seconds, quartiles, ratios)
     return (*start, digits(row["compile_seconds"]), digits(row["peak_bytes"] / 2**30))
 
