@@ -12,7 +12,7 @@ parts, and relevance goes back by its linear transpose.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -124,9 +124,7 @@ def gather(site: Site, view: View) -> Evidence:
 
 def _of_map(site: Site, view: View) -> Evidence:
     linear = linear_map(site)
-    parts = view.parts(linear.x)
-    if linear.nonnegative and view.parts is _signs:
-        parts = parts[:1]
+    parts = _parts(view, linear.x, linear.nonnegative)
     kernels = None if linear.K is None else view.kernels(linear.K)
 
     def push(*rates: Array) -> Shares:
@@ -141,18 +139,29 @@ def _of_map(site: Site, view: View) -> Evidence:
     )
 
 
+def _parts(view: View, x: Array, nonnegative: bool) -> Parts:
+    """What is never negative is its own magnitude, and its only part by sign; a copy would cost a pass over memory."""
+    return [x] if nonnegative and view.parts in (_magnitude, _signs) else view.parts(x)
+
+
 def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
     """The view's totals. Parts that meet the same weights go through them together; without weights there is only the
     first kernel, which is not negative."""
     weights = [None] if kernels is None else kernels
-    pairs = [
-        [(kernel, part) for kernel, part in total if kernel < len(weights) and part < len(parts)]
-        for total in view.totals
-    ]
+    pairs = _pairs(view, weights, parts)
     found: dict[tuple[int, int], Array] = {}
     for kernel, K in enumerate(weights):
         met = sorted({part for total in pairs for k, part in total if k == kernel})
         found.update(zip([(kernel, part) for part in met], _apply_all(apply, K, [parts[i] for i in met]), strict=True))
+    return _totals(pairs, found)
+
+
+def _pairs(view: View, kernels: Sequence[Any], parts: Parts) -> list[list[tuple[int, int]]]:
+    """The (kernel, part) pairs of each total that there are: what is never negative has one part, and one kernel."""
+    return [[(k, part) for k, part in total if k < len(kernels) and part < len(parts)] for total in view.totals]
+
+
+def _totals(pairs: list[list[tuple[int, int]]], found: Mapping[tuple[int, int], Array]) -> tuple[Array, ...]:
     nothing = jnp.zeros_like(found[0, 0])
     return tuple(_added([found[pair] for pair in total] or [nothing]) for total in pairs)
 
@@ -206,10 +215,12 @@ def _of_sum(site: Site, view: View) -> Evidence:
 
 def _of_product(site: Site, view: View) -> Evidence:
     """Half of what is pushed goes through each factor, with the other one as weights (RULES section 4)."""
-    a, b = (view.parts(x) for x in site.operands[:2])
+    a, b = (_parts(view, x, sure) for x, sure in zip(site.operands[:2], site.nonnegative[:2], strict=True))
+    pairs = _pairs(view, b, a)
 
     def reach(a: Parts, b: Parts) -> tuple[Array, ...]:
-        return tuple(_added([site.call({0: a[part], 1: b[kernel]}) for kernel, part in total]) for total in view.totals)
+        found = {pair: site.call({0: a[pair[1]], 1: b[pair[0]]}) for total in pairs for pair in total}
+        return _totals(pairs, found)
 
     totals, back = jax.vjp(reach, a, b)
 
