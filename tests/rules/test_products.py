@@ -69,6 +69,25 @@ def test_a_value_times_itself_gets_both_halves(op):
     assert_books_close(walked.books)
 
 
+@pytest.mark.parametrize("mode", ["default", "lrp-gamma", "lrp-alpha2-beta1", "lrp-zplus"])
+@pytest.mark.parametrize("weights", [False, True])
+def test_shares_are_the_same_where_a_sign_is_known(mode, weights):
+    """What is seen never to be negative is not split by sign; the same values, of a sign unknown, are."""
+    generator = np.random.default_rng(0)
+    a, b, R = np.abs(entries(generator, (3, 4))), entries(generator, (4, 2)), generator.normal(size=(3, 2))
+    builder = Builder()
+    factor = b if weights else builder.input("x1", b.shape, DOUBLE)
+    seen = builder.emit("matmul", builder.emit("relu", builder.input("x0", a.shape, DOUBLE)), factor)
+    program = builder.finish({"y": seen})
+    known = walk_back(program, {"x0": a} if weights else {"x0": a, "x1": b}, R, mode=mode)
+    unknown = walk_op("matmul", [a, b], R, constant=(1,) if weights else (), mode=mode)
+    assert known.plan.steps[0].nonnegative[0]
+    assert not unknown.plan.steps[0].nonnegative[0]
+    for name in unknown.relevance.keys() & {"x0", "x1"}:
+        close(known.relevance[name], unknown.relevance[name])
+    assert_books_close(known.books)
+
+
 @pytest.mark.parametrize("shapes", BROADCASTS)
 def test_quotients(shapes):
     """Of two values the numerator takes all; a lone value takes all as well, save where there is nothing to take."""
