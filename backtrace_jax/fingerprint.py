@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from .numerics import COMPILER_OPTIONS, Device
+from .ops import host_devices
 
 
 def threads() -> int:
     """Threads of XLA's CPU backend; its narrowest convolutions (up to 16 channels) split their sums by them."""
     visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(int(os.environ.get("PJRT_NPROC", 0)) or visible, jax.local_device_count(backend="cpu"))
+    return max(int(os.environ.get("PJRT_NPROC", 0)) or visible, len(host_devices()))
 
 
 def digest(array: np.ndarray) -> str:

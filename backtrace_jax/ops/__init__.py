@@ -14,6 +14,7 @@ from . import (
     trees,
 )
 from .control import compute, run
+from .host import host_devices
 from .registry import (
     CONTROL,
     KINDS,
@@ -54,6 +55,7 @@ __all__ = [
     "control",
     "converting",
     "evaluate",
+    "host_devices",
     "linear",
     "moving",
     "normalising",

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .host import host_devices
+
 LINEAR = "linear"  # linear in its one operand, with fixed weights that are not negative
 MOVE = "move"  # the result holds entries of the operands unchanged
 SELECT = "select"  # the winners of a comparison
@@ -95,7 +97,7 @@ def register(kind: str, functions: Mapping[str, Callable[..., Any]], **settings:
 
 def evaluate(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
     """Compute an operation on known arrays, with every dtype kept as it is."""
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(host_devices()[0]):
         return jax.tree.map(np.asarray, OPS[op](*map(jnp.asarray, operands), **params))
 
 

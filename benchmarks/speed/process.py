@@ -17,7 +17,7 @@ from .stored import ROOT, Stored
 START = 1800.0  # seconds for a worker to be ready: large models take minutes to read and to compile
 _DEVICE = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
-    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # workers share the memory
+    "gpu": {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # workers share the memory
 }
 _SETTINGS = {"HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT)}
 

@@ -15,6 +15,7 @@ import onnx
 from jax import Array
 
 from backtrace_jax.ir import Value
+from backtrace_jax.ops import host_devices
 
 from ..lowering import Lowering
 from .casts import element_type
@@ -29,8 +30,7 @@ def _drawn(lowering: Lowering, draw: _Draw, shape: Sequence[int], dtype: np.dtyp
     turn, lowering.draws[name] = lowering.draws[name], lowering.draws[name] + 1
     start = zlib.crc32(name.encode() if seed is None else np.float32(seed).tobytes())
     wide = np.dtype(dtype) if np.dtype(dtype) in (np.float32, np.float64) else np.dtype(np.float32)
-    cpu = jax.local_devices(backend="cpu")[0]
-    with jax.enable_x64(True), jax.default_device(cpu), jax.threefry_partitionable(True):
+    with jax.enable_x64(True), jax.default_device(host_devices()[0]), jax.threefry_partitionable(True):
         key = jax.random.fold_in(jax.random.key(start, impl="threefry2x32"), turn)
         return np.asarray(draw(key, tuple(shape), wide)).astype(dtype)
 
