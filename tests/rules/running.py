@@ -19,9 +19,10 @@ DOUBLE, SINGLE, INDEX = map(np.dtype, (np.float64, np.float32, np.int64))
 CHEAP: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+if jax.__version_info__ < (0, 11):  # later ones have these emitters only
+    CHEAP["xla_cpu_use_fusion_emitters"] = False
 COMPILED: dict[Any, Any] = {}
 
 
