@@ -17,24 +17,30 @@ from jax import Array, lax
 
 from ..ops import LINEAR, MOVE, PRODUCT, SELECT, SUM
 from .shared import select
-from .site import Kept, Shares, Site, fit, in_floats
+from .site import Kept, Shares, Site, fit, in_floats, linear_map
 
 
 def derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
     """The transposed Jacobian applied to what came back; an infinite derivative counts as none."""
-    return _pulled_back(site, site.operands, R), {}
+    pulled = _transposed(site, R) if site.kind == LINEAR else _pulled_back(site, R)
+    return {i: jnp.where(jnp.isfinite(each), each, 0) for i, each in pulled.items()}, {}
 
 
-def _pulled_back(site: Site, operands: tuple[Array, ...], R: Array) -> Shares:
+def _transposed(site: Site, R: Array) -> Shares:
+    """Of a linear map; its operation may know a faster way than JAX."""
+    linear = linear_map(site)
+    return {linear.position: linear.back(linear.K, R)}
+
+
+def _pulled_back(site: Site, R: Array) -> Shares:
     positions = [i for i, bears in enumerate(site.bears) if bears]
     smooth = _without_rounding(site)
 
     def function(*values: Array) -> Array:
         return smooth.call(dict(zip(positions, values, strict=True)))
 
-    result, back = jax.vjp(function, *(in_floats(operands[i], R.dtype) for i in positions))
-    pulled = back(R.astype(result.dtype))
-    return {i: jnp.where(jnp.isfinite(each), each, 0) for i, each in zip(positions, pulled, strict=True)}
+    result, back = jax.vjp(function, *(in_floats(site.operands[i], R.dtype) for i in positions))
+    return dict(zip(positions, back(R.astype(result.dtype)), strict=True))
 
 
 def _without_rounding(site: Site) -> Site:
