@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -63,3 +63,37 @@ def cut(x: Array, start: Sequence[int], spans: Sequence[int], strides: Sequence[
     widths = around(spans, 0, channels_last)  # 0: all of the batch and of the channels
     limit = [low + width if width else size for low, width, size in zip(first, widths, x.shape, strict=True)]
     return lax.slice(x, first, limit, every)
+
+
+def holders(window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes) -> dict[Sizes, list[Sizes]]:
+    """Which windows hold an entry: by its phase, which is its place modulo the strides.
+
+    The entry at place p · strides + phase lies in the windows p + shift, for each of the shifts, as far as there are
+    such windows.
+    """
+    axes = [
+        [_shifts(phase + low, size, stride, step) for phase in range(stride)]
+        for size, stride, (low, _), step in zip(window, strides, padding, dilation, strict=True)
+    ]
+    phases = itertools.product(*map(range, strides))
+    return {at: list(itertools.product(*(axis[i] for axis, i in zip(axes, at, strict=True)))) for at in phases}
+
+
+def _shifts(place: int, size: int, stride: int, step: int) -> list[int]:
+    """Along one axis, for a place counted from the first entry of the first window."""
+    behind = [place - n * step for n in range(size)]
+    return [distance // stride for distance in behind if distance % stride == 0]
+
+
+def interleaved(phases: Mapping[Sizes, Array], strides: Sizes, channels_last: bool) -> Array:
+    """The array of which these are every `strides`-th entries, by the phase they begin at."""
+
+    def joined(before: Sizes) -> Array:
+        axis = len(before)
+        if axis == len(strides):
+            return phases[before]
+        along = axis + (1 if channels_last else 2)
+        parts = jnp.stack([joined((*before, phase)) for phase in range(strides[axis])], along + 1)
+        return parts.reshape(*parts.shape[:along], -1, *parts.shape[along + 2 :])
+
+    return joined(())

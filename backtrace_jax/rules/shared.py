@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax import Array, lax
 
 from ..ops.linear import same_rank
 from ..ops.selecting import lowest
-from ..ops.windows import around, cut, entries, offsets, spatial_sizes
+from ..ops.windows import Padding, Sizes, around, cut, entries, holders, interleaved, spatial_sizes
 from .site import DEAD, Kept, Shares, Site, fit, spread
 
 
@@ -59,9 +60,51 @@ def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     counts = spatial_sizes(site.result, site.params.get("channels_last", False))
     won = [entry == site.result for entry in entries(x, lowest(x.dtype), counts, **site.params)]
     rate, dead = spread(R, _count(won, R.dtype))
-    each = zip(_windows(site, site.result), _windows(site, rate), strict=True)
-    shares = [jnp.where(x == maximum, share, 0) for maximum, share in each]
-    return {0: sum(shares, jnp.zeros((), R.dtype))}, {DEAD: dead}
+    return {0: _won(x, site.result, rate, **site.params)}, {DEAD: dead}
+
+
+def _won(
+    x: Array,
+    maxima: Array,
+    rates: Array,
+    *,
+    window: Sizes,
+    strides: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    channels_last: bool = False,
+) -> Array:
+    """What every entry of x wins, at the rates of the windows of which it is the maximum.
+
+    Entries of one phase lie in windows that are shifted alike, so each phase is read from whole blocks of windows.
+    """
+    sizes, counts = (spatial_sizes(each, channels_last) for each in (x, rates))
+    shifts = holders(window, strides, padding, dilation)
+    blocks = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
+    reach = [[0, *(shift[axis] for each in shifts.values() for shift in each)] for axis in range(len(blocks))]
+    borders = [
+        (-min(along), max(block + max(along) - count, 0), 0)
+        for along, block, count in zip(reach, blocks, counts, strict=True)
+    ]
+    whole = [(0, block * stride - size, 0) for block, stride, size in zip(blocks, strides, sizes, strict=True)]
+    maxima, rates = (_bordered(each, borders, channels_last) for each in (maxima, rates))
+    x, ones = _bordered(x, whole, channels_last), (1,) * len(blocks)
+
+    def at_shift(each: Array, shift: Sizes) -> Array:
+        return cut(each, [low + n for (low, _, _), n in zip(borders, shift, strict=True)], blocks, ones, channels_last)
+
+    def at_phase(phase: Sizes) -> Array:
+        spans = [(block - 1) * stride + 1 for block, stride in zip(blocks, strides, strict=True)]
+        entry = cut(x, phase, spans, strides, channels_last)
+        shares = [jnp.where(entry == at_shift(maxima, n), at_shift(rates, n), 0) for n in shifts[phase]]
+        return sum(shares, jnp.zeros(entry.shape, rates.dtype))
+
+    found = interleaved({phase: at_phase(phase) for phase in shifts}, strides, channels_last)
+    return cut(found, (0,) * len(sizes), sizes, ones, channels_last)
+
+
+def _bordered(x: Array, borders: Sequence[Any], channels_last: bool) -> Array:
+    return lax.pad(x, jnp.zeros((), x.dtype), around(borders, (0, 0, 0), channels_last))
 
 
 def _among_updates(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -77,25 +120,6 @@ def _among_updates(site: Site, R: Array) -> tuple[Shares, Kept]:
 def _count(won: list[Array], dtype: np.dtype) -> Array:
     """How many operands, or entries of each window, share the win."""
     return sum((mask.astype(dtype) for mask in won), jnp.zeros((), dtype))
-
-
-def _windows(site: Site, values: Array) -> list[Array]:
-    """For each offset within a window, the value of the window that has every entry of x there; 0 where none has.
-
-    Read entry by entry rather than scattered window by window, all offsets go into one loop.
-    """
-    params, last = site.params, site.params.get("channels_last", False)
-    sizes, counts = (spatial_sizes(x, last) for x in (site.operands[0], values))
-    reach = [step * (size - 1) for size, step in zip(params["window"], params["dilation"], strict=True)]
-    ends = [(count - 1) * stride for count, stride in zip(counts, params["strides"], strict=True)]
-    after = [max(low + size - 1 - end, 0) for (low, _), size, end in zip(params["padding"], sizes, ends, strict=True)]
-    borders = [(r, a, stride - 1) for r, a, stride in zip(reach, after, params["strides"], strict=True)]
-    spaced = lax.pad(values, jnp.zeros((), values.dtype), around(borders, (0, 0, 0), last))
-    starts = [
-        [r + low - o for r, (low, _), o in zip(reach, params["padding"], at, strict=True)]
-        for at in offsets(params["window"], params["dilation"])
-    ]
-    return [cut(spaced, start, sizes, [1] * len(start), last) for start in starts]
 
 
 _WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {
