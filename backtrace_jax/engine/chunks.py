@@ -16,7 +16,7 @@ from ..errors import SettingError
 
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
 _GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
-_GROUP = 4  # divides every chunk above 1
+_GROUP = 2  # divides every chunk above 1
 _ROWS = 8  # XLA's CPU matmuls give a row the same bits at any position in multiples of this many rows
 
 

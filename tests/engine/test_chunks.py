@@ -72,6 +72,6 @@ def test_heavier_models_run_in_smaller_chunks():
 
 
 def test_heavy_models_go_through_a_chunk_in_groups():
-    assert default_group(1e10, "cpu") == 4
+    assert default_group(1e10, "cpu") == 2
     assert default_group(1e8, "cpu") is None
     assert default_group(1e10, "gpu") is None
