@@ -13,7 +13,7 @@ from typing import Any
 def environment(device: str) -> dict[str, Any]:
     """What results depend on beside the versions of packages, which stand in every row."""
     found = {
-        "cpu": _entry(Path("/proc/cpuinfo"), "model name"),
+        "cpu": _processor(),
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(total_memory() / 2**30),
@@ -40,6 +40,12 @@ def _processor_times() -> tuple[int, int]:
     """Ticks that all processors together were idle, and in all."""
     ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)
+
+
+def _processor() -> str:
+    """The processor as it calls itself; with its family, since virtual machines may not tell more than the maker."""
+    name, *kind = (_entry(Path("/proc/cpuinfo"), entry) for entry in ("model name", "cpu family", "model"))
+    return name if "unknown" in kind else "{} (family {}, model {})".format(name, *kind)
 
 
 def _entry(path: Path, name: str) -> str:

@@ -116,6 +116,13 @@ def test_pools():
     same("max_pool", [IMAGE], functional.max_pool2d(x, (3, 2), (2, 1), 1, (2, 3)), **dilated)
 
 
+@pytest.mark.parametrize("size", [15, 40])  # windows short and long
+def test_the_largest_of_a_long_line(size):
+    line = generator.normal(size=(2, 3, 100))
+    settings = {"window": (size,), "strides": (3,), "padding": ((4, 4),), "dilation": (2,)}
+    same("max_pool", [line], functional.max_pool1d(torch.from_numpy(line), size, 3, 4, 2), **settings)
+
+
 def test_normalisations():
     scale, shift = generator.normal(size=(2, 4))
     rows, x = X.swapaxes(1, 2), torch.from_numpy(X.swapaxes(1, 2).copy())
