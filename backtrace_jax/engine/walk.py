@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +13,7 @@ from jax import Array, lax
 
 from ..errors import SettingError
 from ..ops import OPS
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER, Shares, Site
+from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Shares, Site
 from .plan import Plan, Step
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
@@ -110,6 +111,7 @@ class _Tour:
         if step.rule is None:
             return self._over_time(step, values, reference, sure)
         R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
+        R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
         apply = partial(step.rule.apply, site)
         shares, kept = apply(R) if step.rule.paired or not self.paired else jax.vmap(apply)(R)
         _check_shares(step, shares, self.paired)
@@ -174,6 +176,17 @@ def site_of(step: Step, values: Values, reference: Values | None = None) -> Site
     compared = site_of(step, reference) if reference is not None else None
     signs = step.nonnegative
     return Site(op, eqn.params, step.kind, step.bears, step.saturation, signs, step.gate, operands, result, compared)
+
+
+def _in_turn(R: Array, site: Site) -> tuple[Array, Site]:
+    """Relevance, and the site whose values may only be read once relevance is there.
+
+    Evidence follows from the forward pass, so XLA would gather it for many layers ahead and keep it until its turn
+    comes, which takes twice the memory in transformers.
+    """
+    bearing = {i: x for i, x in enumerate(site.operands) if site.bears[i]}  # weights stay free to be prepared
+    R, bearing = lax.optimization_barrier((R, bearing))
+    return R, replace(site, operands=tuple(bearing.get(i, x) for i, x in enumerate(site.operands)))
 
 
 def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Total:
