@@ -129,6 +129,23 @@ def test_work_grows_with_depth_and_not_with_its_square():
     assert second <= 1.05 * first
 
 
+def test_evidence_takes_the_memory_of_one_layer():
+    """Of each layer only its input waits for relevance; what follows from it is gathered in its turn."""
+    x, taken = (1, 64, 128), []
+    for blocks in (4, 8):
+        explain, _ = compiled(program(lambda b, x, n=blocks: stacked(b, x, n), x=(x, SINGLE)), 1)
+        taken.append(explain.call.memory_analysis().temp_size_in_bytes)
+    (grown,) = np.diff(taken)
+    assert grown <= 4 * 1.1 * np.zeros(x, SINGLE).nbytes
+
+
+def stacked(builder, x, blocks: int):
+    """Linear maps one after the other."""
+    for _ in range(blocks):
+        x = builder.emit("matmul", x, generator.normal(size=(x.shape[-1],) * 2).astype(SINGLE))
+    return x
+
+
 def test_largest_shape_reads_the_text():
     assert largest_shape("a = f32[2,3]{1,0} b(f64[4,5,6] c, pred[] d, s64[7] e)") == 120
 
