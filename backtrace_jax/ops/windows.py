@@ -66,34 +66,47 @@ def cut(x: Array, start: Sequence[int], spans: Sequence[int], strides: Sequence[
 
 
 def holders(window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes) -> dict[Sizes, list[Sizes]]:
-    """Which windows hold an entry: by its phase, which is its place modulo the strides.
+    """Which windows hold an entry, by its phase: its place modulo the strides; phases in no window are left out.
 
     The entry at place p · strides + phase lies in the windows p + shift, for each of the shifts, as far as there are
     such windows.
     """
     axes = [
-        [_shifts(phase + low, size, stride, step) for phase in range(stride)]
+        _shifts([n * step - low for n in range(size)], stride)
         for size, stride, (low, _), step in zip(window, strides, padding, dilation, strict=True)
     ]
-    phases = itertools.product(*map(range, strides))
-    return {at: list(itertools.product(*(axis[i] for axis, i in zip(axes, at, strict=True)))) for at in phases}
+    return {
+        phase: list(itertools.product(*(axis[i] for axis, i in zip(axes, phase, strict=True))))
+        for phase in itertools.product(*axes)
+    }
 
 
-def _shifts(place: int, size: int, stride: int, step: int) -> list[int]:
-    """Along one axis, for a place counted from the first entry of the first window."""
-    behind = [place - n * step for n in range(size)]
-    return [distance // stride for distance in behind if distance % stride == 0]
+def _shifts(places: Sequence[int], stride: int) -> dict[int, list[int]]:
+    """Along one axis: the shifts by phase, for the places of the first window's entries."""
+    found: dict[int, list[int]] = {}
+    for place in places:
+        found.setdefault(place % stride, []).append(-(place // stride))
+    return found
 
 
 def interleaved(phases: Mapping[Sizes, Array], strides: Sizes, channels_last: bool) -> Array:
-    """The array of which these are every `strides`-th entries, by the phase they begin at."""
+    """The array of which these are every `strides`-th entries, by the phase they begin at; 0 at phases left out."""
 
     def joined(before: Sizes) -> Array:
         axis = len(before)
         if axis == len(strides):
             return phases[before]
-        along = axis + (1 if channels_last else 2)
-        parts = jnp.stack([joined((*before, phase)) for phase in range(strides[axis])], along + 1)
-        return parts.reshape(*parts.shape[:along], -1, *parts.shape[along + 2 :])
+        along = axis + (2 if channels_last else 3)
+        found = sorted({at[axis] for at in phases})
+        ends = zip(found, [*found[1:], strides[axis]], [found[0], *[0] * len(found)], strict=False)
+        parts = [_within(joined((*before, phase)), along, gap, end - phase - 1) for phase, end, gap in ends]
+        whole = lax.concatenate(parts, along)
+        return whole.reshape(*whole.shape[: along - 1], -1, *whole.shape[along + 1 :])
 
     return joined(())
+
+
+def _within(x: Array, axis: int, before: int, after: int) -> Array:
+    """The array as one slice along a new axis, with that many slices of zeros before and after it."""
+    borders = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim + 1)]
+    return lax.pad(jnp.expand_dims(x, axis), jnp.zeros((), x.dtype), borders)

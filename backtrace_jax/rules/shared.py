@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -79,7 +80,11 @@ def _won(
     Entries of one phase lie in windows that are shifted alike, so each phase is read from whole blocks of windows.
     """
     sizes, counts = (spatial_sizes(each, channels_last) for each in (x, rates))
-    shifts = holders(window, strides, padding, dilation)
+    held = holders(window, strides, padding, dilation)
+    shifts = {at: each for at, each in held.items() if all(map(operator.lt, at, sizes))}
+    if not shifts:
+        return jnp.zeros(x.shape, rates.dtype)
+    strides = tuple(map(min, strides, sizes))
     blocks = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
     reach = [[0, *(shift[axis] for each in shifts.values() for shift in each)] for axis in range(len(blocks))]
     borders = [

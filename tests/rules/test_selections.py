@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,20 @@ def test_max_pool(setting, generator, channels):
     walked = walk_op("max_pool", [x], R, **setting)
     np.testing.assert_array_equal(walked.result, values)
     agree(walked, {0: shares[0]})
+
+
+@pytest.mark.parametrize(("stride", "low"), [(7, 1), (9, 0), (10**9, 1)])
+def test_max_pool_with_windows_far_apart(stride, low):
+    """What lies between them wins nothing, however much that is."""
+    generator = np.random.default_rng(0)
+    x, expected = generator.normal(size=(1, 1, 30)), np.zeros((1, 1, 30))
+    setting = {"window": (3,), "strides": (stride,), "padding": ((low, 0),), "dilation": (1,)}
+    starts = range(-low, 28, stride)
+    R = generator.normal(size=(1, 1, len(starts)))
+    for share, start in zip(R[0, 0], starts, strict=True):
+        inside = np.arange(max(start, 0), start + 3)
+        expected[0, 0, inside[x[0, 0, inside].argmax()]] = share
+    agree(walk_op("max_pool", [x], R, **setting), {0: expected})
 
 
 @settings(max_examples=15)
