@@ -19,6 +19,6 @@ def host_devices() -> list[Any]:
         return jax.local_devices(backend="cpu")
     except RuntimeError as error:
         raise SettingError(
-            f"JAX may not use the host's CPU here (jax_platforms is {jax.config.jax_platforms!r}), but the constants "
-            "of a model are computed there; add it after the device that is to run the model: JAX_PLATFORMS=cuda,cpu"
+            f"JAX may not use the host's CPU here ({error}), but the constants of a model are computed there; "
+            "add it after the device that is to run the model: JAX_PLATFORMS=cuda,cpu"
         ) from error
