@@ -26,6 +26,7 @@ from .site import Shares, Site, linear_map
 
 Parts: TypeAlias = list[Array]
 Split: TypeAlias = Callable[[Array], Parts]
+Totals: TypeAlias = tuple[tuple[tuple[int, int], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class View:
 
     parts: Split
     kernels: Split
-    totals: tuple[tuple[tuple[int, int], ...], ...]
+    totals: Totals
     cancels: bool = False
 
 
@@ -100,7 +101,7 @@ class Evidence(NamedTuple):
     """What the units of a result were built from, as one view sees it.
 
     Attributes:
-        totals: Evidence per unit of the result, one array for each total of the view.
+        totals: Evidence per unit of the result, one array for each total of the view that was asked for.
         bias: Additive parameters, broadcastable to the result; None: none.
         value: Value of the result, bias included.
         gain: Largest magnitude, at least 1, by which an entry of the result is multiplied on the way back: one for all
@@ -115,14 +116,19 @@ class Evidence(NamedTuple):
     push: Callable[..., Shares]
 
 
-def gather(site: Site, view: View) -> Evidence:
-    """The evidence at a linear map, a sum, or a product of two values that bear relevance."""
-    if site.kind == SUM:
-        return _of_sum(site, view)
-    return _of_product(site, view) if site.kind == PRODUCT else _of_map(site, view)
+def gather(site: Site, view: View, asked: int | None = None) -> Evidence:
+    """The evidence at a linear map, a sum, or a product of two values that bear relevance.
+
+    Args:
+        site: Where.
+        view: How contributions are told apart.
+        asked: How many of the view's totals, from its first one on; None: all.
+    """
+    of_kind = {SUM: _of_sum, PRODUCT: _of_product}.get(site.kind, _of_map)
+    return of_kind(site, view, slice(asked))
 
 
-def _of_map(site: Site, view: View) -> Evidence:
+def _of_map(site: Site, view: View, asked: slice) -> Evidence:
     linear = linear_map(site)
     parts = _parts(view, linear.x, linear.nonnegative)
     kernels = None if linear.K is None else view.kernels(linear.K)
@@ -131,7 +137,7 @@ def _of_map(site: Site, view: View) -> Evidence:
         return {linear.position: _joined(parts, _unmix(linear.back, view, kernels, parts, rates))}
 
     return Evidence(
-        _mix(linear.apply, view, kernels, parts),
+        _mix(linear.apply, view.totals[asked], kernels, parts),
         linear.bias,
         site.result,
         _gain(kernels, parts if view.cancels else None),
@@ -144,11 +150,11 @@ def _parts(view: View, x: Array, nonnegative: bool) -> Parts:
     return [x] if nonnegative and view.parts in (_magnitude, _signs) else view.parts(x)
 
 
-def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
-    """The view's totals. Parts that meet the same weights go through them together; without weights there is only the
+def _mix(apply: Callable[..., Array], totals: Totals, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
+    """These totals. Parts that meet the same weights go through them together; without weights there is only the
     first kernel, which is not negative."""
     weights = [None] if kernels is None else kernels
-    pairs = _pairs(view, weights, parts)
+    pairs = _pairs(totals, weights, parts)
     found: dict[tuple[int, int], Array] = {}
     for kernel, K in enumerate(weights):
         met = sorted({part for total in pairs for k, part in total if k == kernel})
@@ -156,9 +162,9 @@ def _mix(apply: Callable[..., Array], view: View, kernels: Parts | None, parts: 
     return _totals(pairs, found)
 
 
-def _pairs(view: View, kernels: Sequence[Any], parts: Parts) -> list[list[tuple[int, int]]]:
+def _pairs(totals: Totals, kernels: Sequence[Any], parts: Parts) -> list[list[tuple[int, int]]]:
     """The (kernel, part) pairs of each total that there are: what is never negative has one part, and one kernel."""
-    return [[(k, part) for k, part in total if k < len(kernels) and part < len(parts)] for total in view.totals]
+    return [[(k, part) for k, part in total if k < len(kernels) and part < len(parts)] for total in totals]
 
 
 def _totals(pairs: list[list[tuple[int, int]]], found: Mapping[tuple[int, int], Array]) -> tuple[Array, ...]:
@@ -190,7 +196,7 @@ def _added(arrays: Sequence[Array]) -> Array:
     return sum(arrays[1:], arrays[0])
 
 
-def _of_sum(site: Site, view: View) -> Evidence:
+def _of_sum(site: Site, view: View, asked: slice) -> Evidence:
     """c_k = ±x_k. A mask of -inf takes nothing: the softmax after it has let no relevance through there."""
     signs = site.op.signs or (1,) * len(site.operands)
     finite = [jnp.where(jnp.isfinite(x), x * sign, 0) for x, sign in zip(site.operands, signs, strict=True)]
@@ -210,13 +216,13 @@ def _of_sum(site: Site, view: View) -> Evidence:
 
     sizes = same_rank(*(jnp.abs(part) for own in parts for part in own)) if view.cancels else []
     gain = functools.reduce(jnp.maximum, sizes, jnp.ones((), site.result.dtype))  # unit by unit: each has its own x_k
-    return Evidence(totals, None, site.result, gain, push)
+    return Evidence(totals[asked], None, site.result, gain, push)
 
 
-def _of_product(site: Site, view: View) -> Evidence:
+def _of_product(site: Site, view: View, asked: slice) -> Evidence:
     """Half of what is pushed goes through each factor, with the other one as weights (RULES section 4)."""
     a, b = (_parts(view, x, sure) for x, sure in zip(site.operands[:2], site.nonnegative[:2], strict=True))
-    pairs = _pairs(view, b, a)
+    pairs = _pairs(view.totals, b, a)
 
     def reach(a: Parts, b: Parts) -> tuple[Array, ...]:
         found = {pair: site.call({0: a[pair[1]], 1: b[pair[0]]}) for total in pairs for pair in total}
@@ -228,7 +234,7 @@ def _of_product(site: Site, view: View) -> Evidence:
         pushed = back(tuple(rate / 2 for rate in rates))
         return {k: _joined(parts, pushed[k]) for k, parts in enumerate((a, b))}
 
-    return Evidence(totals, None, site.result, _gain(a, b), push)
+    return Evidence(totals[asked], None, site.result, _gain(a, b), push)
 
 
 def _gain(kernels: Parts | None, parts: Parts | None) -> Array | float:

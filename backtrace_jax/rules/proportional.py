@@ -24,11 +24,19 @@ def _open(site: Site, R: Array) -> tuple[Shares, Kept]:
 
 
 def _gated(site: Site, R: Array, lower: float, upper: float) -> tuple[Shares, Kept]:
-    evidence = gather(site, SPLIT)
-    positive, negative = evidence.totals
-    gates = (site.result >= lower).astype(R.dtype), (site.result <= upper).astype(R.dtype)
-    shared = spread(R, _with_bias(gates[0] * positive + gates[1] * negative, evidence), evidence.gain)
-    return evidence.push(gates[0] * shared.rate, gates[1] * shared.rate), _kept(evidence, shared)
+    """What is open takes all; what it hands on is told apart by terms of one sign.
+
+    Of the evidence, p is enough: n = p - Kx, and p + n = 2p - Kx. That is exact to a few roundings of D, for none of
+    its terms is larger: p is closed only where p - n + b < lower <= 0, so there p <= n + |b| = D, and where both sides
+    are open p, |Kx| and |b| are parts of D.
+    """
+    evidence = gather(site, SPLIT, asked=1)
+    p, Kx = evidence.totals[0], site.result if evidence.bias is None else site.result - evidence.bias
+    shut = site.result < lower, site.result > upper
+    opened = jnp.where(shut[0], p - Kx, jnp.where(shut[1], p, p + (p - Kx)))
+    shared = spread(R, _with_bias(jnp.maximum(opened, 0), evidence), evidence.gain)
+    rates = [jnp.where(each, 0, shared.rate) for each in shut]
+    return evidence.push(*rates), _kept(evidence, shared)
 
 
 def _with_bias(total: Array, evidence: Evidence) -> Array:

@@ -13,7 +13,7 @@ from backtrace_jax.rules import BIAS, CONSTANT, DEAD
 from tests.rules import cases
 from tests.rules.cases import Case
 from tests.rules.oracles import RANGES, Shared, default_rule
-from tests.rules.running import DOUBLE, Walked, assert_books_close, close, walk_back
+from tests.rules.running import DOUBLE, SINGLE, Walked, assert_books_close, close, walk_back
 
 REACH = {None: 1.0, "tanh": 3.0, "sigmoid": 6.0, "softmax": 3.0, "silu": 9.0}
 """How far z should reach for an activation to saturate here and there."""
@@ -104,6 +104,25 @@ def test_any_linear_map(family):
         )
 
     hold()
+
+
+@pytest.mark.parametrize("activation", RANGES)
+@pytest.mark.parametrize(("reach", "bias"), [(1.0, 1e4), (1e4, 1.0), (1e-4, 10.0)])
+def test_open_sides_are_exact_in_single_precision(activation, reach, bias):
+    """Where a bias outweighs the contributions, and where they all but cancel with it."""
+    generator = np.random.default_rng(0)
+    x, K, R = (generator.normal(size=shape).astype(SINGLE) for shape in ((200,), (200, 40), (40,)))
+    x *= reach
+    b = (generator.normal(size=40) * bias - (x @ K if reach > bias else 0)).astype(SINGLE)
+    t = x.astype(DOUBLE) @ K + b
+    undecided = np.abs(t[:, None] - RANGES[activation]).min(1) < 0.1  # rounding may open or close these gates
+    R[undecided] = 0
+    builder = Builder()
+    z = builder.emit("matmul", builder.input("x", x.shape, SINGLE), K, b)
+    walked = walk_back(builder.finish({"y": builder.emit(activation, z)}), {"x": x}, R)
+    expected = default_rule(K.T.astype(DOUBLE), x.astype(DOUBLE), b.astype(DOUBLE), R, RANGES[activation])
+    close(walked.relevance["x"], expected.share.astype(SINGLE), 1e-5)
+    assert_books_close(walked.books, 1e-5)
 
 
 @pytest.mark.parametrize("activation", RANGES)
