@@ -3,6 +3,10 @@
 A value bears relevance when it is computed, through edges that carry relevance, from a float input or from rows of a
 table that an integer input looks up. Whatever does not is a weight to products and a constant to sums. All of this
 follows from the graph; nothing is computed with numbers here.
+
+An index may be worked out from an id, entry by entry and with constants only (an offset, a negative one counted from
+the end, a remainder, a comparison): the look-up is then one by the id, in another table, and the arithmetic hands on
+what it gets. Arithmetic that mixes entries (positions counted from a mask) or inputs makes no such index.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Collection
 
 from ..ir import Eqn, Graph, Var
 from ..ops import CONTROL, LINEAR, MOVE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
-from ..rules import EMBEDDING
+from ..rules import EMBEDDING, INDEX
 
 
 def bearing_inputs(graph: Graph, wrt: Collection[str] | None = None) -> frozenset[str]:
@@ -20,15 +24,56 @@ def bearing_inputs(graph: Graph, wrt: Collection[str] | None = None) -> frozense
     return frozenset(var.name for var in inputs if _can_bear(var))
 
 
-def bearing(graph: Graph, inputs: Collection[str]) -> frozenset[str]:
-    """Names of the values that bear relevance, given the inputs that do."""
-    found = set(inputs)
+def bearing(graph: Graph, inputs: Collection[str], varying: Collection[str] | None = None) -> frozenset[str]:
+    """Names of the values that bear relevance, given the inputs that do.
+
+    Args:
+        graph: The graph.
+        inputs: Names of the inputs that bear relevance.
+        varying: Names of the inputs that are no constants to an index worked out from others; None: those that bear.
+    """
+    search = _Search(inputs, inputs if varying is None else varying)
     for eqn in graph.eqns:
+        search.visit(eqn)
+    return frozenset(search.found)
+
+
+class _Search:
+    """The values that bear relevance, found equation by equation.
+
+    Attributes:
+        found: Their names.
+    """
+
+    def __init__(self, inputs: Collection[str], varying: Collection[str]) -> None:
+        self.found = set(inputs)
+        self._varying = set(varying)  # whatever is computed from such inputs, in any way
+        self._sources: dict[str, set[str]] = {}  # where integers that bear relevance come from; themselves by default
+
+    def visit(self, eqn: Eqn) -> None:
+        """Add the results that bear relevance."""
+        if any(var.name in self._varying for var in eqn.invars):
+            self._varying.update(var.name for var in eqn.outvars)
         if OPS[eqn.op].kind == CONTROL:
-            found.update(_scanned(eqn, found))
-        elif any(bearers(eqn, found)):
-            found.update(var.name for var in eqn.outvars if _can_bear(var))
-    return frozenset(found)
+            self.found.update(_scanned(eqn, self.found))
+        elif self._is_worked_out(eqn) if _is_index(eqn) else any(bearers(eqn, self.found)):
+            self._add(eqn)
+
+    def _add(self, eqn: Eqn) -> None:
+        sources = self._sources_of(eqn)
+        self.found.update(var.name for var in eqn.outvars)
+        self._sources.update({var.name: sources for var in eqn.outvars if sources and not var.is_float})
+
+    def _sources_of(self, eqn: Eqn) -> set[str]:
+        integers = [var.name for var in eqn.invars if not var.is_float and var.name in self.found]
+        return set().union(*(self._sources.get(name, {name}) for name in integers))
+
+    def _is_worked_out(self, eqn: Eqn) -> bool:
+        """Whether an index follows from entries of one value that bears relevance, and from constants."""
+        names = {var.name for var in eqn.invars}
+        ids = {var.name for var in eqn.invars if not var.is_float} & self.found
+        others = (names - ids) & self._varying
+        return bool(ids) and not others and (len(ids) == 1 or len(self._sources_of(eqn)) == 1)
 
 
 def bearing_in_body(eqn: Eqn, carrying: Collection[str]) -> frozenset[str]:
@@ -42,18 +87,22 @@ def bearing_in_body(eqn: Eqn, carrying: Collection[str]) -> frozenset[str]:
     others = {inner.name for inner, outer in given[states:] if outer.name in carrying}
     starting = {inner.name for inner, outer in given[:states] if outer.name in carrying}
     while True:
-        found = bearing(body, others | _growing(body, states, others, starting))
+        found = _bearing_inside(body, others | _growing(body, states, others, starting))
         idle = starting - _bearing_states(body, states, found)
         if not idle:
             return found
         starting -= idle
 
 
+def _bearing_inside(body: Graph, inputs: Collection[str]) -> frozenset[str]:
+    return bearing(body, inputs, {var.name for var in body.inputs})
+
+
 def _growing(body: Graph, states: int, others: set[str], starting: set[str]) -> set[str]:
     """States that bear relevance sooner or later, given those that do at first."""
     found = starting
     while True:
-        grown = found | _bearing_states(body, states, bearing(body, others | found))
+        grown = found | _bearing_states(body, states, _bearing_inside(body, others | found))
         if grown == found:
             return found
         found = grown
@@ -80,11 +129,30 @@ def bearers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
         return tuple(var.name in carrying and var.is_float for var in eqn.invars)
     if _is_embedding(eqn, carrying):
         return tuple(position == 1 for position in range(len(eqn.invars)))
+    if _is_index(eqn) and eqn.outvars[0].name in carrying:
+        return tuple(var.name in carrying and not var.is_float for var in eqn.invars)
     return tuple(var.name in carrying and _carries(eqn, i) for i, var in enumerate(eqn.invars))
 
 
 _LOOK_UPS = ("gather", "gather_by_key")
+_COMPARING = ("equal", "less", "less_equal", "greater", "greater_equal")
+_LOGICAL = ("logical_and", "logical_or", "logical_xor", "logical_not")
+_BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "shift_left", "shift_right")
+_ARITHMETIC = ("add", "sub", "mul", "div", "mod", "neg", "abs", "sign", "clip", "integer_pow")
+_INDEXING = frozenset((*_COMPARING, *_LOGICAL, *_BITWISE, *_ARITHMETIC))
+_CHOOSING = ("maximum", "minimum")
 _QUANTISING = ("quantize", "dequantize")
+
+
+def _is_index(eqn: Eqn) -> bool:
+    """Whether integers (or truths) are worked out entry by entry.
+
+    Of a larger and a smaller integer the winner takes all where they are quantised numbers, which have fewer bits than
+    indices; an index kept inside its range by that is the token's, at the end of the range as well.
+    """
+    result = eqn.outvars[0]
+    chosen = eqn.op in _CHOOSING and result.dtype.itemsize >= 4
+    return (eqn.op in _INDEXING or chosen) and not result.is_float
 
 
 def _is_embedding(eqn: Eqn, carrying: Collection[str]) -> bool:
@@ -98,18 +166,21 @@ def _carries(eqn: Eqn, position: int) -> bool:
     """Floats pass relevance to floats; integers only where they are moved or selected, not computed with.
 
     Integers that stand for quantities are made of floats, and turned into floats, by operations of their own. A float
-    that is cut to a whole number may look up a row, as the code of a category among other features does.
+    that is cut to a whole number may look up a row, as the code of a category among other features does. What is
+    computed with integers passes nothing on, unless it is an index (`INDEX`).
     """
     op, result = OPS[eqn.op], eqn.outvars[0]
     moved = op.kind in (MOVE, SELECT) or op.name in ("cast", *_QUANTISING)
     same = result.is_float == eqn.invars[position].is_float or op.name in _QUANTISING
     same = same or (op.name == "cast" and result.is_integer)
-    return op.carries(position) and same and (result.is_float or (result.is_integer and moved))
+    return op.carries(position) and same and (result.is_float or moved)
 
 
 def kind_of(eqn: Eqn, bears: tuple[bool, ...]) -> str:
     """The kind of an equation where it stands: a product with one bearing factor is linear, and so on."""
     kind = OPS[eqn.op].kind
+    if _is_index(eqn):
+        return INDEX
     if eqn.op in _LOOK_UPS and not bears[0]:
         return EMBEDDING
     if kind == PRODUCT and not all(bears[:2]):

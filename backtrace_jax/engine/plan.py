@@ -246,7 +246,8 @@ def _check_reached(graph: Graph, output: Var, reached: Iterable[Var], wrt: Colle
         kinds = ", ".join(f"{var.name} ({var.dtype.name})" for var in graph.inputs)
         raise SettingError(
             f"output {output.name!r} takes no relevance from the inputs: {kinds}. Float inputs carry it, and integer "
-            "inputs that look up a table; give integer features to the model as floats"
+            "inputs that look up a table (from several together only those named in wrt=); give integer features to "
+            "the model as floats"
         )
     lost = sorted(set(wrt or ()) - names)
     if lost:

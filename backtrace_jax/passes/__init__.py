@@ -6,6 +6,7 @@ from .affine import fold_affine
 from .attention import scale_queries
 from .channels_last import channels_last
 from .dead_code import drop_dead_code
+from .lookups import recognise_lookups
 from .norms import recognise_norms
 from .precision import with_float_type
 from .softmax import recognise_division, recognise_softmax
@@ -16,6 +17,7 @@ __all__ = [
     "fold_affine",
     "recognise_activations",
     "recognise_division",
+    "recognise_lookups",
     "recognise_norms",
     "recognise_softmax",
     "scale_queries",
@@ -25,6 +27,7 @@ __all__ = [
 
 _PASSES = (
     drop_dead_code,
+    recognise_lookups,
     recognise_norms,  # before scales and shifts are folded into what comes before them
     recognise_softmax,
     recognise_activations,

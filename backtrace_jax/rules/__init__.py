@@ -4,13 +4,27 @@ from . import modes
 from .catalogue import MODES, Entry, composite, find_mode, mode
 from .composite import AgainstReference, AlongPath, Mode, Node, Once, Procedure, Rule, Selector, WithNoise
 from .modes import PASSING_ON, WEIGHTED
-from .site import BIAS, CONSTANT, DEAD, EMBEDDING, STABILISER, Kept, LinearMap, Shares, Site, in_floats, linear_map
+from .site import (
+    BIAS,
+    CONSTANT,
+    DEAD,
+    EMBEDDING,
+    INDEX,
+    STABILISER,
+    Kept,
+    LinearMap,
+    Shares,
+    Site,
+    in_floats,
+    linear_map,
+)
 
 __all__ = [
     "BIAS",
     "CONSTANT",
     "DEAD",
     "EMBEDDING",
+    "INDEX",
     "MODES",
     "PASSING_ON",
     "STABILISER",

@@ -30,7 +30,7 @@ from jax import Array
 from ..errors import SettingError
 from ..ir import Eqn
 from ..ops import CONTROL, KINDS, NONE, OPS
-from .site import EMBEDDING, Kept, Shares, Site
+from .site import EMBEDDING, INDEX, Kept, Shares, Site
 
 RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]
 Takers: TypeAlias = Callable[[tuple[bool, ...], int | None], tuple[bool, ...]]
@@ -132,7 +132,7 @@ class Selector:
             SettingError: Naming what there is.
         """
         ops = (self.op,) if isinstance(self.op, str) else self.op or ()
-        kinds = tuple(kind for kind in (*KINDS, EMBEDDING) if kind not in (NONE, CONTROL))
+        kinds = tuple(kind for kind in (*KINDS, EMBEDDING, INDEX) if kind not in (NONE, CONTROL))
         choices = [
             ("kind", (self.kind,), kinds),
             ("op", ops, tuple(OPS)),

@@ -27,7 +27,7 @@ from .composite import (
     ungated,
 )
 from .options import bounds, count, number
-from .site import EMBEDDING
+from .site import EMBEDDING, INDEX
 
 CONVOLUTIONS = ("conv", "conv_transpose")
 WEIGHTED = (*CONVOLUTIONS, "matmul", "einsum")
@@ -55,6 +55,7 @@ _MOVING = {
     MOVE: Rule("move", shared.move, keeps_sign=True),
     SELECT: Rule("winner", shared.select, keeps_sign=True),
     EMBEDDING: Rule("token", shared.embedding, keeps_sign=True),
+    INDEX: Rule("index", shared.index, keeps_sign=True),
 }
 PASSING_ON = {**_MOVING, POINTWISE: _TAKE_ALL}
 """Rules that hand relevance to single entries as it is."""

@@ -148,3 +148,12 @@ def embedding(site: Site, R: Array) -> tuple[Shares, Kept]:
     axis, rank = site.params["axis"], site.operands[1].ndim
     rows = range(axis, axis + rank)
     return {1: jnp.sum(R, tuple(i for i in range(R.ndim) if i not in rows))}, {}
+
+
+def index(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """What an index gets belongs to the ids it is worked out from, to each operand made of them the same part.
+
+    All of them lead to the same ids, so it does not matter which part goes which way.
+    """
+    made = [i for i, bears in enumerate(site.bears) if bears]
+    return {i: fit(R / len(made), site.operands[i]) for i in made}, {}

@@ -15,6 +15,7 @@ from ..ops.linear import mul
 
 BIAS, CONSTANT, STABILISER, DEAD = "bias", "constant", "stabiliser", "dead"
 EMBEDDING = "embedding"  # rows of a table that bears no relevance, looked up by an index that does
+INDEX = "index"  # such an index worked out, entry by entry, from ids and constants
 
 Shares = dict[int, Array]
 """Relevance handed to operands, by operand position; each has its operand's shape (in pairs, two channels in front)."""

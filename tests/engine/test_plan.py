@@ -80,7 +80,7 @@ def test_a_computed_table_bears_relevance_and_its_index_does_not():
     assert [var.name for var in plan_of(model).inputs] == ["x"]
 
 
-def test_tokens_are_moved_but_not_computed_with():
+def test_tokens_are_moved_and_offset_but_not_mixed():
     def moved(builder, ids):
         flat = builder.emit("reshape", builder.emit("cast", ids, dtype="int32"), shape=(3,))
         return builder.emit("gather", TABLE, builder.emit("concat", flat, np.zeros(2, np.int32), axis=0), axis=0)
@@ -88,9 +88,14 @@ def test_tokens_are_moved_but_not_computed_with():
     def computed(builder, ids):
         return builder.emit("gather", TABLE, builder.emit("add", ids, np.array(1)), axis=0)
 
+    def mixed(builder, ids):
+        total = builder.emit("reduce_sum", ids, axes=(0,), keepdims=True)
+        return builder.emit("gather", TABLE, builder.emit("sub", total, ids), axis=0)
+
     assert [step.kind for step in plan_of(program(moved, ids=IDS)).steps] == [EMBEDDING, MOVE, MOVE, POINTWISE]
+    assert [step.kind for step in plan_of(program(computed, ids=IDS)).steps] == [EMBEDDING, "index"]
     with pytest.raises(SettingError, match="takes no relevance"):
-        plan_of(program(computed, ids=IDS))
+        plan_of(program(mixed, ids=IDS))
 
 
 def test_comparisons_and_conditions_carry_nothing():
