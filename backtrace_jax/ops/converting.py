@@ -115,8 +115,17 @@ def _range(dtype: str) -> tuple[float, float]:
 
 
 def _unrounded(x: Array, scale: Array, zero_point: Array, *, dtype: str, saturate: bool = True) -> Array:
+    """The same without rounding; what is rounded to the first or last level is not beyond the range yet.
+
+    So it goes on to half a step past both: a range found from the entries themselves, rounded as its zero point is,
+    would otherwise end before the largest of them, and its derivative be lost.
+    """
     levels, zero_point = _levels(x, scale, zero_point)
-    return jnp.clip(levels + zero_point, *_range(dtype))
+    place, (low, high) = levels + zero_point, _range(dtype)
+    if jnp.issubdtype(jnp.dtype(dtype), jnp.integer):
+        reach = 0.5 + (high - low) * 4 * float(jnp.finfo(place.dtype).eps)  # the division is rounded, too
+        low, high = low - reach, high + reach
+    return jnp.clip(place, low, high)
 
 
 def dequantize(x: Array, scale: Array, zero_point: Array, *, dtype: str) -> Array:

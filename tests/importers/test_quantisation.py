@@ -192,7 +192,7 @@ def test_gradients_pass_rounding_and_not_clipping():
     inside = np.array([[0, 1, 1, 0]]) * W.T
     gradient = explain(model, {"x": x}, mode="gradient").relevance["x"]
     np.testing.assert_allclose(gradient, inside, rtol=1e-5)
-    clipped = np.clip(x, -1.28, 1.27) * W.T
+    clipped = np.clip(x, -1.285, 1.275) * W.T  # where what is rounded to the last levels ends
     found = explain(model, {"x": x}, mode="deeplift", baseline="zero").relevance["x"]
     np.testing.assert_allclose(found, clipped, rtol=1e-4)
 
@@ -271,6 +271,35 @@ def test_quantised_networks(name, form):
     explanation = explain(model, {"x": x})
     assert explanation.ledger.error.max() < 1e-5
     assert np.abs(explanation.relevance["x"]).sum() > 1e-3
+
+
+CASES = Path(__file__).parent.parent / "cases"
+ROWS = np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", ["gradient", "integrated-gradients", "default", "lrp-epsilon"])
+def test_a_quantised_network_is_explained_as_its_floats(mode):
+    """Correlation of each row's relevance; rules that divide by what may be near 0 are judged by the middle row."""
+    (floats, quantised) = (
+        explain(CASES / f"{name}.onnx", ROWS, mode=mode, target=0, dtype="float64") for name in ("mlp", "mlp_int8")
+    )
+    pairs = zip(floats.relevance["x"], quantised.relevance["x"], strict=True)
+    found = np.array([np.corrcoef(*pair)[0, 1] for pair in pairs])
+    assert (found.min() if "gradient" in mode else np.median(found)) > 0.999
+    assert all(explanation.relevance["x"].dtype == np.float64 for explanation in (floats, quantised))
+    assert quantised.ledger is None or quantised.ledger.error.max() < 1e-14
+    extreme = np.abs(ROWS).argmax(1)[:, None]
+    pairs = (np.take_along_axis(each.relevance["x"], extreme, 1) for each in (floats, quantised))
+    if mode == "gradient":
+        np.testing.assert_allclose(*pairs, rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize(("name", "form"), [("dense", "operators"), ("dense", "channels"), ("convolutional", "pairs")])
+def test_gradients_of_what_is_statically_quantised(name, form):
+    model, x = quantised(name, form)
+    floats = {"dense": dense, "convolutional": convolutional}[name]()[0]
+    found, expected = (explain(each, x, mode="gradient", target=0).relevance["x"] for each in (model, floats))
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("form", ["pairs", "dynamic"])

@@ -45,8 +45,34 @@ def test_gradients_pass_rounding_but_not_clipping():
 def test_deeplift_compares_what_is_clipped_and_not_rounded():
     reference = {"x": np.full(X.shape, 0.02)}
     walked = walk_back(program(), {"x": X}, np.ones(X.shape), mode="deeplift", reference=reference)
-    expected = (np.clip(X, -128 * SCALE - ZERO * SCALE, 127 * SCALE - ZERO * SCALE) - 0.02) / (X - 0.02)
+    low, high = ((end - ZERO) * SCALE for end in (-128.5, 127.5))  # where the last levels end
+    expected = (np.clip(X, low, high) - 0.02) / (X - 0.02)
     close(walked.relevance["x"], expected, 1e-6)
+
+
+def test_gradients_pass_to_half_a_step_beyond_the_range():
+    """The levels -128 and 127 stand for what is rounded to them, on both sides."""
+    builder = Builder()
+    x = builder.input("x", (8,), DOUBLE)
+    q = builder.emit("quantize", x, np.array(0.1), np.array(0.0), dtype="int8")
+    made = builder.finish({"y": builder.emit("dequantize", q, np.array(0.1), np.array(0.0), dtype="float64")})
+    edges = np.array([-12.86, -12.85, -12.84, -12.8, 12.7, 12.74, 12.75, 12.76])
+    walked = walk_back(made, {"x": edges}, np.ones(8), mode="gradient")
+    assert walked.relevance["x"].tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("entries", [[-1.0, 0.3, 1.0], [-0.5, 0.2, 1.5], [0.1, 0.2, 0.7], [-3.0, -2.0, -0.1]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_entries_of_a_dynamic_range_have_a_gradient(entries, dtype):
+    """The zero point is rounded, so one end of the range may lie past the last level: by half a step if symmetric."""
+    builder = Builder()
+    x = builder.input("x", (3,), np.dtype(dtype))
+    scale, zero = builder.emit("dynamic_range", x)
+    zero = builder.emit("cast", zero, dtype="float32")
+    q = builder.emit("quantize", x, scale, zero, dtype="uint8")
+    made = builder.finish({"y": builder.emit("dequantize", q, scale, zero, dtype=np.dtype(dtype).name)})
+    walked = walk_back(made, {"x": np.array(entries, dtype)}, np.ones(3, dtype), mode="gradient")
+    np.testing.assert_allclose(walked.relevance["x"], np.ones(3), rtol=1e-6)
 
 
 def test_positions_cut_from_floats_are_no_quantities():
