@@ -105,6 +105,13 @@ def test_quick_gelu_of_another_slope():
     check("QuickGelu", [floats(2, 3)], alpha=1.0)
 
 
+def test_gelu_of_a_product():
+    operands = [floats(2, 3, 4), floats(4, 5, seed=1), floats(5, seed=2)]
+    total = operands[0] @ operands[1] + operands[2]
+    wanted = 0.5 * total * (1 + np.tanh(np.sqrt(2 / np.pi) * (total + 0.044715 * total**3)))
+    check("GemmFastGelu", operands, (1, 2), [wanted.astype(np.float32)])
+
+
 def test_halves_that_gate_each_other():
     X, bias = floats(2, 3, 8), floats(8, seed=1)
     first, second = np.split(X + bias, 2, axis=2)
@@ -147,38 +154,6 @@ def test_simplified_normalisation(domain):
 
 def test_simplified_normalisation_in_onnxruntime():
     check_node("SimplifiedLayerNormalization", [floats(2, 3, 4), floats(3, 4, seed=1)], (1,), axis=1, epsilon=1e-3)
-
-
-@pytest.mark.parametrize("segments", [True, False])
-@pytest.mark.parametrize("given", [True, False])
-def test_embeddings(segments, given):
-    words, positions = floats(7, 4), floats(6, 4, seed=1)
-    ids = np.asarray([[1, 5, 0], [2, 2, 6]], np.int32)
-    segment_ids, kinds = (
-        (np.asarray([[0, 1, 1], [0, 0, 1]], np.int32), floats(2, 4, seed=2)) if segments else (None,) * 2
-    )
-    mask, order = np.asarray([[1, 1, 1], [1, 1, 0]], np.int32), np.asarray([[2, 0, 1], [5, 1, 0]], np.int32)
-    operands = [ids, segment_ids, words, positions, kinds, floats(4, seed=3), floats(4, seed=4), mask]
-    check("EmbedLayerNormalization", [*operands, order if given else None], (2, 3, 4, 5, 6), results=3)
-
-
-def quantised(bits, block_size, K, N, zero_points, seed=0):
-    generator = np.random.default_rng(seed)
-    blocks = -(-K // block_size)
-    B = generator.integers(0, 256, (N, blocks, block_size * bits // 8), np.uint8)
-    scales = generator.uniform(0.5, 1, (N, blocks)).astype(np.float32)
-    if zero_points == "packed":
-        return B, scales, generator.integers(0, 256, (N, -(-blocks * bits // 8)), np.uint8)
-    return B, scales, generator.uniform(0, 8, (N, blocks)).astype(np.float32) if zero_points else None
-
-
-@pytest.mark.parametrize("bits", [4, 8, 2])
-@pytest.mark.parametrize("zero_points", ["", "packed"])
-def test_weights_of_few_bits(bits, zero_points):
-    B, scales, zero = quantised(bits, 16, 40, 6, zero_points)
-    settings = {"K": 40, "N": 6, "bits": bits, "block_size": 16, "rtol": 1e-3, "atol": 1e-3}
-    operands = [floats(2, 3, 40), B, scales, zero]
-    check_node("MatMulNBits", operands, (1, 2, 3), domain="com.microsoft", **settings)
 
 
 def test_group_normalisation():

@@ -59,11 +59,30 @@ def test_softmax(opset):
     np.testing.assert_allclose(run_model(model, [A])[0], wanted, rtol=0, atol=1)
 
 
-def test_another_layout_is_refused():
-    operands = [A, *IN, *OUT]
-    model = node_model("QLinearGlobalAveragePool", operands, (1, 2, 3, 4), domain="com.microsoft", channels_last=1)
-    with pytest.raises(UnsupportedError, match="use the model before that"):
-        run_model(model, [A])
+@pytest.mark.parametrize(
+    ("op_type", "attributes"),
+    [("QLinearAveragePool", POOL), ("QLinearGlobalAveragePool", {})],
+    ids=["some", "all"],
+)
+def test_channels_last(op_type, attributes):
+    check(op_type, [A.transpose(0, 2, 3, 1).copy(), *IN, *OUT], (1, 2, 3, 4), steps=1, channels_last=1, **attributes)
+
+
+@pytest.mark.parametrize("channels_last", [0, 1])
+def test_convolution(channels_last):
+    x = A.transpose(0, 2, 3, 1).copy() if channels_last else A
+    weights = [integers("int8", 3, 2, 3, 3), np.float32([0.01, 0.02, 0.03]), np.zeros(3, np.int8)]
+    operands = [x, *IN, *weights, *OUT, integers("int16", 3).astype(np.int32)]
+    settings = {"pads": [1, 0, 1, 0], "strides": [1, 2], "channels_last": channels_last}
+    check("QLinearConv", operands, tuple(range(1, 9)), steps=1, **settings)
+
+
+def test_means():
+    """onnxruntime has no kernel for it."""
+    wanted = (A.astype(np.float32) - 100).mean((2, 3), keepdims=True) * np.float32(0.02 / 0.06) + 90
+    operands, known = [A, *IN, *OUT], (1, 2, 3, 4)
+    expected = [np.round(wanted).astype(np.uint8)]
+    check_node("QLinearReduceMean", operands, known, expected, domain="com.microsoft", atol=1, axes=[2, -1])
 
 
 def test_joining_and_choosing():
@@ -90,3 +109,32 @@ def test_matrix_products_of_integers_as_floats():
 def test_types_of_sixteen_bits_at_any_opset():
     check("QuantizeLinear", [floats(3, 4), np.float32(0.001), np.int16(5)], (1, 2), opset=11)
     check("DequantizeLinear", [integers("uint16", 3, 4), np.float32(0.001), np.uint16(5)], (1, 2), opset=11)
+
+
+def test_sixteen_bits():
+    check("MatMulInteger16", [integers("int16", 3, 5) // 64, integers("int16", 5, 4, seed=1) // 64], (1,))
+
+
+def attention(per_column=False):
+    """Operands of QAttention: X [2, 4, 6], two heads of size 3."""
+    scale = np.linspace(0.001, 0.01, 18).astype(np.float32) if per_column else np.float32(0.005)
+    zero = np.zeros(18, np.int8) if per_column else np.int8(3)
+    weights = integers("int8", 6, 18, seed=1)
+    return [integers("uint8", 2, 4, 6), weights, floats(18, seed=2), np.float32(0.02), scale, None, np.uint8(120), zero]
+
+
+@pytest.mark.parametrize("settings", [{}, {"unidirectional": 1}, {"scale": 0.3}], ids=str)
+def test_attention(settings):
+    check_node("QAttention", attention(), (1, 2, 3, 4, 6, 7), domain="com.microsoft", num_heads=2, **settings)
+
+
+def test_attention_by_columns_with_a_mask_and_a_past():
+    operands = attention(per_column=True)
+    operands[5] = np.asarray([[1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 1]], np.int32)
+    settings = {"num_heads": 2, "results": 2, "unidirectional": 1, "domain": "com.microsoft"}
+    check_node("QAttention", [*operands, floats(2, 2, 2, 2, 3, seed=3)], (1, 2, 3, 4, 6, 7), **settings)
+
+
+def test_attention_that_rotates_is_refused():
+    with pytest.raises(UnsupportedError, match="before fusing"):
+        check_node("QAttention", attention(), (1, 2), [], domain="com.microsoft", num_heads=2, do_rotary=1)

@@ -177,3 +177,13 @@ def causal_convolution_microsoft(
     if changed:
         raise UnsupportedError(f"settings {', '.join(changed)} that ONNX's own operator does not have; use a Conv")
     return causal_convolution(lowering, input, weight, bias, past_state, activation=activation)
+
+
+@operator("LinearAttentionGate", domain="com.microsoft")
+def linear_attention_gate(
+    lowering: Lowering, a: Value, dt_bias: Value, decay_scale: Value, b: Value | None = None
+) -> tuple[Value, ...]:
+    """How fast a memory decays, and the rate at which it is written, of projections [batch, time, head]."""
+    wide = lowering.emit("softplus", lowering.emit("add", lowering.cast(a, np.dtype(np.float32)), dt_bias))
+    decay = lowering.cast(lowering.emit("mul", wide, decay_scale), np.dtype(a.dtype))
+    return (decay,) if b is None else (decay, lowering.emit("sigmoid", b))

@@ -40,14 +40,33 @@ def attention(
     """Self-attention, its projections included; returns the keys and values stacked as well."""
     if do_rotary or past_present_share_buffer:
         raise UnsupportedError("rotation or a shared buffer inside Attention; use GroupQueryAttention or fuse less")
-    sizes = qkv_hidden_sizes or (weights.shape[1] // 3,) * 3
     projected = lowering.emit("matmul", input, weights)
     projected = projected if bias is None else lowering.emit("add", projected, bias)
-    Q, K, V = (split_heads(lowering, part, num_heads) for part in cut(lowering, projected, sizes))
+    settings = {"mask_filter_value": mask_filter_value, "scale": scale, "unidirectional": unidirectional}
+    operands = mask_index, past, attention_bias
+    return self_attention(lowering, projected, *operands, num_heads, qkv_hidden_sizes, **settings)
+
+
+def self_attention(
+    lowering: Lowering,
+    projected: Value,
+    mask_index: Value | None,
+    past: Value | None,
+    attention_bias: Value | None,
+    num_heads: int,
+    sizes: tuple[int, ...] = (),
+    *,
+    mask_filter_value: float = _FILTER,
+    scale: float | None = None,
+    unidirectional: int = 0,
+) -> tuple[Value, ...]:
+    """Attention of queries, keys and values side by side [batch, length, sizes]; keys and values stacked as well."""
+    parts = cut(lowering, projected, sizes or (projected.shape[2] // 3,) * 3)
+    Q, K, V = (split_heads(lowering, part, num_heads) for part in parts)
     before = [None, None] if past is None else [_entry(lowering, past, i) for i in range(2)]
     K, V = (after_past(lowering, old, new) for old, new in zip(before, (K, V), strict=True))
-    hidden = _masked(lowering, mask_index, Q, K, mask_filter_value)
-    seen = total(lowering, (hidden, _causal(lowering, Q, K) if unidirectional else None, attention_bias))
+    hidden = masked(lowering, mask_index, Q, K, mask_filter_value)
+    seen = total(lowering, (hidden, causal(lowering, Q, K) if unidirectional else None, attention_bias))
     result = merge_heads(lowering, attend(lowering, Q, K, V, seen, Scoring(_given(scale))).result)
     return (result, _stacked(lowering, K, V)) if lowering.result_count > 1 else (result,)
 
@@ -77,8 +96,8 @@ def multi_head_attention(
     parts = _with_bias(lowering, _unpacked(lowering, query, key, value), bias)
     Q, K, V = (split_heads(lowering, part, num_heads) if len(part.shape) == 3 else part for part in parts)
     K, V = after_past(lowering, past_key, K), after_past(lowering, past_value, V)
-    hidden = _masked(lowering, key_padding_mask, Q, K, mask_filter_value)
-    seen = total(lowering, (hidden, _causal(lowering, Q, K) if unidirectional else None, attention_bias))
+    hidden = masked(lowering, key_padding_mask, Q, K, mask_filter_value)
+    seen = total(lowering, (hidden, causal(lowering, Q, K) if unidirectional else None, attention_bias))
     attended = attend(lowering, Q, K, V, seen, Scoring(_given(scale)))
     return merge_heads(lowering, attended.result), K, V, attended.masked
 
@@ -140,7 +159,7 @@ def _with_bias(lowering: Lowering, parts: list[Value], bias: Value | None) -> li
     return [lowering.emit("add", part, own) if len(part.shape) == 3 else part for part, own in pairs]
 
 
-def _masked(lowering: Lowering, mask: Value | None, Q: Value, K: Value, filter_value: float) -> Value | None:
+def masked(lowering: Lowering, mask: Value | None, Q: Value, K: Value, filter_value: float) -> Value | None:
     """What a mask adds to the scores, from any of its forms; None if nothing."""
     if mask is None:
         return None
@@ -178,7 +197,7 @@ def _between(lowering: Lowering, mask: Value, batch: int, keys: int) -> Value | 
     return both(lowering, (ended, begun))
 
 
-def _causal(lowering: Lowering, Q: Value, K: Value) -> Value | None:
+def causal(lowering: Lowering, Q: Value, K: Value) -> Value | None:
     """What hides keys behind a query that comes last but for those after it."""
     count = Q.shape[2]
     queries = np.arange(count).reshape(count, 1) + K.shape[2] - count

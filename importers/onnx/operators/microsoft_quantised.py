@@ -14,19 +14,23 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .microsoft import MICROSOFT
+from .microsoft_attention import self_attention
+from .microsoft_layouts import in_layout
 from .pooling import average_pool, global_average_pool
 from .quantisation import (
+    as_integers,
     dequantize_linear,
     dynamic_quantize_linear,
     integer_matmul,
     per_column,
     per_row,
+    qlinear_conv,
+    qlinear_matmul,
     quantize_linear,
     rescaled,
 )
 from .registry import operator
-
-MICROSOFT = "com.microsoft"
 
 
 @operator("QuantizeLinear", domain=MICROSOFT)
@@ -102,18 +106,16 @@ def _softmax(lowering: Lowering, x: Value, *, axis: int = -1, opset: int = 13) -
 
 
 def _average_pool(lowering: Lowering, x: Value, *, channels_last: int = 0, **attributes: Any) -> Value:
-    _check_layout(channels_last)
-    return average_pool(lowering, x, **attributes)
+    return in_layout(lowering, x, channels_last, lambda value: average_pool(lowering, value, **attributes))
 
 
 def _global_average_pool(lowering: Lowering, x: Value, *, channels_last: int = 0) -> Value:
-    _check_layout(channels_last)
-    return global_average_pool(lowering, x)
+    return in_layout(lowering, x, channels_last, lambda value: global_average_pool(lowering, value))
 
 
-def _check_layout(channels_last: int) -> None:
-    if channels_last:
-        raise UnsupportedError("channels_last=1, which onnxruntime writes when it optimises; use the model before that")
+def _reduce_mean(lowering: Lowering, x: Value, *, axes: Sequence[int], keepdims: int = 1) -> Value:
+    places = tuple(axis % len(x.shape) for axis in axes)
+    return lowering.emit("reduce_mean", x, axes=places, keepdims=bool(keepdims))
 
 
 _register_unary("QLinearSigmoid", _sigmoid)
@@ -121,6 +123,18 @@ _register_unary("QLinearLeakyRelu", _leaky_relu)
 _register_unary("QLinearSoftmax", _softmax)
 _register_unary("QLinearAveragePool", _average_pool)
 _register_unary("QLinearGlobalAveragePool", _global_average_pool)
+_register_unary("QLinearReduceMean", _reduce_mean)
+
+
+@operator("QLinearConv", domain=MICROSOFT)
+def qlinear_conv_microsoft(
+    lowering: Lowering, x: Value, *operands: Value, channels_last: int = 0, **settings: Any
+) -> Value:
+    """As the standard operator, with channels last on demand."""
+    return in_layout(lowering, x, channels_last, lambda value: qlinear_conv(lowering, value, *operands, **settings))
+
+
+operator("QLinearMatMul", domain=MICROSOFT)(qlinear_matmul)  # of floats of 8 bits
 
 
 @operator("QLinearConcat", domain=MICROSOFT)
@@ -193,11 +207,21 @@ def matmul_integer_to_float(
     b_zero_point: Value | None = None,
     bias: Value | None = None,
 ) -> Value:
-    """Matrix product of quantised numbers as the floats it stands for."""
-    sums = integer_matmul(lowering, A, B, a_zero_point, b_zero_point)
-    scales = per_row(lowering, a_scale), per_column(lowering, b_scale)
-    result = lowering.cast(_in_units(lowering, sums, scales), np.dtype(a_scale.dtype))
+    """Matrix product of quantised numbers as the floats it stands for, one linear map with the bias."""
+    a = _floats(lowering, A, per_row(lowering, a_scale), a_zero_point, per_row)
+    b = _floats(lowering, B, per_column(lowering, b_scale), b_zero_point, per_column)
+    result = lowering.emit("matmul", a, b)
     return result if bias is None else lowering.emit("add", result, bias)
+
+
+def _floats(
+    lowering: Lowering, x: Value, scale: Value, zero_point: Value | None, spread: Callable[[Lowering, Value], Value]
+) -> Value:
+    """What the entries of a matrix stand for; weights keep their name."""
+    offset = np.zeros((), np.float32) if zero_point is None else spread(lowering, zero_point)
+    offset = lowering.cast(offset, np.dtype(np.float32))
+    floats = lowering.emit("dequantize", x, scale, offset, dtype=np.dtype(scale.dtype).name)
+    return lowering.derived(x, floats) if isinstance(floats, np.ndarray) else floats
 
 
 @operator("DynamicQuantizeMatMul", domain=MICROSOFT)
@@ -212,3 +236,35 @@ def dynamic_quantize_matmul(
     """Matrix product of floats, quantised by their range, with quantised weights."""
     a, scale, zero_point = dynamic_quantize_linear(lowering, A)
     return matmul_integer_to_float(lowering, a, B, scale, b_scale, zero_point, b_zero_point, bias)
+
+
+@operator("MatMulInteger16", domain=MICROSOFT)
+def matmul_integer_16(lowering: Lowering, A: Value, B: Value) -> Value:
+    """Matrix product of 16-bit integers, in 32 bits."""
+    return as_integers(lowering, integer_matmul(lowering, A, B, None, None))
+
+
+@operator("QAttention", domain=MICROSOFT)
+def q_attention(
+    lowering: Lowering,
+    input: Value,
+    weight: Value,
+    bias: Value,
+    input_scale: Value,
+    weight_scale: Value,
+    mask_index: Value | None = None,
+    input_zero_point: Value | None = None,
+    weight_zero_point: Value | None = None,
+    past: Value | None = None,
+    *,
+    do_rotary: int = 0,
+    num_heads: int,
+    past_present_share_buffer: int = 0,
+    **settings: Any,
+) -> tuple[Value, ...]:
+    """Self-attention of floats that are projected as quantised numbers."""
+    if do_rotary or past_present_share_buffer:
+        raise UnsupportedError("rotation or a shared buffer inside QAttention; quantise the model before fusing these")
+    settings_of_numbers = input_scale, weight_scale, input_zero_point, weight_zero_point
+    projected = matmul_integer_to_float(lowering, input, weight, *settings_of_numbers, bias)
+    return self_attention(lowering, projected, mask_index, past, None, num_heads, **settings)

@@ -194,7 +194,8 @@ def _integer_conv(
     return conv(lowering, x, w, None if bias is None else lowering.cast(bias, dtype), **geometry)
 
 
-def _as_integers(lowering: Lowering, sums: Value) -> Value:
+def as_integers(lowering: Lowering, sums: Value) -> Value:
+    """Whole numbers that floats hold, in 32 bits."""
     return _quantised(lowering, sums, np.ones((), sums.dtype), _ZERO, np.dtype(np.int32))
 
 
@@ -203,7 +204,7 @@ def matmul_integer(
     lowering: Lowering, A: Value, B: Value, a_zero_point: Value | None = None, b_zero_point: Value | None = None
 ) -> Value:
     """Matrix product of 8-bit integers, in 32 bits."""
-    return _as_integers(lowering, integer_matmul(lowering, A, B, a_zero_point, b_zero_point))
+    return as_integers(lowering, integer_matmul(lowering, A, B, a_zero_point, b_zero_point))
 
 
 @operator("ConvInteger", since=10)
@@ -224,7 +225,7 @@ def conv_integer(
     """Convolution of 8-bit integers, in 32 bits."""
     spatial = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
     geometry = {**spatial, "group": group, "kernel_shape": kernel_shape}
-    return _as_integers(lowering, _integer_conv(lowering, x, w, x_zero_point, w_zero_point, None, geometry))
+    return as_integers(lowering, _integer_conv(lowering, x, w, x_zero_point, w_zero_point, None, geometry))
 
 
 def rescaled(lowering: Lowering, sums: Value, scales: tuple[Value, Value, Value], zero_point: Value) -> Value:

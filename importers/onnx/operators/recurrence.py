@@ -95,7 +95,7 @@ def rnn(
 ) -> tuple[Value, ...]:
     """Plain recurrent layer; returns the states of all steps and the last one."""
     cell = Cell(1, ("Tanh",), _rnn_weights, _rnn_step)
-    return _layer(lowering, cell, Operands(X, W, R, B, sequence_lens, {"h": initial_h}), Attributes(**attributes))
+    return layer(lowering, cell, Operands(X, W, R, B, sequence_lens, {"h": initial_h}), Attributes(**attributes))
 
 
 def _rnn_weights(lowering: Lowering, operands: Operands) -> dict[str, Value]:
@@ -122,7 +122,7 @@ def gru(
     """Gated recurrent unit; returns the states of all steps and the last one."""
     weights = _gru_weights_apart if linear_before_reset else _gru_weights
     cell = Cell(3, ("Sigmoid", "Tanh"), weights, _gru_step, apart=bool(linear_before_reset))
-    return _layer(lowering, cell, Operands(X, W, R, B, sequence_lens, {"h": initial_h}), Attributes(**attributes))
+    return layer(lowering, cell, Operands(X, W, R, B, sequence_lens, {"h": initial_h}), Attributes(**attributes))
 
 
 def _gru_weights(lowering: Lowering, operands: Operands) -> dict[str, Value]:
@@ -175,13 +175,14 @@ def lstm(
     **attributes: Any,
 ) -> tuple[Value, ...]:
     """Long short-term memory; returns the states of all steps, the last one, and the last memory."""
-    step = partial(_lstm_step, coupled=bool(input_forget))
-    cell = Cell(4, ("Sigmoid", "Tanh", "Tanh"), _lstm_weights, step)
+    step = partial(lstm_step, coupled=bool(input_forget))
+    cell = Cell(4, ("Sigmoid", "Tanh", "Tanh"), lstm_weights, step)
     operands = Operands(X, W, R, B, sequence_lens, {"h": initial_h, "c": initial_c}, P)
-    return _layer(lowering, cell, operands, Attributes(**attributes))
+    return layer(lowering, cell, operands, Attributes(**attributes))
 
 
-def _lstm_weights(lowering: Lowering, operands: Operands) -> dict[str, Value]:
+def lstm_weights(lowering: Lowering, operands: Operands) -> dict[str, Value]:
+    """What a step of an LSTM reads: the recurrent weights, and those of the peepholes."""
     weights = {"R": lowering.transpose(operands.R, (1, 0))}
     if operands.P is not None:
         for i, gate in enumerate(("input", "output", "forget")):
@@ -189,8 +190,8 @@ def _lstm_weights(lowering: Lowering, operands: Operands) -> dict[str, Value]:
     return weights
 
 
-def _lstm_step(step: Step, x: Value, h: Value, c: Value, *, coupled: bool, R: Value, **peepholes: Value) -> list[Value]:
-    """ONNX's order of gates: input, output, forget, candidate."""
+def lstm_step(step: Step, x: Value, h: Value, c: Value, *, coupled: bool, R: Value, **peepholes: Value) -> list[Value]:
+    """New state and memory; ONNX's order of gates: input, output, forget, candidate."""
     product = step.product(h, R)
     shared = (x, product) if peepholes else (step.emit("add", x, product),)
 
@@ -212,7 +213,7 @@ def _lstm_step(step: Step, x: Value, h: Value, c: Value, *, coupled: bool, R: Va
     return [step.named("h", step.emit("mul", output, step.activate(2, memory))), memory]
 
 
-def _layer(lowering: Lowering, cell: Cell, operands: Operands, attributes: Attributes) -> tuple[Value, ...]:
+def layer(lowering: Lowering, cell: Cell, operands: Operands, attributes: Attributes) -> tuple[Value, ...]:
     """Results of all steps [time, directions, batch, hidden], then each last state [directions, batch, hidden]."""
     backwards = _backwards(attributes.direction)
     functions = _functions(cell, attributes, len(backwards))

@@ -7,6 +7,8 @@ from typing import Any
 
 from backtrace_jax.errors import UnsupportedError
 
+from .exclusions import exclusion
+
 Operator = Callable[..., Any]
 """`operator(lowering, *operands, **attributes)`; parameters bear the ONNX attribute names, absent operands are None."""
 
@@ -56,4 +58,7 @@ def _advice(domain: str, name: str, versions: list[int]) -> str:
     if versions:
         return f"operator {name} is implemented from opset {versions[0]} on; re-export the model at a newer opset"
     qualified = f"{domain}.{name}" if domain else name
+    reason = exclusion(domain, name)
+    if reason:
+        return f"operator {qualified} {reason}"
     return f"operator {qualified} has no implementation yet; replace it in the model or export with standard operators"
