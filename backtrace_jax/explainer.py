@@ -224,7 +224,8 @@ def explain(
         layers: Intermediate relevance to keep: "all", or names and globs of values and modules.
         wrt: Names of the inputs that bear relevance; None: all that can.
         chunk: Examples per compiled call, 1 or a multiple of 8; by default chosen from the model and the device.
-        dtype: "float32", or "float64" for audits.
+        dtype: What is computed in: "float32", or "float64" for audits. Models in half precision are no exception: only
+            where they cast to it themselves are numbers rounded to it. Outputs and relevance come in this type.
         precision: Of contractions: "highest" (full float32), "high" or "default" (the backend's fastest).
         batch_axis: Axis of the batch in the inputs, or one by input name; None for a model without batch, whose inputs
             are one example. The Explanation has the batch first in any case.

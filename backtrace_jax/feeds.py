@@ -56,21 +56,29 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def _kind(dtype: np.dtype) -> str:
+    """NumPy's letter for the kind of numbers; bfloat16 and its kin are floats."""
+    return "f" if _is_extended_float(dtype) else dtype.kind
+
+
 def _is_extended_float(dtype: np.dtype) -> bool:
     return dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 def _converted(array: np.ndarray, declared: InputType) -> np.ndarray:
     _check_shape(array, declared)
-    if array.dtype != declared.dtype and array.dtype.kind != declared.dtype.kind:
+    if array.dtype != declared.dtype and _kind(array.dtype) != _kind(declared.dtype):
         raise InputError(
             f"input {declared.name!r} holds {array.dtype.name}, the model takes {declared.dtype.name}; convert it with "
             f".astype(np.{declared.dtype.name}), scaled as the model was trained"
         )
-    converted = array.astype(declared.dtype)
+    with np.errstate(over="ignore"):  # named below
+        converted = array.astype(declared.dtype)
     if declared.dtype.kind in "iu" and not np.array_equal(converted, array):
         raise InputError(f"input {declared.name!r} has values that do not fit {declared.dtype.name}")
-    wrong = ~np.isfinite(converted) & ~(np.isnan(converted) & declared.missing) if declared.dtype.kind == "f" else None
+    wrong = (
+        ~np.isfinite(converted) & ~(np.isnan(converted) & declared.missing) if _kind(declared.dtype) == "f" else None
+    )
     if wrong is not None and wrong.any():
         raise InputError(f"input {declared.name!r} has {_position(converted, wrong)}; clean or impute it first")
     return np.ascontiguousarray(converted)

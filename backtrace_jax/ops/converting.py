@@ -18,7 +18,7 @@ _POWERS = "float8_e8m0fnu"
 _WITHOUT_NAN = 254  # exponent of the largest power of two
 
 
-def cast(x: Array, *, dtype: str, saturate: bool = True, round_mode: str = "up") -> Array:
+def cast(x: Array, *, dtype: str, saturate: bool = True, round_mode: str = "up", rounded: str | None = None) -> Array:
     """Conversion to another type; floats become booleans by being non-zero.
 
     Args:
@@ -26,8 +26,11 @@ def cast(x: Array, *, dtype: str, saturate: bool = True, round_mode: str = "up")
         dtype: Name of the type.
         saturate: Whether what is beyond an 8-bit float type becomes its largest number, rather than Inf or NaN.
         round_mode: How powers of two (float8_e8m0fnu) are rounded: "up", "down" or "nearest".
+        rounded: A narrower float type on the way, to which the numbers are rounded.
     """
     target, x = jnp.dtype(dtype), _of_common_type(x)
+    if rounded is not None:  # the barrier keeps XLA from leaving both conversions out
+        x = lax.optimization_barrier(lax.convert_element_type(x, jnp.dtype(rounded)))
     if dtype == "bool":
         return x != 0
     if dtype == _POWERS:
@@ -70,16 +73,12 @@ def _power_of_two(x: Array, saturate: bool, round_mode: str) -> Array:
     return lax.bitcast_convert_type(code.astype(jnp.uint8), jnp.dtype(_POWERS))
 
 
-def bitcast(x: Array, *, bits: int, dtype: str) -> Array:
-    """The same bits read as another type of the same width; doubles that stand for floats are read as those."""
+def bitcast(x: Array, *, dtype: str) -> Array:
+    """The same bits read as another type of the same width."""
     x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
     if dtype == "bool":
         return lax.bitcast_convert_type(x, jnp.uint8) != 0
-    target, single = jnp.dtype(dtype), jnp.dtype(f"float{bits}") if bits > 8 else None
-    x = x if single is None or x.dtype.itemsize * 8 == bits else x.astype(single)
-    if single is None or target.itemsize * 8 == bits:
-        return lax.bitcast_convert_type(x, target)
-    return lax.bitcast_convert_type(x, single).astype(target)
+    return lax.bitcast_convert_type(x, jnp.dtype(dtype))
 
 
 def quantize(x: Array, scale: Array, zero_point: Array, *, dtype: str, saturate: bool = True) -> Array:

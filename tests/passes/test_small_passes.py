@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
+import pytest
 
 from backtrace_jax.passes import drop_dead_code, simplify, with_float_type
 from tests.passes.graphs import DOUBLE, SINGLE, check_unchanged, draw, operations, outputs, program
@@ -40,12 +42,11 @@ def single(builder, x):
     return {"y": builder.emit("add", y, steps, half), "i": builder.emit("cast", y, dtype="int32")}
 
 
-def test_every_float32_becomes_float64():
+def test_every_narrower_float_becomes_float64():
     before = program(single, (2, 3), dtype=SINGLE)
     after = with_float_type(before, DOUBLE)
     variables = {var.name: var.dtype.name for var in after.graph.variables()}
-    assert "float32" not in variables.values()
-    assert sorted(set(variables.values())) == ["float16", "float64", "int32"]
+    assert sorted(set(variables.values())) == ["float64", "int32"]
     assert {array.dtype for array in after.weights.values()} == {DOUBLE}
     assert [var.dtype.name for var in after.graph.outputs] == ["float64", "int32"]
 
@@ -60,8 +61,44 @@ def test_another_float_type_computes_the_same_to_rounding():
 
 
 def test_float32_is_left_alone():
-    before = program(single, (2, 3), dtype=SINGLE)
+    before = program(lambda builder, x: builder.emit("matmul", x, np.ones((3, 4), SINGLE)), (2, 3), dtype=SINGLE)
     assert with_float_type(before, SINGLE) is before
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("wide", [SINGLE, DOUBLE])
+def test_half_precision_becomes_wide_and_its_casts_still_round(half, wide):
+    """Weights and arithmetic get more digits; what the model rounds itself is what it was, subnormal or not."""
+    K = np.array([[0.1], [3e-6], [-7.0]]).astype(half)
+
+    def build(builder, x):
+        rounded = builder.emit("cast", builder.emit("cast", x, dtype=np.dtype(half).name), dtype="float32")
+        y = builder.emit("matmul", builder.emit("cast", x, dtype=np.dtype(half).name), K)
+        return {"r": rounded, "y": builder.emit("mul", y, np.array(1 / 3).astype(half))}
+
+    before = program(build, (2, 3), dtype=SINGLE)
+    after = with_float_type(before, wide)
+    assert {var.dtype for var in after.graph.variables()} == {wide}
+    x = np.array([[1.001, 1e-6, -1 / 3], [3e-8, 1e-5, 7e-5]])
+    rounded, y = outputs(after, {"x0": x.astype(wide)})
+    kept = x.astype(SINGLE).astype(half).astype(np.float64)
+    np.testing.assert_array_equal(rounded, kept)
+    expected = (kept @ K.astype(np.float64)) * np.float64(np.array(1 / 3).astype(half))
+    np.testing.assert_allclose(y, expected, rtol=1e-6 if wide == SINGLE else 1e-15)
+
+
+@pytest.mark.parametrize(("half", "bits"), [("float16", "int16"), ("bfloat16", "uint16"), ("float32", "int32")])
+def test_bits_are_those_of_the_files_own_type(half, bits):
+    def build(builder, x):
+        read = builder.emit("bitcast", builder.emit("cast", x, dtype=half), dtype=bits)
+        return {"i": read, "y": builder.emit("cast", builder.emit("bitcast", read, dtype=half), dtype="float32")}
+
+    after = with_float_type(program(build, (3,), dtype=SINGLE), DOUBLE)
+    x = np.array([1.5, -0.3, 1e-4])
+    stored = x.astype(SINGLE).astype(np.dtype(getattr(ml_dtypes, half, half)))
+    found, back = outputs(after, {"x0": x.astype(SINGLE).astype(DOUBLE)})
+    np.testing.assert_array_equal(found, stored.view(bits))
+    np.testing.assert_array_equal(back, stored.astype(DOUBLE))
 
 
 def test_nothing_of_the_program_is_changed_in_place():

@@ -97,7 +97,7 @@ def bit_cast(lowering: Lowering, input: Value, *, to: int) -> Value:
             raise UnsupportedError(f"the bits of {each.name}; use a type of real numbers of 8 bits or more")
     if _bits(input.dtype) != _bits(dtype):
         raise ModelError(f"{input.dtype.name} and {dtype.name} do not have the same number of bits")
-    return input if input.dtype == dtype else lowering.emit("bitcast", input, bits=8 * dtype.itemsize, dtype=dtype.name)
+    return input if input.dtype == dtype else lowering.emit("bitcast", input, dtype=dtype.name)
 
 
 def _bits(dtype: np.dtype) -> int:
