@@ -1,4 +1,4 @@
-"""Facts about values that follow from the graph alone: saturation ranges and signs."""
+"""Facts about values that follow from the graph alone: saturation ranges, signs, gates, and what may not be finite."""
 
 from __future__ import annotations
 
@@ -98,3 +98,40 @@ def gate_position(eqn: Eqn, found: dict[str, str]) -> int | None:
     """Which factor of a product gates the other one; None where neither or both do."""
     positions = [i for i, var in enumerate(eqn.invars[:2]) if var.name in found]
     return positions[0] if OPS[eqn.op].kind == PRODUCT and len(positions) == 1 else None
+
+
+_BREAKING = {"acos", "acosh", "asin", "atanh", "cosh", "div", "exp", "log", "pow", "probit", "reciprocal", "rsqrt"}
+_BREAKING |= {"sinh", "sqrt", "tan"}
+"""Operations that make NaN or Inf of ordinary numbers."""
+_PICKING = {"gather", "gather_elements", "gather_nd", "pad", "slice", "where"}
+_BOUNDED = {"clip", "div", "exp", "hard_sigmoid", "reciprocal", "relu", "rsqrt", "sigmoid", "softmax", "tanh"}
+"""Operations that may be finite where an operand is not."""
+
+
+def hidden_breaks(graph: Graph) -> frozenset[str]:
+    """Names of the values that may hold NaN or Inf in entries that the answer does not depend on.
+
+    Such are a logarithm that a condition discards where there is none, or the rows of a quotient that are not read:
+    made by an operation that breaks, and followed by one that picks or bounds.
+    """
+    unsound = _unsound(graph)
+    hidden: set[str] = set()
+    for eqn in reversed(graph.eqns):
+        picks = eqn.op in _PICKING or eqn.op in _BOUNDED or OPS[eqn.op].kind == SELECT
+        if picks or any(var.name in hidden for var in eqn.outvars):
+            hidden.update(var.name for var in eqn.invars if var.name in unsound)
+    return frozenset(hidden)
+
+
+def _unsound(graph: Graph) -> set[str]:
+    """Floats that may not be finite; a condition that looks for NaN mends its operand."""
+    readers, params = graph.consumers(), {var.name for var in graph.params}
+    tests = {eqn.outvars[0].name: eqn.invars[0].name for eqn in graph.eqns if eqn.op == "is_nan"}
+    found: set[str] = set()
+    for eqn in graph.eqns:
+        mended = tests.get(eqn.invars[0].name) if eqn.op == "where" else None
+        masked = eqn.op == "softmax" and any(each.op == "is_nan" for each in readers[eqn.outvars[0].name])
+        breaks = eqn.op in _BREAKING and not (eqn.op == "div" and eqn.invars[1].name in params)
+        if masked or breaks or any(var.name in found and var.name != mended for var in eqn.invars):
+            found.update(var.name for var in eqn.outvars if var.is_float)
+    return found

@@ -14,7 +14,7 @@ from ..ir import Eqn, Graph, Var
 from ..ops import CONTROL, LINEAR
 from ..rules import EMBEDDING, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
 from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
-from .facts import gate_position, gates, nonnegative_values, saturation
+from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Step:
         saturation: Range of the activation that alone consumes the result, or None.
         nonnegative: Whether each operand is known never to be negative.
         gate: Position of the factor that gates the other one, or None.
+        breaks: Whether operands or result may hold NaN or Inf that the answer does not show.
         body: Plan of the walk through the body, for control flow.
     """
 
@@ -39,6 +40,7 @@ class Step:
     saturation: tuple[float, float] | None = None
     nonnegative: tuple[bool, ...] = ()
     gate: int | None = None
+    breaks: bool = False
     body: Plan | None = None
 
     @property
@@ -179,7 +181,7 @@ class _Planning:
 
     def __post_init__(self) -> None:
         self.saturation, self.nonnegative = saturation(self.graph), nonnegative_values(self.graph)
-        self.gates = gates(self.graph, self.carrying)
+        self.gates, self.breaks = gates(self.graph, self.carrying), hidden_breaks(self.graph)
         self.first = set() if self.recurrent else self._first_linear()
 
     def steps(self, outputs: Iterable[Var]) -> tuple[tuple[Step, ...], set[str]]:
@@ -210,7 +212,8 @@ class _Planning:
         if rule is None:
             raise UnsupportedError(f"mode {self.mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}")
         signs = tuple(var.name in self.nonnegative for var in eqn.invars)
-        return Step(eqn, kind, rule, bears, self.saturation.get(name), signs, gate)
+        breaks = any(var.name in self.breaks for var in (*eqn.outvars, *eqn.invars))
+        return Step(eqn, kind, rule, bears, self.saturation.get(name), signs, gate, breaks)
 
     def _body(self, eqn: Eqn) -> Plan:
         body, inside = eqn.params["body"], bearing_in_body(eqn, self.carrying)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..errors import SettingError
-from ..ops import OPS
+from ..ops import LINEAR, NORM, OPS, PRODUCT, QUOTIENT, SOFTMAX, SUM
 from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Shares, Site
 from .plan import Plan, Step
 
@@ -112,10 +112,13 @@ class _Tour:
             return self._over_time(step, values, reference, sure)
         R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
         R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
+        R, site, lost = _finite(R, site) if step.breaks else (R, site, None)
         apply = partial(step.rule.apply, site)
         shares, kept = apply(R) if step.rule.paired or not self.paired else jax.vmap(apply)(R)
         _check_shares(step, shares, self.paired)
-        return shares, {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}, []
+        totals = {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}
+        totals[DEAD] += [] if lost is None else [self._totals(lost, sure)]
+        return shares, totals, []
 
     def _over_time(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
         from .recurrence import walk_over_time  # which walks bodies by this module
@@ -187,6 +190,27 @@ def _in_turn(R: Array, site: Site) -> tuple[Array, Site]:
     bearing = {i: x for i, x in enumerate(site.operands) if site.bears[i]}  # weights stay free to be prepared
     R, bearing = lax.optimization_barrier((R, bearing))
     return R, replace(site, operands=tuple(bearing.get(i, x) for i, x in enumerate(site.operands)))
+
+
+_BY_VALUE = (LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM)  # kinds that share by what the values are
+
+
+def _finite(R: Array, site: Site) -> tuple[Array, Site, Array | None]:
+    """The site with 0 for NaN and Inf, so that 0 times them is 0; and what such results had received, which is dead.
+
+    A value the answer depends on is finite, and stays as it is.
+    """
+    lost = None
+    if site.kind in _BY_VALUE:
+        sound = jnp.isfinite(site.result)
+        R, lost = jnp.where(sound, R, 0), jnp.where(sound, 0, R)
+    operands = tuple(map(_zeroed, site.operands))
+    reference = site.reference and _finite(R, site.reference)[1]
+    return R, replace(site, operands=operands, result=_zeroed(site.result), reference=reference), lost
+
+
+def _zeroed(x: Array) -> Array:
+    return jnp.where(jnp.isfinite(x), x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Total:

@@ -18,9 +18,9 @@ def recognise_lookups(program: Program) -> Program:
 
 
 class _OneHot(NamedTuple):
-    """Rows with a 1 at the place of each index among the keys; `index` may still have to be reshaped to `shape`."""
+    """Rows with a 1 at the place of each id among the keys; `ids` may still have to be reshaped to `shape`."""
 
-    index: Var
+    ids: Var
     keys: np.ndarray
     shape: tuple[int, ...]
 
@@ -36,7 +36,7 @@ def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     rows = np.concatenate([table[order], np.zeros((1, table.shape[1]), table.dtype)])
     params = (rewriting.param(f"{name}.rows", rows), rewriting.param(f"{name}.keys", found.keys[order]))
     before: tuple[Eqn, ...] = ()
-    index = found.index
+    index = found.ids
     if index.shape != found.shape:
         before = (rewriting.equation(eqn, "reshape", index, name=f"{index.name}.index", shape=found.shape),)
         index = before[0].outvars[0]

@@ -95,7 +95,7 @@ def linear_map(site: Site) -> LinearMap:
     position = site.bearer
     x = site.operands[position]
     if site.op.kind == QUOTIENT:
-        apply, K, bias = _scale, 1 / site.operands[1], None
+        apply, K, bias = _scale, _inverse(site.operands[1]), None
     elif site.op.kind == PRODUCT:
         apply, K = _weighted(site, position), site.operands[1 - position]
         bias = site.operands[2] if len(site.operands) == 3 else None
@@ -115,6 +115,11 @@ def _back(site: Site, position: int, apply: Callable[[Any, Array], Array]) -> Ca
 
 def _weighted(site: Site, position: int) -> Callable[[Any, Array], Array]:
     return lambda K, value: site.call({position: value, 1 - position: K})
+
+
+def _inverse(x: Array) -> Array:
+    """1/x, with 1/0 = 0: such a quotient is not finite, so no relevance comes from it."""
+    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
 
 
 def _scale(K: Array, x: Array) -> Array:
