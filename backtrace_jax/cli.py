@@ -151,6 +151,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "dtype",
         "precision",
         "prepare",
+        "prove",
     )
     return {"mode": _mode(arguments), **{name: getattr(arguments, name) for name in names}}
 
@@ -381,6 +382,7 @@ def _add_settings(group: Any) -> None:
         default=True,
         help="keep what rules make of the weights: faster, more memory (%(default)s)",
     )
+    group.add_argument("--prove", default="every", help="when a Keras model is run beside: every call, or first")
     group.add_argument("--resize", action="store_true", help="resize a picture to the size that the model takes")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,13 +13,15 @@ import numpy as np
 from .compiled import Compiled, DeviceWeights, Form, compile_model
 from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
+from .errors import ImportMismatchError, NumericsError
 from .explanation import Explanation
 from .feeds import Inputs, read_inputs
 from .importers import Imported, read
+from .importers.proof import compare
 from .layout import BatchAxis, batch_first, inputs_first, rows_of
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
-from .settings import Settings, as_axes, as_names
+from .settings import EVERY, FIRST, Settings, as_axes, as_names
 from .targets import read_question, read_start
 from .tasks import Question
 
@@ -53,6 +55,7 @@ class Explainer:
         precision: str = "highest",
         batch_axis: BatchAxis = 0,
         prepare: bool = True,
+        prove: str = EVERY,
         example: Inputs = None,
     ) -> None:
         """Read the model and check the settings; `explain` says what they mean.
@@ -60,7 +63,7 @@ class Explainer:
         Args:
             model: As `explain` takes it.
             mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision: Likewise.
-            batch_axis, prepare: Likewise.
+            batch_axis, prepare, prove: Likewise.
             example: Inputs that a PyTorch module is traced with.
 
         Raises:
@@ -80,11 +83,12 @@ class Explainer:
             precision,
             as_axes(batch_axis),
             prepare,
+            prove,
         )
         self.device = jax.devices()[0]
-        self._batch_axis = self.settings.axes
-        self._model = batch_first(read(model, example), self._batch_axis)
-        self._unproven = self._model.prove
+        self._imported = read(model, example)
+        self._inputs_of(self._imported)
+        self._proven: _Known | None = None
         self._weights = DeviceWeights(self.device)
         self.derived_bytes = 0
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
@@ -102,38 +106,78 @@ class Explainer:
         progress: Progress | None = None,
     ) -> Explanation:
         """Explain a batch of inputs; `explain` says what the arguments mean."""
-        declared = self._model.inputs
-        inputs = inputs_first(self._model.arrays(inputs), [entry.name for entry in declared], self._batch_axis)
-        feeds, restricted = read_inputs(inputs, declared), named_conditions(conditions)
-        if self._unproven is not None:
-            self._unproven(feeds)
-            self._unproven = None
-        reference = read_baseline(baseline, feeds, find_mode(self.settings.mode))
-        compiled = self._compiled(
-            Form(
-                tuple((name, array.shape[1:]) for name, array in feeds.items()),
-                custom=start is not None,
-                contrasted=against is not None,
-                reference=tuple(reference),
-                conditions=tuple(restricted),
-                rows=rows_of(declared),
-            )
+        source = self._imported.source
+        if source is not None and self.settings.prove == EVERY:
+            self._imported = source.read(inputs)
+        asked = _Asked(target, against, position, start, baseline, conditions, progress)
+        self._imported, found = self._explain_proven(self._imported, inputs, asked)
+        return found
+
+    def _explain_proven(self, imported: Imported, inputs: Inputs, asked: _Asked) -> tuple[Imported, Explanation]:
+        """Explain a batch by an import whose outputs are those of its source; it is made anew where they are not."""
+        if imported.source is None or (self.settings.prove == FIRST and self._proven == _Known.of(imported)):
+            return imported, self._explain(imported, inputs, asked)
+        try:
+            found = self._explain_compared(imported, inputs, asked)
+        except (ImportMismatchError, NumericsError):
+            imported = imported.source.read(inputs, anew=True)
+            found = self._explain_compared(imported, inputs, asked)
+        self._proven = _Known.of(imported)
+        return imported, found
+
+    def _explain_compared(self, imported: Imported, inputs: Inputs, asked: _Asked) -> Explanation:
+        """Explain a batch, and compare its outputs with those of the source.
+
+        Raises:
+            ImportMismatchError: When they disagree, with both values.
+        """
+        assert imported.source is not None
+        feeds = self._feeds(imported, inputs)
+        expected = imported.source.answer(feeds)  # first: what cannot be called is not compiled
+        found = self._explain(imported, inputs, asked)
+        floats = {name: array for name, array in expected.items() if array.dtype.kind not in "biu"}
+        compare(imported, found.outputs, floats, feeds)
+        return found
+
+    def _inputs_of(self, imported: Imported) -> Imported:
+        return batch_first(imported, self.settings.axes)
+
+    def _feeds(self, imported: Imported, inputs: Inputs) -> dict[str, np.ndarray]:
+        declared, axes = self._inputs_of(imported).inputs, self.settings.axes
+        return read_inputs(inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes), declared)
+
+    def _explain(self, imported: Imported, inputs: Inputs, asked: _Asked) -> Explanation:
+        """Explain a batch by an import as it is."""
+        feeds, restricted = self._feeds(imported, inputs), named_conditions(asked.conditions)
+        if imported.prove is not None:
+            imported.prove(feeds)
+        reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
+        form = Form(
+            tuple((name, array.shape[1:]) for name, array in feeds.items()),
+            custom=asked.start is not None,
+            contrasted=asked.against is not None,
+            reference=tuple(reference),
+            conditions=tuple(restricted),
+            rows=rows_of(self._inputs_of(imported).inputs),
         )
+        compiled = self._compiled(_Known.of(imported), form)
         examples, constant = _arrays(compiled, feeds, reference, restricted)
-        count, task = len(next(iter(feeds.values()))), compiled.request.task
-        asked = read_question(count, compiled.answer, task, target=target, against=against, position=position)
+        count, task, start = len(next(iter(feeds.values()))), compiled.request.task, asked.start
+        question = read_question(
+            count, compiled.answer, task, target=asked.target, against=asked.against, position=asked.position
+        )
         if start is not None:
-            outputs = partial(_outputs, compiled, examples, asked, constant)
-            asked = asked._replace(start=read_start(start, count, compiled.answer, outputs))
-        result = compiled.run(examples, _grouped(compiled, asked), constant, progress)
-        return as_explanation(compiled, self.settings, self._model, feeds, asked, constant, result)
+            outputs = partial(_outputs, compiled, examples, question, constant)
+            question = question._replace(start=read_start(start, count, compiled.answer, outputs))
+        result = compiled.run(examples, _grouped(compiled, question), constant, asked.progress)
+        return as_explanation(compiled, self.settings, imported, feeds, question, constant, result)
 
     def each(self, inputs: Inputs, targets: Sequence[Any], **asked: Any) -> list[Explanation]:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
         return [self(inputs, target=target, **asked) for target in targets]
 
-    def _compile(self, form: Form) -> Compiled:
-        compiled = compile_model(self._model, self.settings, self._weights, self.device, form)
+    def _compile(self, known: _Known, form: Form) -> Compiled:
+        compiled = compile_model(self._inputs_of(known.model), self.settings, self._weights, self.device, form)
         self.derived_bytes = compiled.explain.derived_bytes
         return compiled
 
@@ -189,6 +233,7 @@ def explain(
     precision: str = "highest",
     batch_axis: BatchAxis = 0,
     prepare: bool = True,
+    prove: str = EVERY,
     progress: Progress | None = None,
 ) -> Explanation:
     """Why did the model answer as it did? Relevance of every input for one answer per example.
@@ -231,6 +276,9 @@ def explain(
             are one example. The Explanation has the batch first in any case.
         prepare: Whether what the rules make of the weights, such as their magnitudes, is made once and kept: faster,
             above all for single examples, at the price of memory (`Explainer.derived_bytes`).
+        prove: How often a PyTorch or Keras model is run to compare its outputs with those explained: "every" call, so
+            that a model that was changed, or goes another way on these inputs, is imported anew or refused; or the
+            "first" only, which saves a forward pass and trusts that the model stays as it is.
         progress: Called with (examples done, examples in all).
 
     Returns:
@@ -252,11 +300,24 @@ def explain(
         precision,
         as_axes(batch_axis),
         prepare,
+        prove,
     )
     imported = read(model, inputs)
     explainer = _kept_explainer(_Known.of(imported), settings)
-    asked = {"target": target, "against": against, "position": position, "start": start}
-    return explainer(inputs, **asked, baseline=baseline, conditions=conditions, progress=progress)
+    asked = _Asked(target, against, position, start, baseline, conditions, progress)
+    return explainer._explain_proven(imported, inputs, asked)[1]
+
+
+class _Asked(NamedTuple):
+    """The arguments of one call besides its inputs."""
+
+    target: Any
+    against: Any
+    position: Any
+    start: Any
+    baseline: Any
+    conditions: Mapping[str, Any] | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -270,7 +331,7 @@ class _Known:
 
     @classmethod
     def of(cls, model: Imported) -> _Known:
-        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), model)
+        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), model.let_go())
 
 
 @lru_cache(_EXPLAINERS_KEPT)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError, SettingError
+from .errors import ImportMismatchError, ModelError, SettingError
 from .feeds import Inputs, read_inputs
 from .importers import Imported, read
 
@@ -28,13 +28,18 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
 
     Raises:
         SettingError: When it is an ONNX model already, or a module with more than 2 GiB of weights.
-        ImportMismatchError: When the export does not compute what the model computes.
+        ImportMismatchError: When the export does not compute what the model computes, on any inputs.
     """
     import onnx  # not needed to import the package
 
     imported, path = read(model, inputs), Path(path)
     if imported.proto is None and not imported.origin:
         raise SettingError(f"{imported.name} is an ONNX model already; there is nothing to export")
+    if imported.alone:
+        raise ImportMismatchError(
+            f"{imported.name} decides by the values of its inputs what it computes, and a file holds one way only; "
+            "explain the module itself, call by call"
+        )
     if imported.proto is None:
         raise SettingError(f"{imported.name} has more weights than one file holds; export it by torch.onnx.export")
     if inputs is not None and imported.prove is not None:

@@ -14,6 +14,10 @@ from .numerics import PRECISIONS, float_type
 from .rules import Mode, find_mode
 from .tasks import canonical_task
 
+EVERY, FIRST = "every", "first"
+PROOFS = (EVERY, FIRST)
+"""How often what an import computes is compared with the framework's own model."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,6 +35,7 @@ class Settings:
     precision: str = "highest"
     batch_axis: Any = 0
     prepare: bool = True
+    prove: str = EVERY
 
     @property
     def axes(self) -> Any:
@@ -48,6 +53,8 @@ class Settings:
         float_type(self.dtype)
         if self.precision not in PRECISIONS:
             raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
+        if self.prove not in PROOFS:
+            raise SettingError(f"prove {self.prove!r} does not exist; there are: {', '.join(PROOFS)}")
         if self.chunk is not None:
             check_chunk(self.chunk)
         if self.scaler is not None and not _is_number(self.scaler):

@@ -6,8 +6,9 @@ rest of the library knows about where a model came from. A framework is imported
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,18 @@ class InputType:
         return f"{self.name}: {' of '.join((*self.container, self.dtype.name))} {dims}"
 
 
+class Source(ABC):
+    """The framework's own model behind an import: its owner may change it, or it may go another way, at every call."""
+
+    @abstractmethod
+    def read(self, inputs: Any, *, anew: bool = False) -> Imported:
+        """The import of the model as it is now, for inputs like these; `anew`, one that is made for these inputs."""
+
+    @abstractmethod
+    def answer(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What the model itself answers: outputs by name from inputs by name."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """A model of any framework, ready to be lowered.
@@ -58,6 +71,9 @@ class Imported:
             they pass arrays.
         proto: The exported model, where there is one.
         prove: Compares an import that was not proven yet with its source on inputs by name, batch first.
+        source: The framework's own model; None where the import is all that there is, and after `let_go`.
+        rounding: Relative rounding of the coarsest floats that the model computes in, where they are its own choice.
+        alone: Whether the import is proven for the very inputs it was made for, and for no others.
     """
 
     name: str
@@ -69,6 +85,13 @@ class Imported:
     feed: Callable[[Any], Any] | None = None
     proto: ModelProto | None = None
     prove: Callable[[Mapping[str, np.ndarray]], None] | None = None
+    source: Source | None = None
+    rounding: float = 0.0
+    alone: bool = False
+
+    def let_go(self) -> Imported:
+        """The same import without its source, which is not kept alive by it then."""
+        return replace(self, prove=None, source=None)
 
     def arrays(self, inputs: Any) -> Any:
         """Inputs as arrays, from whatever users of the framework pass."""

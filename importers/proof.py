@@ -2,12 +2,12 @@
 
 Exporters drop arguments, freeze branches and routings, and trace one length where several are meant, without a word.
 So every import is compared with its source before it is explained, on the examples given and on perturbed ones in a
-batch of another size.
+batch of another size; and the outputs of every call are compared with the source's own (`compare`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 import ml_dtypes
@@ -25,49 +25,66 @@ Arrays: TypeAlias = Mapping[str, np.ndarray]
 Run: TypeAlias = Callable[[Arrays], Arrays]
 """The framework's own model: outputs by name from inputs by name, batch first."""
 
-_EXAMPLES = 4  # that are compared at most; a wrong export is wrong on the first
+EXAMPLES = 4  # that an import is compared on at most; a wrong export is wrong on the first
 _TOLERANCE = 1e-4  # relative to the largest entry of an output
+_APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another example, and one that goes the same way
+_FILL = 1e30  # from here on an entry is no quantity: logits left out are filled with the lowest float
 
 
-def prove(imported: Imported, run: Run, feeds: Arrays) -> None:
+def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES) -> None:
     """Compare an imported model with its source, on the first examples given and on perturbed ones.
 
     Args:
         imported: The import.
         run: The source.
         feeds: Inputs by name, batch first.
+        examples: How many are compared at most.
 
     Raises:
         ImportMismatchError: When they disagree, with both values.
     """
     rows = rows_of(imported.inputs)
-    count = rows if rows > 1 else min(_EXAMPLES, len(next(iter(feeds.values()))))
+    count = rows if rows > 1 else min(examples, len(next(iter(feeds.values()))))
     given = resized(feeds, count)
-    forward = _forward(imported, given, rows)
     fixed = any(entry.dims and entry.dims[0] is not None for entry in imported.inputs)
-    for arrays in (given, perturbed(given, count if fixed else count + 1)):
-        expected, found = run(arrays), forward(arrays)
-        for name, array in found.items():
-            _compare(imported.name, name, array, np.asarray(expected[name]))
+    _agree(imported, run, (given, perturbed(given, count if fixed else count + 1)))
 
 
-def perturbed(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
+def prove_alone(imported: Imported, run: Run, feeds: Arrays) -> None:
+    """Compare an import that is good for these inputs only: on all of them, and on others next to them.
+
+    Next to an input a module goes the same way, but what a trace took for a constant has another value already.
+
+    Raises:
+        ImportMismatchError: When they disagree, with both values.
+    """
+    _agree(imported, run, (feeds, perturbed(feeds, len(next(iter(feeds.values()))), _NEAR)))
+
+
+def _agree(imported: Imported, run: Run, trials: Iterable[Arrays]) -> None:
+    forward = None
+    for arrays in trials:
+        forward = forward or _forward(imported, arrays, rows_of(imported.inputs))
+        compare(imported, forward(arrays), run(arrays), arrays)
+
+
+def perturbed(feeds: Arrays, count: int, noise: float = _APART) -> dict[str, np.ndarray]:
     """Other examples of the same kind: floats with noise, integers in another order, with zeros where they were."""
     generator = np.random.default_rng(0)
-    return {name: _perturbed(generator, array) for name, array in resized(feeds, count).items()}
+    return {name: _perturbed(generator, array, noise) for name, array in resized(feeds, count).items()}
 
 
-def _perturbed(generator: np.random.Generator, array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind in "iu":  # padding and masks are told by zeros, and any other entry is a valid one
-        moved = array.copy()
-        for example in moved:
+def _perturbed(generator: np.random.Generator, array: np.ndarray, noise: float) -> np.ndarray:
+    if array.dtype.kind in "iu" and noise == _APART:
+        moved = array.copy()  # padding and masks are told by zeros, and any other entry is a valid one
+        for example in moved.reshape(len(moved), -1):
             example[example != 0] = generator.permutation(example[example != 0])
         return moved
-    if array.dtype.kind == "b":
+    if array.dtype.kind in "iub":
         return array
     values = array.astype(np.float64)
     spread = values.std() or 1.0
-    return (values + 0.1 * spread * generator.normal(size=values.shape)).astype(array.dtype)
+    return (values + noise * spread * generator.normal(size=values.shape)).astype(array.dtype)
 
 
 def resized(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
@@ -97,17 +114,60 @@ def _forward(imported: Imported, feeds: Arrays, rows: int) -> Run:
     return run
 
 
-def _compare(model: str, output: str, found: np.ndarray, expected: np.ndarray) -> None:
-    where = f"output {output!r} of {model}"
-    if found.shape != expected.shape:
-        raise ImportMismatchError(
-            f"{where}: shape {list(found.shape)} after the import, {list(expected.shape)} before; the export is wrong"
-        )
+def compare(imported: Imported, found: Arrays, expected: Arrays, feeds: Arrays) -> None:
+    """Compare outputs of an import with those of its source on the same inputs, but for rounding.
+
+    Positions that an attention mask leaves out are not compared: what stands there is nobody's answer.
+
+    Raises:
+        ImportMismatchError: When they disagree, with both values.
+    """
+    for name, array in expected.items():
+        where = f"output {name!r} of {imported.name}"
+        if name not in found:
+            raise ImportMismatchError(f"{where} is not among the outputs of the import; the export is wrong")
+        ours, theirs = found[name], np.asarray(array)
+        if ours.shape != theirs.shape:
+            raise ImportMismatchError(
+                f"{where}: shape {list(ours.shape)} after the import, {list(theirs.shape)} before; the export is wrong"
+            )
+        _compare(where, ours, theirs, max(imported.rounding, _rounding(theirs.dtype)), left_out(name, theirs, feeds))
+
+
+def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:
+    """Which entries of an output stand at positions that a mask among the inputs leaves out."""
+    found = np.zeros(array.shape, bool)
+    two_sided = any(name.startswith("decoder_") for name in feeds)
+    for name, mask in feeds.items():
+        encoder = not name.startswith("decoder_")
+        padding = _padding(name, mask)
+        if padding is None or array.ndim < 3 or (two_sided and encoder != output.startswith("encoder")):
+            continue
+        axis = 2 if array.shape[2:] == (padding.shape[1],) * 2 else 1  # scores of an attention, or values
+        if (array.shape[0], array.shape[axis]) == padding.shape:
+            found |= np.expand_dims(padding, [i for i in range(array.ndim) if i not in (0, axis)])
+    return found
+
+
+def _padding(name: str, mask: np.ndarray) -> np.ndarray | None:
+    """The positions [batch, length] that a mask leaves out, told by its name; None for any other input."""
+    if mask.ndim != 2:
+        return None
+    if name.endswith("attention_mask"):
+        return mask == 0
+    return mask if name.endswith("padding_mask") and mask.dtype == bool else None
+
+
+def _compare(where: str, found: np.ndarray, expected: np.ndarray, rounding: float, ignored: np.ndarray) -> None:
     ours, theirs = found.astype(np.float64), expected.astype(np.float64)
+    tolerance = max(_TOLERANCE, 32 * rounding)
+    fills = np.abs(theirs) >= _fill(expected.dtype)
     with np.errstate(invalid="ignore"):
-        apart = np.where((ours == theirs) | (np.isnan(ours) & np.isnan(theirs)), 0.0, np.abs(ours - theirs))
-    size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0)
-    if apart.size == 0 or apart.max() <= max(_TOLERANCE, 32 * _rounding(expected.dtype)) * size:
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs)) | ignored
+        same |= fills & np.isclose(ours, theirs, rtol=tolerance)
+        apart = np.where(same, 0.0, np.abs(ours - theirs))
+    size = np.abs(theirs[~fills & ~np.isnan(theirs) & ~ignored]).max(initial=0)
+    if apart.size == 0 or apart.max() <= tolerance * size:
         return
     worst = np.unravel_index(int(np.nan_to_num(apart, nan=np.inf).argmax()), apart.shape)
     place = [int(index) for index in worst]
@@ -115,6 +175,14 @@ def _compare(model: str, output: str, found: np.ndarray, expected: np.ndarray) -
         f"{where}: {ours[worst]:.6g} after the import, {theirs[worst]:.6g} before, at {place} (largest entry "
         f"{size:.3g}); the exported file computes something else, so there is nothing sound to explain"
     )
+
+
+def _fill(dtype: np.dtype) -> float:
+    """Magnitude from which on entries are no quantities."""
+    try:
+        return min(_FILL, float(ml_dtypes.finfo(dtype).max))
+    except ValueError:
+        return np.inf
 
 
 def _rounding(dtype: np.dtype) -> float:

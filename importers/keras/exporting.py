@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.importers import Imported
+from backtrace_jax.importers import Imported, Source
 from backtrace_jax.importers.onnx import read as read_onnx
 
 from . import (
@@ -30,7 +30,7 @@ from . import (
 )
 from .graph import is_network, network, walk
 from .loading import Loaded, keras_package, load
-from .running import Feed, Source, quietly
+from .running import Feed, Runner, quietly
 from .text import hosts
 from .writer import OPSET, Tensor, Writer, as_array
 
@@ -43,20 +43,20 @@ class _Written:
 
     digest: str
     imported: Imported
-    outputs: tuple[str, ...]
+    runner: Runner
     proven: bool = False
 
 
 _WRITTEN: WeakKeyDictionary[Any, _Written] = WeakKeyDictionary()
 
 
-def exported(model: Any, loaded: Loaded | None = None) -> Imported:
+def exported(model: Any, loaded: Loaded | None = None, *, anew: bool = False) -> Imported:
     """The import of a model; the same model with the same weights is written and proven once."""
     digest = _digest(model)
     written = _WRITTEN.get(model)
-    if written is None or written.digest != digest:
+    if written is None or written.digest != digest or anew:
         written = _WRITTEN[model] = _write(model, digest, loaded)
-    return replace(written.imported, prove=_Proof(model, written))
+    return replace(written.imported, prove=partial(_prove, model, written), source=_Model(model, loaded, written))
 
 
 def exported_file(path: Path) -> Imported:
@@ -72,18 +72,27 @@ def _file(path: Path, state: Any) -> Imported:
 
 
 @dataclass(frozen=True)
-class _Proof:
-    """Compares an import with its model, until it was proven once."""
+class _Model(Source):
+    """A model as it was written; see `importers.Source`."""
 
     model: Any
+    loaded: Loaded | None
     written: _Written
 
-    def __call__(self, feeds: Mapping[str, np.ndarray]) -> None:
-        from backtrace_jax.importers.proof import prove
+    def read(self, inputs: Any, *, anew: bool = False) -> Imported:
+        return exported(self.model, self.loaded, anew=anew)
 
-        if not self.written.proven:
-            prove(self.written.imported, Source.of(self.model, self.written.imported, self.written.outputs).run, feeds)
-            self.written.proven = True
+    def answer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.written.runner.run(self.model, feeds)
+
+
+def _prove(model: Any, written: _Written, feeds: Mapping[str, np.ndarray]) -> None:
+    """Compare an import with its model, until it was proven once."""
+    from backtrace_jax.importers.proof import prove
+
+    if not written.proven:
+        prove(written.imported, partial(written.runner.run, model), feeds)
+        written.proven = True
 
 
 def _digest(model: Any) -> str:
@@ -120,7 +129,7 @@ def _write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
         feed=Feed(base.inputs, hosts(writer, {} if loaded is None else loaded.fronts), ranks),
         proto=proto,
     )
-    return _Written(digest, imported, tuple(named))
+    return _Written(digest, imported, Runner(tuple(each.name for each in base.inputs), tuple(named)))
 
 
 def _origin(keras: Any, loaded: Loaded | None) -> dict[str, str]:

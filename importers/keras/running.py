@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from backtrace_jax.errors import InputError
-from backtrace_jax.importers import Imported, InputType
+from backtrace_jax.importers import InputType
 
 from .graph import network
 from .text import HOSTED
 
 _ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For what is run on a few examples: optimising it would cost more than it saves."""
+
+
+_PROGRAMS_KEPT = 4  # one for each batch size
 
 
 @contextmanager
@@ -38,69 +41,63 @@ def quietly() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Source:
-    """The model as it was given.
+@dataclass
+class Runner:
+    """How the model that was given is run; the model itself is passed to every run, and is not kept here.
 
     Attributes:
-        compute: From the values of its inputs in order to its outputs in any structure.
         inputs: Names of its inputs in the ONNX model, in order.
-        types: What Keras declares them to be.
         outputs: Names of its outputs in the ONNX model, in order.
+        compiled: What it computed so far, as programs by their text.
     """
 
-    compute: Callable[[list[Any]], Any]
     inputs: tuple[str, ...]
-    types: tuple[str, ...]
     outputs: tuple[str, ...]
+    compiled: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, model: Any, imported: Imported, outputs: tuple[str, ...]) -> Source:
-        """The model behind whatever turns text into ids."""
+    def run(self, model: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name from inputs by name, of the model behind whatever turns text into ids."""
         keras, functional = importlib.import_module("keras"), network(model)
         symbols = [_ids_of(functional, symbol) for symbol in functional._inputs]
-        if any(one is not other for one, other in zip(symbols, functional._inputs, strict=True)):
-            compute = keras.Function(symbols, functional._outputs_struct)
-        else:
-            compute = _compiled(functional) if keras.backend.backend() == "jax" else _plain(functional)
-        names = tuple(each.name for each in imported.inputs)
-        return cls(compute, names, tuple(symbol.dtype for symbol in symbols), outputs)
-
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name from inputs by name."""
-        keras = importlib.import_module("keras")
         with quietly():
             values = [
-                keras.ops.convert_to_tensor(arrays[name].astype(dtype))
-                for name, dtype in zip(self.inputs, self.types, strict=True)
+                keras.ops.convert_to_tensor(arrays[name].astype(symbol.dtype))
+                for name, symbol in zip(self.inputs, symbols, strict=True)
             ]
-            found = [np.asarray(keras.ops.convert_to_numpy(each)) for each in keras.tree.flatten(self.compute(values))]
+            found = [np.asarray(keras.ops.convert_to_numpy(each)) for each in self._called(functional, symbols, values)]
         return dict(zip(self.outputs, found, strict=True))
 
-
-def _plain(functional: Any) -> Callable[[list[Any]], Any]:
-    keras = importlib.import_module("keras")
-
-    def compute(values: list[Any]) -> Any:
-        return functional(keras.tree.pack_sequence_as(functional._inputs_struct, values), training=False)
-
-    return compute
-
-
-def _compiled(functional: Any) -> Callable[[list[Any]], Any]:
-    """In one piece: operation by operation, every operation would be compiled on its own, at each batch size."""
-    import jax
-
-    keras = importlib.import_module("keras")
-    groups = functional.trainable_variables, functional.non_trainable_variables
-    weights = [[each.value for each in group] for group in groups]
-
-    def pure(weights: Any, values: list[Any]) -> Any:
+    def _called(self, functional: Any, symbols: list[Any], values: list[Any]) -> list[Any]:
+        keras = importlib.import_module("keras")
+        if any(one is not other for one, other in zip(symbols, functional._inputs, strict=True)):
+            return keras.tree.flatten(keras.Function(symbols, functional._outputs_struct)(values))
+        if keras.backend.backend() == "jax":
+            return keras.tree.flatten(self._jitted(functional, values))
         inputs = keras.tree.pack_sequence_as(functional._inputs_struct, values)
-        return functional.stateless_call(*weights, inputs, training=False)[0]
+        return keras.tree.flatten(functional(inputs, training=False))
 
-    options = _ONCE if jax.default_backend() == "cpu" else None
-    return partial(jax.jit(pure, compiler_options=options), weights)
+    def _jitted(self, functional: Any, values: list[Any]) -> Any:
+        """In one piece: operation by operation, every operation would be compiled on its own, at each batch size.
+
+        The model is traced each time, since it may have been changed; what was compiled is kept by what it computes.
+        """
+        import jax
+
+        keras = importlib.import_module("keras")
+        groups = functional.trainable_variables, functional.non_trainable_variables
+        weights = [[each.value for each in group] for group in groups]
+
+        def pure(weights: Any, values: list[Any]) -> Any:
+            inputs = keras.tree.pack_sequence_as(functional._inputs_struct, values)
+            return functional.stateless_call(*weights, inputs, training=False)[0]
+
+        lowered = jax.jit(pure).lower(weights, values)
+        text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        if text not in self.compiled:
+            while len(self.compiled) >= _PROGRAMS_KEPT:
+                del self.compiled[next(iter(self.compiled))]
+            self.compiled[text] = lowered.compile(_ONCE if jax.default_backend() == "cpu" else None)
+        return self.compiled[text](weights, values)
 
 
 def _ids_of(functional: Any, symbol: Any) -> Any:

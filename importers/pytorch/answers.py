@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from backtrace_jax.errors import InputError, UnsupportedError
 from backtrace_jax.importers.proof import resized
@@ -19,6 +21,8 @@ OUTPUT = "output"
 
 FIRST = ("logits", "last_hidden_state")
 """Fields that are a model's answer, whatever comes before them."""
+
+UNSEEN = nullcontext()
 
 _SAME = 1e-5  # relative difference of two runs of one module that is rounding, on a device that adds in any order
 
@@ -33,8 +37,10 @@ def answers(result: Any) -> dict[str, torch.Tensor]:
     return named if leading is None else {leading: named[leading], **named}
 
 
-def run(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the module answers, without gradients.
+def run(
+    module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray], watched: AbstractContextManager[Any] = UNSEEN
+) -> dict[str, np.ndarray]:
+    """What the module answers, without gradients; while it runs, it is watched.
 
     Raises:
         InputError: When it cannot be called so.
@@ -42,7 +48,7 @@ def run(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) ->
     device = device_of(module)
     args, kwargs = call.filled({name: as_tensor(feeds[name], device) for name in call.names})
     try:
-        with torch.no_grad():
+        with torch.no_grad(), watched:
             result = module(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
@@ -50,6 +56,30 @@ def run(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) ->
             f"the module cannot be called with these inputs ({shapes}): {type(error).__name__}: {error}"
         ) from error
     return {name: as_numpy(value, call.floating) for name, value in answers(result).items()}
+
+
+class Reading(TorchFunctionMode):
+    """Notices when Python is given the values of tensors: what comes then depends on them, and a trace freezes it.
+
+    Attributes:
+        found: Whether that has happened.
+    """
+
+    _READS = frozenset(
+        getattr(torch.Tensor, name)
+        for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "__array__",
+                     "item", "tolist", "numpy", "is_nonzero", "equal", "allclose")
+    ) | {torch.equal, torch.allclose, torch.is_nonzero}  # fmt: skip
+
+    def __init__(self) -> None:
+        """Nothing was noticed yet."""
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch as it would be without this."""
+        self.found = self.found or func in self._READS
+        return func(*args, **(kwargs or {}))
 
 
 def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -86,6 +116,16 @@ def _growing(
     except InputError:
         return tuple(names)
     return tuple(name for name in names if name in larger and len(larger[name]) == count)
+
+
+def reads_values(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> bool:
+    """Whether the module looks at values of tensors to decide what it computes; one that cannot be watched may."""
+    reading = Reading()
+    try:
+        run(module, call, feeds, reading)
+    except InputError:  # torch compiles what nothing watches only
+        return True
+    return reading.found
 
 
 def _agree(once: np.ndarray, again: np.ndarray | None) -> bool:

@@ -49,15 +49,18 @@ class Attempt:
         exporter: "dynamo" or "torchscript".
         opset: The opset asked for.
         rows: Size of the batch that the file fixes; None for any.
+        alone: Whether it is traced with the very inputs it is for, and is for no others.
     """
 
     exporter: str
     opset: int
     rows: int | None
+    alone: bool = False
 
     def __str__(self) -> str:
         """Format as `dynamo, opset 20, any batch`."""
-        return f"{self.exporter}, opset {self.opset}, {'any batch' if self.rows is None else f'batch of {self.rows}'}"
+        rows = "these inputs" if self.alone else "any batch" if self.rows is None else f"batch of {self.rows}"
+        return f"{self.exporter}, opset {self.opset}, {rows}"
 
 
 class Folder:
@@ -100,10 +103,21 @@ class Adapter(torch.nn.Module):
         return tuple(found[name] for name in self._outputs)
 
 
-def attempts(module: torch.nn.Module, rows: int) -> list[Attempt]:
-    """Ways to export a module, in the order in which they are tried: any batch, single examples, this batch."""
+def attempts(module: torch.nn.Module, rows: int, *, frozen: bool) -> list[Attempt]:
+    """Ways to export a module, in the order in which they are tried: any batch, single examples, this batch.
+
+    Args:
+        module: The module.
+        rows: Size of the batch.
+        frozen: Whether a trace freezes what the module decides by values: then it is for the inputs it is made with.
+    """
     sizes = (None, 1) if rows == 1 else (None, 1, rows)
     newer = [Attempt("dynamo", _opset(module), size) for size in sizes]
+    if frozen:
+        return [
+            *newer,
+            *(Attempt("torchscript", OLD_OPSET, size, alone=True) for size in sizes if size in (None, rows)),
+        ]
     older = [Attempt("torchscript", OLD_OPSET, size) for size in sizes]
     return [*older[:1], *newer, *older[1:]] if _unrolls(module) else [*newer, *older]
 
@@ -127,7 +141,7 @@ def export(
         UnsupportedError: When the file is not of the opset asked for.
         Exception: Whatever the exporter raises.
     """
-    examples = resized(feeds, attempt.rows or TRACED)
+    examples = feeds if attempt.alone else resized(feeds, attempt.rows or TRACED)
     tensors = tuple(as_tensor(examples[name], device_of(module)) for name in call.names)
     with _quiet(), torch.no_grad(), exportable(module):
         modules = {name for name, _ in module.named_modules()}
@@ -137,10 +151,22 @@ def export(
     if versions != [attempt.opset]:
         raise UnsupportedError(f"opset {attempt.opset} was asked for, the file has {versions}")
     rename(found.proto, modules)
+    _declare(found.proto, {name: examples[name] for name in call.names}, attempt)
     found.proto.graph.name = type(module).__name__
     if found.folder is not None:
         found.folder.model.write_bytes(found.proto.SerializeToString())
     return found
+
+
+def _declare(proto: onnx.ModelProto, examples: Mapping[str, np.ndarray], attempt: Attempt) -> None:
+    """Declare the inputs that an exporter dropped because nothing depends on them; they are passed all the same."""
+    known = {value.name: value for value in proto.graph.input}
+    for name, array in examples.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        shape = (attempt.rows or "batch", *array.shape[1:])
+        known.setdefault(name, onnx.helper.make_tensor_value_info(name, kind, shape))
+    del proto.graph.input[:]
+    proto.graph.input.extend(known[name] for name in examples)
 
 
 def _dynamo(

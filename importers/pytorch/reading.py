@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import ml_dtypes
 import numpy as np
 import torch
+from onnx import ModelProto, TensorProto
 
 from backtrace_jax.errors import (
     BacktraceError,
@@ -20,30 +22,79 @@ from backtrace_jax.errors import (
     MissingDependencyError,
     UnsupportedError,
 )
-from backtrace_jax.importers import Imported, onnx, proof
+from backtrace_jax.importers import Imported, Source, onnx, proof
 
-from .answers import batched_answers, run
+from .answers import batched_answers, reads_values, run
 from .calls import Call, read_call
 from .exporters import Attempt, Export, attempts, export
 from .names import describe
+from .state import state_of
 from .substitutions import evaluating
 
 Feeds = Mapping[str, np.ndarray]
 
+_COARSE = {
+    TensorProto.FLOAT16: float(np.finfo(np.float16).eps),
+    TensorProto.BFLOAT16: float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps),
+}
+"""Relative rounding of the floats that a module may compute in while its outputs are of a finer type."""
+
 
 @dataclass(frozen=True)
 class _Form:
-    """What an import was made for: the state of the module, the call, shapes of single examples and types."""
+    """What an import was made for.
 
-    digest: str
+    Attributes:
+        state: Hash of the module.
+        call: The arguments without their arrays.
+        types: Name, shape of a single example and type of every array.
+    """
+
+    state: str
     call: str
     types: tuple[tuple[str, tuple[int, ...], str], ...]
 
 
-_KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, Imported]] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Kept:
+    """An import and, where it is good for those inputs alone, the hash of the inputs it was made with."""
+
+    imported: Imported
+    outputs: tuple[str, ...]
+    inputs: str
+
+    def takes(self, feeds: Feeds) -> bool:
+        """Whether it may be used for these inputs: a batch that the file fixes is one of the module's own."""
+        rows = len(next(iter(feeds.values())))
+        fits = all(entry.dims is None or entry.dims[0] in (None, 1, rows) for entry in self.imported.inputs)
+        return fits and (not self.imported.alone or self.inputs == _hash(feeds))
 
 
-def read_module(module: torch.nn.Module, example: Any) -> Imported:
+@dataclass(frozen=True)
+class _Source(Source):
+    """A module as one call of it was imported; see `importers.Source`."""
+
+    module: torch.nn.Module
+    call: Call
+    outputs: tuple[str, ...]
+
+    def read(self, inputs: Any, *, anew: bool = False) -> Imported:
+        return read_module(self.module, inputs, anew=anew)
+
+    def answer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        with evaluating(self.module):
+            found = run(self.module, self.call, feeds)
+        if missing := [name for name in self.outputs if name not in found]:
+            raise ImportMismatchError(
+                f"{type(self.module).__name__} returns no {missing[0]!r} on these inputs, but {', '.join(found)}"
+            )
+        return {name: found[name] for name in self.outputs}
+
+
+_KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, _Kept]] = WeakKeyDictionary()
+
+
+def read_module(module: torch.nn.Module, example: Any, *, anew: bool = False) -> Imported:
     """Import a module for inputs like these, or find the import of it that there is; `read` says more."""
     if example is None:
         raise InputError("a PyTorch module is exported for its inputs; pass example= to Explainer, or inputs")
@@ -51,21 +102,27 @@ def read_module(module: torch.nn.Module, example: Any) -> Imported:
         raise MissingDependencyError("torch exports through onnxscript: pip install 'backtrace-jax[torch]'")
     call = read_call(module, example)
     feeds = call.arrays(example)
-    form = _Form(_digest(module), repr(call.arguments), tuple((n, a.shape[1:], str(a.dtype)) for n, a in feeds.items()))
-    kept = {known: found for known, found in _KEPT.get(module, {}).items() if known.digest == form.digest}
-    if form not in kept or not _takes(kept[form], len(next(iter(feeds.values())))):
-        kept[form] = _import(module, call, feeds)
+    form = _Form(
+        state_of(module), repr(call.arguments), tuple((n, a.shape[1:], str(a.dtype)) for n, a in feeds.items())
+    )
+    kept = {known: found for known, found in _KEPT.get(module, {}).items() if known.state == form.state}
+    if anew or form not in kept or not kept[form].takes(feeds):
+        rows = len(next(iter(feeds.values())))
+        traced = form in kept and kept[form].imported.alone
+        kept[form] = _import(module, call, feeds, rows if anew else proof.EXAMPLES, traced=traced)
     _KEPT[module] = kept
-    return kept[form]
+    return replace(kept[form].imported, source=_Source(module, call, kept[form].outputs))
 
 
-def _takes(imported: Imported, rows: int) -> bool:
-    """Whether the file takes this batch: a size that it fixes is one of the module's, whose examples may interact."""
-    return all(entry.dims is None or entry.dims[0] in (None, 1, rows) for entry in imported.inputs)
+def _hash(feeds: Feeds) -> str:
+    found = hashlib.sha256()
+    for array in feeds.values():
+        found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.hexdigest()
 
 
-def _import(module: torch.nn.Module, call: Call, feeds: Feeds) -> Imported:
-    """The first export that is proven.
+def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *, traced: bool) -> _Kept:
+    """The first export that is proven, on this many examples at most; or the first trace, where others were in vain.
 
     Raises:
         ImportMismatchError: When files were written, and none computes what the module computes.
@@ -73,19 +130,27 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds) -> Imported:
     """
     with evaluating(module):
         outputs = batched_answers(module, call, feeds)
+        frozen = traced or reads_values(module, call, feeds)
     failures: dict[Attempt, BaseException] = {}
-    for attempt in attempts(module, len(next(iter(feeds.values())))):
+    ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen)
+    for attempt in [way for way in ways if way.alone or not traced]:
         try:
             exported = export(module, call, feeds, outputs, attempt)
             imported = _imported(module, call, exported, attempt, failures)
-            with evaluating(module):
-                for trial in _trials(feeds, attempt):
-                    proof.prove(imported, partial(run, module, call), trial)
+            _prove(imported, _Source(module, call, outputs).answer, feeds, attempt, examples)
         except Exception as error:  # exporters raise anything; what was raised is recorded, or raised in the end
             failures[attempt] = error
         else:
-            return imported
+            return _Kept(imported, outputs, _hash(feeds) if attempt.alone else "")
     raise _refusal(type(module).__name__, failures)
+
+
+def _prove(imported: Imported, source: proof.Run, feeds: Feeds, attempt: Attempt, examples: int) -> None:
+    if attempt.alone:
+        proof.prove_alone(imported, source, feeds)
+        return
+    for trial in _trials(feeds, attempt):
+        proof.prove(imported, source, trial, examples)
 
 
 def _imported(
@@ -95,6 +160,8 @@ def _imported(
     folder = exported.folder
     read = onnx.read(exported.proto if folder is None else folder.model)
     origin = {"framework": f"torch {torch.__version__}", "exporter": attempt.exporter, "opset": str(attempt.opset)}
+    if attempt.alone:
+        origin["traced"] = "for these inputs alone"
     if failures:
         origin["fallback"] = "; ".join(f"{tried}: {describe(error)}" for tried, error in failures.items())
     return replace(
@@ -103,7 +170,16 @@ def _imported(
         origin=origin,
         feed=partial(_feed, call, folder),
         proto=None if folder else exported.proto,
+        rounding=_rounding(exported.proto),
+        alone=attempt.alone,
     )
+
+
+def _rounding(proto: ModelProto) -> float:
+    """Relative rounding of the coarsest floats that the file computes in."""
+    types: set[Any] = {tensor.data_type for tensor in proto.graph.initializer}
+    types |= {each.i for node in proto.graph.node if node.op_type == "Cast" for each in node.attribute}
+    return max((_COARSE[kind] for kind in types if kind in _COARSE), default=0.0)
 
 
 def _feed(call: Call, folder: object, inputs: Any) -> dict[str, np.ndarray]:
@@ -129,21 +205,3 @@ def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceE
         f"{name} cannot be imported: {done}.\n{reasons}\nRewrite what the reasons name, or export the module to ONNX "
         "yourself and explain that file"
     )
-
-
-def _digest(module: torch.nn.Module) -> str:
-    """Hash of everything that decides what a module computes: structure, settings, hooks, weights and buffers."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, part in module.named_modules():
-        hooks = [list(part._forward_pre_hooks), list(part._forward_hooks)]
-        plain = sorted((key, value) for key, value in vars(part).items() if _is_setting(key, value))
-        digest.update(repr((name, hooks, plain)).encode())
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(repr((name, tensor.shape, tensor.dtype)).encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _is_setting(name: str, value: object) -> bool:
-    return name != "training" and isinstance(value, bool | int | float | str | tuple | None)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import weakref
 import zipfile
-from dataclasses import replace
 from functools import partial
 
 import h5py
@@ -19,7 +18,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from backtrace_jax import explain
+from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import ImportMismatchError, InputError, ModelError, UnsupportedError
 from backtrace_jax.importers import read
 from tests.importers.keras_zoo import CLASSICS, FAMILIES, L, as_keras_runs, classic, family, keras, ops
@@ -115,7 +114,7 @@ def test_channels_first():
 
 
 def _unproven(imported):
-    return replace(imported, prove=None)
+    return imported.let_go()
 
 
 def _channels_last_twin(model):
@@ -367,6 +366,63 @@ def test_an_import_that_computes_something_else_is_refused(monkeypatch):
     model = _sequential(L.Input((4,)), L.Dense(2, bias_initializer="ones"))
     with pytest.raises(ImportMismatchError, match="before"):
         explain(model, np.ones((1, 4), np.float32))
+
+
+def _assert_own(found, model, inputs):
+    """Outputs and gradient are those of the model as it is now."""
+    with as_keras_runs():
+        back = jax.vjp(lambda x: model(x, training=False)[:, 0], inputs)[1]
+        (gradient,) = back(np.ones(len(inputs), np.float32))
+        answer = np.asarray(model(inputs, training=False))
+    (outputs,), (relevance,) = found.outputs.values(), found.relevance.values()
+    assert _apart(outputs, answer) <= CLOSE
+    np.testing.assert_allclose(relevance, gradient, rtol=CLOSE, atol=CLOSE)
+
+
+def _weights(model):
+    model.set_weights([2 * each for each in model.get_weights()])
+
+
+def _activation(model):
+    model.layers[0].activation = keras.activations.sigmoid
+
+
+def _layer(model):
+    model.pop()
+    model.add(L.Dense(2, activation="tanh"))
+
+
+@pytest.mark.parametrize("edit", [_weights, _activation, _layer])
+def test_a_model_that_is_edited_between_calls_is_explained_as_it_is(edit):
+    model, inputs = (
+        _sequential(L.Input((4,)), L.Dense(3, activation="relu"), L.Dense(2)),
+        np.eye(3, 4, dtype=np.float32),
+    )
+    explainer = Explainer(model, mode="gradient")
+    _assert_own(explainer(inputs, target=0), model, inputs)
+    with as_keras_runs():
+        edit(model)
+    _assert_own(explainer(inputs, target=0), model, inputs)
+    _assert_own(explain(model, inputs, mode="gradient", target=0), model, inputs)
+
+
+def test_a_layer_whose_call_was_replaced_is_refused():
+    model, inputs = _sequential(L.Input((4,)), L.Dense(2)), np.eye(3, 4, dtype=np.float32)
+    explainer = Explainer(model)
+    explainer(inputs)
+    own = model.layers[0].call
+    model.layers[0].call = lambda x, training=None: 2 * own(x)
+    with pytest.raises(ImportMismatchError, match=r"after the import, .* before"):
+        explainer(inputs)
+
+
+def test_what_explain_keeps_lets_the_model_go():
+    model = _sequential(L.Input((4,)), L.Dense(2))
+    explain(model, np.ones((1, 4), np.float32))
+    known = weakref.ref(model)
+    del model
+    gc.collect()
+    assert known() is None
 
 
 def test_a_trained_convolutional_net_is_explained_as_in_pytorch():

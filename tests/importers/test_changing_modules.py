@@ -1,0 +1,135 @@
+"""Whatever a module does at a call is what is explained: outputs and gradient are its own, or the call is refused."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from backtrace_jax import Explainer, explain
+from backtrace_jax.errors import ImportMismatchError, InputError, SettingError, UnsupportedError
+from backtrace_jax.exporting import export
+from backtrace_jax.importers.pytorch import reading
+from tests.importers.changing import BY_VALUES, EDITS, Branch, Two, examples
+
+CLOSE = 1e-5
+TARGET = 1
+
+
+def _autograd(module, inputs):
+    """The module's own answer, and the derivative of one unit of it by the first input."""
+    x, *others = inputs if isinstance(inputs, tuple) else (inputs,)
+    x = x.clone().requires_grad_(True)
+    answer = module(x, *others)
+    return answer.detach().numpy(), torch.autograd.grad(answer[:, TARGET].sum(), x)[0].numpy()
+
+
+def _assert_own(found, module, inputs):
+    answer, gradient = _autograd(module, inputs)
+    np.testing.assert_allclose(found.outputs["output"], answer, rtol=CLOSE, atol=CLOSE)
+    np.testing.assert_allclose(found.relevance["x"], gradient, rtol=CLOSE, atol=CLOSE * np.abs(gradient).max())
+
+
+def _explainer(module, inputs, **settings):
+    return Explainer(module, mode="gradient", example=inputs, **settings)
+
+
+@pytest.mark.parametrize("name", BY_VALUES)
+def test_modules_that_decide_by_values(name):
+    build, batches = BY_VALUES[name]
+    module = build()
+    explainer = _explainer(module, batches[0])
+    for inputs in [*batches, batches[0]]:
+        _assert_own(explainer(inputs, target=TARGET), module, inputs)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_modules_that_are_edited_between_calls(name):
+    build, edit = EDITS[name]
+    module, x = build(), examples()
+    x[:, 0] = 0
+    explainer = _explainer(module, x)
+    _assert_own(explainer(x, target=TARGET), module, x)
+    edit(module)
+    _assert_own(explainer(x, target=TARGET), module, x)
+
+
+def test_two_calls_of_explain_take_the_module_as_it_is_now():
+    module, x = Two(), examples()
+    for edit in (
+        lambda: None,
+        lambda: module.second.bias.data.add_(1.0),
+        lambda: setattr(module, "second", module.first),
+    ):
+        edit()
+        _assert_own(explain(module, x, mode="gradient", target=TARGET), module, x)
+
+
+def test_the_first_call_alone_is_compared_where_that_is_asked_for():
+    module, x = Two(), examples()
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    explainer = _explainer(module, x, prove="first")
+    once = explainer(x, target=TARGET)
+    _assert_own(once, module, x)
+    calls.clear()
+    with torch.no_grad():
+        module.second.bias.add_(1.0)
+    np.testing.assert_array_equal(explainer(x, target=TARGET).outputs["output"], once.outputs["output"])
+    assert calls == []
+    assert once.fingerprint["prove"] == "first"
+    with pytest.raises(SettingError, match="every, first"):
+        _explainer(module, x, prove="never")
+
+
+class Counter(Two):
+    """Gives another answer at every call, whatever it is given."""
+
+    calls = 0
+
+    def forward(self, x):
+        type(self).calls += 1
+        return self.first(x) * (1 + type(self).calls)
+
+
+def test_a_module_that_is_no_function_is_refused():
+    with pytest.raises(UnsupportedError, match="differs between two runs"):
+        explain(Counter(), examples())
+
+
+def test_what_an_import_cannot_follow_is_refused_with_both_values(monkeypatch):
+    """Outputs that no export has: the module's own are changed behind the exporters' back."""
+    module, x = Two(), examples()
+    explainer = _explainer(module, x)
+    explainer(x, target=TARGET)
+    answer = reading.run
+    monkeypatch.setattr(reading, "run", lambda *given: {k: v + 1 for k, v in answer(*given).items()})
+    with pytest.raises(ImportMismatchError, match=r"after the import, .* before"):
+        explainer(x, target=TARGET)
+
+
+def test_other_shapes_and_settings_are_imported_as_they_come():
+    module, short = Two(), examples().unsqueeze(1)
+    explainer = _explainer(module, short)
+    for x in (short, short.expand(-1, 3, -1), short):
+        found = explainer(x, target=(0, TARGET))
+        np.testing.assert_allclose(found.outputs["output"], module(x).detach(), rtol=CLOSE, atol=CLOSE)
+    with pytest.raises(InputError, match="cannot be called with these inputs"):
+        explainer(short[..., :3])
+
+
+def test_a_module_that_decides_by_values_is_not_exported(tmp_path):
+    with pytest.raises(ImportMismatchError, match="decides by the values"):
+        export(Branch(), tmp_path / "branch.onnx", examples())
+
+
+def test_what_explain_keeps_lets_the_module_go():
+    module = Two()
+    explain(module, examples())
+    known = weakref.ref(module)
+    del module
+    gc.collect()
+    assert known() is None
