@@ -11,15 +11,16 @@ from .errors import (
     MissingDependencyError,
     ModelError,
     NumericsError,
+    RelevanceWarning,
     SettingError,
     UnsupportedError,
 )
 from .explainer import Explainer, explain
 from .explanation import Channel, Explanation, Ledger
 from .exporting import export
+from .questions import TASKS
 from .rules import MODES, Mode, Rule, Selector, composite, mode
 from .support import SupportReport, check, show
-from .tasks import TASKS
 
 __all__ = [
     "MODES",
@@ -35,6 +36,7 @@ __all__ = [
     "Mode",
     "ModelError",
     "NumericsError",
+    "RelevanceWarning",
     "Rule",
     "Selector",
     "SettingError",

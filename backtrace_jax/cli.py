@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .constants import ZERO
-from .errors import BacktraceError, SettingError
+from .errors import BacktraceError, RelevanceWarning, SettingError
 
 if TYPE_CHECKING:
     from .importers import Imported
@@ -61,8 +62,11 @@ def _explain(arguments: argparse.Namespace) -> int:
     file = _read_file(arguments.inputs, model, resize=arguments.resize)
     _check_example(file.inputs, arguments.example)
     baseline = _baseline(arguments, model)
-    with _progress() as progress:
+    with _progress() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RelevanceWarning)
         explanation = explain(model, file.inputs, **_settings(arguments), baseline=baseline, progress=progress)
+    for line in explanation.warnings:
+        print(_printable(f"warning: {line}"), file=sys.stderr)
     _say(_report(explanation, arguments, file.feature_names))
     _write(explanation, arguments, file.feature_names)
     return 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+from .answers import Answer, read_answer
 from .engine.chunks import default_chunk, default_group, run_chunks
 from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
 from .engine.layers import select_layers, select_value
@@ -18,9 +19,50 @@ from .importers import Imported
 from .ir import Graph, Program, Var
 from .numerics import Device, exact_types, float_type
 from .passes import channels_last, simplify, with_float_type
+from .questions import Question
 from .rules import AlongPath, Mode, find_mode
 from .settings import Settings
-from .tasks import Question, resolve_task
+from .tasks import QuestionForm, Task, resolve_task
+
+Shapes: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model at these shapes before anything is compiled.
+
+    Attributes:
+        output: The value explained.
+        answer: What the graph says about it.
+        rows: Examples per run of the graph.
+    """
+
+    output: Var
+    answer: Answer
+    rows: int
+
+    @property
+    def one(self) -> Var:
+        """The value explained, for one example."""
+        return self.output if self.rows == 1 else replace(self.output, shape=(1, *self.output.shape[1:]))
+
+    def task(self, settings: Settings, asked: QuestionForm) -> Task:
+        """How relevance starts when this is asked.
+
+        Raises:
+            SettingError: When the output is no answer to the task.
+        """
+        mode = find_mode(settings.mode)
+        return resolve_task(
+            settings.task,
+            self.answer,
+            asked,
+            scaler=settings.scaler,
+            thresholding=settings.thresholding,
+            paired=mode.paired,
+            plain=not mode.conserving,
+            rows=self.rows,
+        )
 
 
 @dataclass(frozen=True)
@@ -29,6 +71,7 @@ class Form:
 
     Attributes:
         shapes: (input name, shape of one example without batch axis) of every input.
+        task: How relevance starts.
         custom: Whether the user passes the start relevance.
         contrasted: Whether the target is contrasted with another class.
         reference: Names of the inputs that a baseline is given for.
@@ -36,7 +79,8 @@ class Form:
         rows: Examples that one run of the graph takes: more than one where the file fixes its batch.
     """
 
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    shapes: Shapes
+    task: Task
     custom: bool = False
     contrasted: bool = False
     reference: tuple[str, ...] = ()
@@ -72,11 +116,6 @@ class Compiled:
     def output(self) -> Var:
         """The value explained."""
         return self.request.plan.output
-
-    @property
-    def answer(self) -> Var:
-        """What it is for one example."""
-        return self.output if self.rows == 1 else replace(self.output, shape=(1, *self.output.shape[1:]))
 
     @property
     def output_name(self) -> str:
@@ -122,15 +161,31 @@ class DeviceWeights:
         return {name: self._held[name][1] for name in weights}
 
 
-def compile_model(model: Imported, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
-    """Lower, plan and compile.
+def lower_model(model: Imported, settings: Settings, shapes: Shapes, rows: int) -> Program:
+    """The model's graph at these shapes, simplified; its values have the axes that the model gave them."""
+    lowered = model.lower({name: (rows, *shape) for name, shape in shapes})
+    return simplify(with_float_type(lowered, float_type(settings.dtype)))
+
+
+def outline(graph: Graph, settings: Settings, rows: int) -> Outline:
+    """What a lowered graph says about the answer to be explained.
+
+    Raises:
+        SettingError: When the output does not exist, or does not hold that many rows.
+    """
+    output = pick_output(graph, settings.output)
+    if rows > 1 and output.shape[:1] != (rows,):
+        raise SettingError(f"output {output.name!r} {list(output.shape)} has no batch of {rows}, which the file fixes")
+    return Outline(output, read_answer(graph, output, rows), rows)
+
+
+def compile_model(named: Program, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
+    """Plan and compile a lowered model.
 
     Raises:
         UnsupportedError: Naming the node without an implementation or a rule.
         SettingError: When a setting does not fit the model.
     """
-    lowered = model.lower({name: (form.rows, *shape) for name, shape in form.shapes})
-    named = simplify(with_float_type(lowered, float_type(settings.dtype)))
     output = pick_output(named.graph, settings.output)
     program = arranged(named, device.platform, [output.name])
     plan = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
@@ -153,18 +208,7 @@ def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Pro
 
 def _request(graph: Graph, plan: Plan, settings: Settings, form: Form) -> Request:
     mode = find_mode(settings.mode)
-    task = resolve_task(
-        settings.task,
-        graph,
-        plan.output,
-        scaler=settings.scaler,
-        thresholding=settings.thresholding,
-        custom=form.custom,
-        contrasted=form.contrasted,
-        paired=mode.paired,
-        rows=form.rows,
-    )
-    return Request(plan, mode, task, _layers(graph, mode, settings), settings.precision, form.contrasted)
+    return Request(plan, mode, form.task, _layers(graph, mode, settings), settings.precision, form.contrasted)
 
 
 def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:

@@ -57,3 +57,7 @@ class NumericsError(BacktraceError):
 
 class MissingDependencyError(BacktraceError):
     """An optional package is needed for this call; the message says which extra installs it."""
+
+
+class RelevanceWarning(UserWarning):
+    """An explanation that is to be read with caution: the message says by how much, and what to try."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .compiled import Compiled, DeviceWeights, Form, compile_model
+from .cautions import warn
+from .compiled import Compiled, DeviceWeights, Form, Outline, Shapes, compile_model, lower_model, outline
 from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
 from .errors import ImportMismatchError, NumericsError
@@ -18,12 +19,14 @@ from .explanation import Explanation
 from .feeds import Inputs, read_inputs
 from .importers import Imported, read
 from .importers.proof import compare
+from .ir import Program
 from .layout import BatchAxis, batch_first, inputs_first, rows_of
+from .questions import Question
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
 from .settings import EVERY, FIRST, Settings, as_axes, as_names
 from .targets import read_question, read_start
-from .tasks import Question
+from .tasks import QuestionForm, Task
 
 Progress = Callable[[int, int], None]
 _FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
@@ -91,6 +94,8 @@ class Explainer:
         self._proven: _Known | None = None
         self._weights = DeviceWeights(self.device)
         self.derived_bytes = 0
+        self._lowered = lru_cache(1)(self._lower)  # holds the weights; what is lowered is compiled at once
+        self._outline = lru_cache(_FORMS_KEPT)(self._outlined)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
     def __call__(
@@ -111,6 +116,7 @@ class Explainer:
             self._imported = source.read(inputs)
         asked = _Asked(target, against, position, start, baseline, conditions, progress)
         self._imported, found = self._explain_proven(self._imported, inputs, asked)
+        warn(found.warnings)
         return found
 
     def _explain_proven(self, imported: Imported, inputs: Inputs, asked: _Asked) -> tuple[Imported, Explanation]:
@@ -152,23 +158,24 @@ class Explainer:
         if imported.prove is not None:
             imported.prove(feeds)
         reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
+        known, rows = _Known.of(imported), rows_of(self._inputs_of(imported).inputs)
+        shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
+        seen, count = self._outline(known, shapes, rows), len(next(iter(feeds.values())))
+        task, question, start = _understood(seen, self.settings, asked, count)
         form = Form(
-            tuple((name, array.shape[1:]) for name, array in feeds.items()),
-            custom=asked.start is not None,
+            shapes,
+            task,
+            custom=start is not None,
             contrasted=asked.against is not None,
             reference=tuple(reference),
             conditions=tuple(restricted),
-            rows=rows_of(self._inputs_of(imported).inputs),
+            rows=rows,
         )
-        compiled = self._compiled(_Known.of(imported), form)
+        compiled = self._compiled(known, form)
         examples, constant = _arrays(compiled, feeds, reference, restricted)
-        count, task, start = len(next(iter(feeds.values()))), compiled.request.task, asked.start
-        question = read_question(
-            count, compiled.answer, task, target=asked.target, against=asked.against, position=asked.position
-        )
-        if start is not None:
-            outputs = partial(_outputs, compiled, examples, question, constant)
-            question = question._replace(start=read_start(start, count, compiled.answer, outputs))
+        if callable(start):
+            outputs = _outputs(compiled, examples, question, constant, seen)
+            question = question._replace(start=read_start(start(outputs), count, seen.one))
         result = compiled.run(examples, _grouped(compiled, question), constant, asked.progress)
         return as_explanation(compiled, self.settings, imported, feeds, question, constant, result)
 
@@ -176,10 +183,29 @@ class Explainer:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
         return [self(inputs, target=target, **asked) for target in targets]
 
+    def _lower(self, known: _Known, shapes: Shapes, rows: int) -> Program:
+        return lower_model(self._inputs_of(known.model), self.settings, shapes, rows)
+
+    def _outlined(self, known: _Known, shapes: Shapes, rows: int) -> Outline:
+        return outline(self._lowered(known, shapes, rows).graph, self.settings, rows)
+
     def _compile(self, known: _Known, form: Form) -> Compiled:
-        compiled = compile_model(self._inputs_of(known.model), self.settings, self._weights, self.device, form)
+        lowered = self._lowered(known, form.shapes, form.rows)
+        compiled = compile_model(lowered, self.settings, self._weights, self.device, form)
         self.derived_bytes = compiled.explain.derived_bytes
         return compiled
+
+
+def _understood(seen: Outline, settings: Settings, asked: _Asked, count: int) -> tuple[Task, Question, Any]:
+    """How relevance starts, the question, and the user's own start; mistakes are named before anything is compiled."""
+    target, start = asked.target, asked.start
+    zero = target is not None and bool(np.any(np.asarray(target, object) == 0))
+    form = QuestionForm(start is not None, asked.against is not None, isinstance(target, tuple), zero)
+    task = seen.task(settings, form)
+    question = read_question(count, seen.one, task, target=target, against=asked.against, position=asked.position)
+    if start is not None and not callable(start):
+        question = question._replace(start=read_start(start, count, seen.one))
+    return task, question, start
 
 
 def _arrays(
@@ -203,10 +229,12 @@ def _grouped(compiled: Compiled, asked: Question) -> Question:
     return Question(*(None if array is None else compiled.grouped(array) for array in plain))
 
 
-def _outputs(compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant) -> np.ndarray:
+def _outputs(
+    compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant, seen: Outline
+) -> np.ndarray:
     """Values of the output explained, from a run without start relevance."""
-    output, count = compiled.answer, len(asked.target)
-    blank = asked._replace(start=np.zeros((count, *output.shape), output.dtype))
+    count = len(asked.target)
+    blank = asked._replace(start=np.zeros((count, *seen.one.shape), seen.one.dtype))
     found = compiled.run(examples, _grouped(compiled, blank), constant).outputs[compiled.output_name]
     return unbatched(found, compiled.rows, count)
 
@@ -248,17 +276,22 @@ def explain(
             `composite` of your own.
         task: What kind of answer the output is: "auto", "binary-classification", "multi-class classification",
             "bbox-regression", "binary-segmentation", "multi-class-segmentation", "next-token",
-            "token-classification", "span-qa", ...; "auto" takes a single unit that is no probability for a regression,
-            anything else for a classification.
-        target: Class explained: None (the predicted one), an integer, one integer per example, or a tuple indexing the
-            output's axes. For a regression the output explained (None: all of them in equal parts).
+            "token-classification", "span-qa", ...; one that the output does not fit is refused. "auto" reads it from
+            the graph: one number is a class if it is a probability, else a quantity; a row of numbers is one of
+            classes, or a regression where an autoencoder restored its input; the axis of the last softmax holds the
+            classes of places; one channel of probabilities over a picture is a mask; as many classes as the table of
+            tokens has rows are next tokens. What it chose is `fingerprint["task"]`; what stays open is asked back.
+        target: Class explained: None (the predicted one), an integer (negative: from the end), one integer per
+            example, or a tuple indexing the output's axes. For a regression the output explained (None: all of them in
+            equal parts). On a single unit 1 explains it and 0 explains class 0, whose start is reversed (in
+            contrastive mode the two channels change places); None starts at the unit as 1 does, whatever is predicted.
         against: Class that the target is contrasted with ("why 3 rather than 5"), or one per example; a tuple where the
             target takes one.
         position: For sequences, the position explained (negative: from the end), or one per example. By default the
             last one for "next-token", all in equal parts for "token-classification".
         output: Name or index of the output explained, by default the first that holds floats; or the name of a value or
             module inside the model, whose most active unit (or `target`) is explained.
-        scaler: Total relevance handed out; None: the output's own value.
+        scaler: Total relevance handed out; None: the output's own value, and in gradient modes the plain derivative.
         thresholding: Value of the output above which a unit belongs to a segmentation mask.
         start: Start relevance itself instead of a task: an array shaped like the output, or a function
             outputs -> array. In contrastive mode its negative part speaks against.
@@ -305,7 +338,9 @@ def explain(
     imported = read(model, inputs)
     explainer = _kept_explainer(_Known.of(imported), settings)
     asked = _Asked(target, against, position, start, baseline, conditions, progress)
-    return explainer._explain_proven(imported, inputs, asked)[1]
+    _, found = explainer._explain_proven(imported, inputs, asked)
+    warn(found.warnings)
+    return found
 
 
 class _Asked(NamedTuple):

@@ -125,6 +125,7 @@ class Explanation:
         channels: "positive" and "negative" in mode "contrastive"; empty in all others.
         completeness_error: [batch], |total attribution - change| / |change|, where the change is that of the explained
             answer from the baseline; None in modes where that is not defined.
+        warnings: what the explanation is to be read with caution for, with numbers and what to try.
     """
 
     relevance: dict[str, np.ndarray]
@@ -137,6 +138,7 @@ class Explanation:
     fingerprint: dict[str, Any]
     channels: dict[str, Channel] = field(default_factory=dict)
     completeness_error: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def positive(self) -> dict[str, np.ndarray]:
@@ -212,11 +214,12 @@ class Explanation:
         return archive.load(path)
 
     def __repr__(self) -> str:
-        """One line: mode, explained output, shapes, closing error."""
+        """One line: mode, task, explained output, shapes, closing error; one more for each warning."""
         shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in self.relevance.items())
-        mode = self.fingerprint.get("mode", "unknown")
+        mode, task = (self.fingerprint.get(key, "unknown") for key in ("mode", "task"))
         books = self.ledger if self.ledger is not None else f"{len(self)} examples"
-        return f"Explanation(mode={mode!r}, output={self.output!r}, relevance={{{shapes}}}, {books!s})"
+        line = f"Explanation(mode={mode!r}, task={task!r}, output={self.output!r}, relevance={{{shapes}}}, {books!s})"
+        return "\n".join([line, *(f"warning: {each}" for each in self.warnings)])
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook: self-contained HTML, with a picture where matplotlib is installed."""

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from .cautions import findings
 from .compiled import Compiled
 from .engine.compile import Constant, Result
 from .errors import NumericsError, SettingError
@@ -14,8 +15,8 @@ from .explanation import CHANNELS, Channel, Explanation, Ledger
 from .fingerprint import digest, fingerprint
 from .importers import Imported
 from .numerics import check_finite
+from .questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM, UNSET, Question
 from .settings import Settings
-from .tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM, UNSET, Question
 
 
 def as_explanation(
@@ -39,6 +40,8 @@ def as_explanation(
     channels = _channels(compiled, result, count)
     paired = compiled.request.mode.paired
     ledger = None if result.books is None else _difference(channels) if paired else _ledger(compiled, result, count)
+    books = [each.ledger for each in channels.values()] or [each for each in (ledger,) if each is not None]
+    completeness = None if result.completeness is None else np.repeat(result.completeness, rows)[:count]
     return Explanation(
         relevance=_relevance(result.relevance, paired, rows, count),
         inputs=feeds,
@@ -53,7 +56,8 @@ def as_explanation(
             compiled.device,
         ),
         channels=channels,
-        completeness_error=None if result.completeness is None else np.repeat(result.completeness, rows)[:count],
+        completeness_error=completeness,
+        warnings=findings(books, completeness, dict(compiled.request.mode.options), restricted=bool(compiled.masked)),
     )
 
 

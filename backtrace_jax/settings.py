@@ -11,8 +11,8 @@ import numpy as np
 from .engine.chunks import check_chunk
 from .errors import SettingError
 from .numerics import PRECISIONS, float_type
+from .questions import canonical_task
 from .rules import Mode, find_mode
-from .tasks import canonical_task
 
 EVERY, FIRST = "every", "first"
 PROOFS = (EVERY, FIRST)

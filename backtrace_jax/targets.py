@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .errors import SettingError
+from .explanation import ALL_UNITS
 from .ir import Var
-from .tasks import (
+from .questions import (
     BINARY_SEGMENTATION,
     CLASSIFICATION,
     CUSTOM,
-    NEXT_TOKEN,
+    IN_SEQUENCE,
     REGRESSION,
+    SIDE_BY_SIDE,
     SPAN,
     TOKENS,
-    UNIT,
     UNSET,
     Question,
-    Task,
 )
-
-_SIDE_BY_SIDE = (CLASSIFICATION, REGRESSION, UNIT)  # tasks that see all units of the output in one row
-_IN_SEQUENCE = (NEXT_TOKEN, TOKENS)
+from .tasks import Task
 
 
 def array_of(name: str, value: Any) -> np.ndarray:
@@ -56,7 +53,7 @@ def read_question(
         SettingError: When something is out of range, of the wrong shape, or means nothing for the task.
     """
     _check_meaning(task, target, against, position)
-    if isinstance(target, tuple) and task.name in _IN_SEQUENCE:
+    if isinstance(target, tuple) and task.name in IN_SEQUENCE:
         position, target = _place(target, output, task, position)
     targets = _indices("target", target, count, output, task)
     rivals = _indices("against", against, count, output, task)
@@ -74,7 +71,7 @@ def _check_meaning(task: Task, target: Any, against: Any, position: Any) -> None
         raise SettingError("task 'binary-segmentation' explains the whole mask; target= has no meaning there")
     if against is not None and (task.classes == 1 or task.name in (REGRESSION, CUSTOM) or _is_span(task)):
         raise SettingError(f"against= needs several classes to choose from; task {task.name!r} has none here")
-    if position is not None and task.name not in _IN_SEQUENCE:
+    if position is not None and task.name not in IN_SEQUENCE:
         raise SettingError(f"position= says where in a sequence; task {task.name!r} has no positions to choose from")
 
 
@@ -87,7 +84,9 @@ def _place(target: tuple, output: Var, task: Task, position: Any) -> tuple[int, 
     """Position and class of a tuple that names both."""
     if position is not None:
         raise SettingError(f"target={target} names the position as well; leave position= out")
-    return divmod(_flat_index("target", target, _shape(output), output), task.classes)
+    place = np.unravel_index(_flat_index("target", target, _shape(output), output), _shape(output))
+    axis = len(place) - 1 if task.place.axis is None else task.place.axis
+    return int(sum(place[:axis] + place[axis + 1 :])), int(place[axis])
 
 
 def _shape(output: Var) -> tuple[int, ...]:
@@ -98,7 +97,7 @@ def _shape(output: Var) -> tuple[int, ...]:
 def _indices(name: str, value: Any, count: int, output: Var, task: Task) -> np.ndarray:
     """A class per example; where a tuple names a unit, its flat index."""
     shape = (task.classes, task.classes) if _is_span(task) else _shape(output)
-    if isinstance(value, tuple) and task.name in (*_SIDE_BY_SIDE, SPAN):
+    if isinstance(value, tuple) and task.name in (*SIDE_BY_SIDE, SPAN):
         return np.full(count, _flat_index(name, value, shape, output), np.int64)
     if isinstance(value, tuple):
         raise SettingError(f"{name}={value}: task {task.name!r} takes a class, an integer or a list of one per example")
@@ -107,22 +106,32 @@ def _indices(name: str, value: Any, count: int, output: Var, task: Task) -> np.n
     _check_one_axis(name, value, shape, output, task)
     # a single unit stands for two classes
     classes = 2 if task.name == CLASSIFICATION and task.classes == 1 else task.classes
-    return _per_example(name, value, count, 0, classes, output)
+    found = _per_example(name, value, count, -classes, classes, output)
+    if task.name in _ALL_AT_ONCE and (found == ALL_UNITS).any():
+        raise SettingError(
+            f"{name} {ALL_UNITS} would be all units here, as explanation.target has it: leave {name}= out"
+        )
+    return np.where((found < 0) & (found != UNSET), found + classes, found)
+
+
+_ALL_AT_ONCE = (REGRESSION, TOKENS)  # tasks that explain all units where none is named, and report -1 then
 
 
 def _check_one_axis(name: str, value: Any, shape: tuple[int, ...], output: Var, task: Task) -> None:
     """Refuse an integer, or a choice left open, where units lie along several axes."""
     several = len([size for size in shape if size > 1]) > 1
     left_open = value is None and (name != "target" or task.name != CLASSIFICATION)
-    if several and task.name in _SIDE_BY_SIDE and not left_open:
+    if several and task.name in SIDE_BY_SIDE and not left_open:
+        index = ", ".join(f"0..{size - 1}" for size in shape)
         raise SettingError(
-            f"output {output.name!r} has shape {list(shape)}, which has no single class: pass {name}=(index, ...) with "
-            f"{len(shape)} entries, start=, or a task such as 'next-token' or 'multi-class-segmentation'"
+            f"output {output.name!r} has shape {list(shape)}, and so no single class: name one of its values (of a "
+            f"detector, say, a box's score) by {name}=({index}), or pass task= 'next-token', 'token-classification', "
+            "'multi-class-segmentation' or 'regression'"
         )
 
 
 def _per_example(name: str, value: Any, count: int, low: int, high: int, output: Var) -> np.ndarray:
-    """One whole number per example, each at least `low` and below `high`."""
+    """One whole number per example, each at least `low` and below `high`; those below 0 count from the end."""
     if value is None:
         return np.full(count, UNSET, np.int64)
     array = array_of(name, value)
@@ -137,28 +146,29 @@ def _per_example(name: str, value: Any, count: int, low: int, high: int, output:
 
 
 def _flat_index(name: str, index: tuple, shape: tuple[int, ...], output: Var) -> int:
+    """The flat index of a tuple, whose negative entries count from the end."""
     try:
-        return int(np.ravel_multi_index(index, shape))
+        wrapped = [i + size if -size <= i < 0 else i for i, size in zip(index, shape, strict=True)]
+        return int(np.ravel_multi_index(wrapped, shape))
     except (ValueError, TypeError) as error:
         raise SettingError(
-            f"{name}={index} does not index output {output.name!r} of shape {list(shape)}: {error}; "
+            f"{name}={index} does not index output {output.name!r} of shape {list(shape)}; "
             f"one {name} per example is a list, not a tuple"
         ) from error
 
 
-def read_start(start: Any, count: int, output: Var, run: Callable[[], np.ndarray]) -> np.ndarray:
+def read_start(start: Any, count: int, output: Var) -> np.ndarray:
     """The user's start relevance as an array [batch, *output shape].
 
     Args:
-        start: An array shaped like the output, or a function of the outputs that gives one.
+        start: An array shaped like the output.
         count: Number of examples.
         output: The output explained.
-        run: Gives the outputs of a first run.
 
     Raises:
         SettingError: When it is not shaped like the output or not finite.
     """
-    array = array_of("start", start(run()) if callable(start) else start)
+    array = array_of("start", start)
     shape = (count, *_shape(output))
     if array.shape != shape or array.dtype.kind not in "fiu" or not stays_finite(array, output.dtype):
         raise SettingError(

@@ -33,6 +33,12 @@ hypothesis.settings.load_profile("tests")
 jaxtyping.install_import_hook("backtrace_jax", "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items):
+    """Networks of random weights deserve their warnings; they are shown, and tests of warnings ask for them."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("default::backtrace_jax.errors.RelevanceWarning"))
+
+
 @pytest.fixture
 def onnxruntime_outputs():
     """The function (model, inputs) -> outputs of onnxruntime."""

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from backtrace_jax.answers import read_answer
 from backtrace_jax.ir import Graph, Var
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.targets import read_question, read_start
-from backtrace_jax.tasks import Task, resolve_task
+from backtrace_jax.tasks import QuestionForm, Task, resolve_task
 from tests.engine.graphs import program
 
 QUESTIONS = ("target", "against", "position")
@@ -23,6 +24,7 @@ _LAST: dict[str, Callable[[Any, Var], Var]] = {
     "": lambda builder, x: builder.emit("tanh", x),
     "sigmoid": lambda builder, x: builder.emit("sigmoid", x),
     "softmax": lambda builder, x: builder.emit("softmax", x, axis=1),
+    "softmax, last": lambda builder, x: builder.emit("softmax", x, axis=len(x.shape) - 1),
     "log_softmax": lambda builder, x: builder.emit("log_softmax", x, axis=1),
     "sigmoid, reshaped": lambda builder, x: builder.emit("reshape", builder.emit("sigmoid", x), shape=x.shape),
     "softmax, sliced": lambda builder, x: builder.emit(
@@ -70,11 +72,15 @@ def started_at(
 ) -> Started:
     """The same for an output of a given graph; the task's word on signs is checked on the way."""
     questions = {name: asked.pop(name, None) for name in QUESTIONS}
-    contrasted = questions["against"] is not None
-    resolved = resolve_task(task, graph, output, custom=start is not None, contrasted=contrasted, **asked)
+    target = questions["target"]
+    kind = QuestionForm(
+        start is not None, questions["against"] is not None, isinstance(target, tuple), bool(np.any(target == 0))
+    )
+    resolved = resolve_task(task, read_answer(graph, output), kind, **asked)
     question = read_question(len(values), output, resolved, **questions)
     if start is not None:
-        question = question._replace(start=read_start(start, len(values), output, lambda: values))
+        given = start(values) if callable(start) else start
+        question = question._replace(start=read_start(given, len(values), output))
     whole = values.reshape(len(values), *output.shape)
     with exact_types():
         relevance, target = jax.tree.map(np.asarray, jax.vmap(resolved.begin)(whole, question))

@@ -78,8 +78,8 @@ def test_a_model_that_produces_nan_names_the_node():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        ({"target": 10}, SettingError, ["target 10", "'output'", "from 0 to 9"]),
-        ({"target": -1}, SettingError, ["target -1"]),
+        ({"target": 10}, SettingError, ["target 10", "'output'", "from -10 to 9"]),
+        ({"target": -11}, SettingError, ["target -11"]),
         ({"target": [0, 1, 2]}, SettingError, ["one integer per example (2)"]),
         ({"target": 1.5}, SettingError, ["integer"]),
         ({"target": (0, 3)}, SettingError, ["(0, 3)", "'output'"]),
@@ -101,8 +101,8 @@ def test_wrong_targets(lenet, call, error, words):
     [
         ({"mode": "magic"}, SettingError, ["'magic'", "default"]),
         ({"task": "poetry"}, SettingError, ["'poetry'", "binary-classification"]),
-        ({"task": "binary-segmentation", "thresholding": 1e6}, SettingError, ["examples [0, 1]", "empty", "lower"]),
-        ({"task": "span-qa", "target": 10}, SettingError, ["target 10", "from 0 to 9"]),
+        ({"task": "binary-segmentation"}, SettingError, ["'output' [batch, 10]", "is no mask"]),
+        ({"task": "span-qa", "target": 10}, SettingError, ["'output' [batch, 10]", "is no span"]),
         ({"output": "logits"}, SettingError, ["'logits'", "output"]),
         ({"output": 3}, SettingError, ["output 3", "does not exist"]),
         ({"layers": "nowhere*"}, SettingError, ["'nowhere*'"]),

@@ -13,7 +13,7 @@ from backtrace_jax.explanation import ALL_UNITS
 from backtrace_jax.importers import read
 from backtrace_jax.ir import Graph
 from backtrace_jax.passes import simplify, with_float_type
-from backtrace_jax.tasks import TASKS, canonical_task
+from backtrace_jax.questions import TASKS, canonical_task
 from tests.starts import started, started_at
 from tests.tiny import TensorProto, network, node
 from tests.zoo import exported
@@ -22,7 +22,7 @@ BINARY, CLASSES = "binary-classification", "multi-class classification"
 BOXES, MASK, REGIONS = "bbox-regression", "binary-segmentation", "multi-class-segmentation"
 TOKEN, LABELS, SPAN = "next-token", "token-classification", "span-qa"
 SCALERS = (1.0, 2.5, None)
-PROBABILITIES = ("sigmoid", "softmax")
+PROBABILITIES = ("sigmoid", "softmax", "softmax, last")
 
 
 # the table: which units share the start relevance of one example, by index
@@ -68,7 +68,7 @@ def span(a, target=None):
 
 CASES = {
     "a sigmoid unit": (BINARY, "sigmoid", (1,), one_unit, {}),
-    "a sigmoid unit, class 0": (BINARY, "sigmoid", (1,), one_unit, {"target": 0}),
+    "a sigmoid unit, class 1": (BINARY, "sigmoid", (1,), one_unit, {"target": 1}),
     "a sigmoid unit without an axis": (BINARY, "sigmoid", (), one_unit, {}),
     "a logit unit": (BINARY, "", (1,), one_unit, {}),
     "classes": (CLASSES, "", (5,), one_class, {}),
@@ -91,9 +91,8 @@ CASES = {
     "a token from the end": (TOKEN, "", (6, 9), token, {"position": -6}),
     "a token that was not predicted": (TOKEN, "", (6, 9), token, {"position": -2, "target": 7}),
     "the first token at the last position": (TOKEN, "", (6, 9), token, {"target": 0}),
-    "a model of the last position alone": (TOKEN, "", (9,), lambda a: one_class(a), {}),
     "every label": (LABELS, "", (6, 4), labels, {}),
-    "one label everywhere": (LABELS, "softmax", (6, 4), labels, {"target": 2}),
+    "one label everywhere": (LABELS, "softmax, last", (6, 4), labels, {"target": 2}),
     "a label": (LABELS, "", (6, 4), labels, {"position": 1}),
     "a label from the end": (LABELS, "", (6, 4), labels, {"position": -1, "target": 0}),
     "where an answer starts": (SPAN, "", (7,), span, {}),
@@ -269,7 +268,7 @@ def test_nothing_speaks_against_where_no_probability_is_left():
         ([[7.0]], "auto", "", {}, [ALL_UNITS]),
         ([[1.0, 3.0]], BOXES, "", {}, [ALL_UNITS]),
         ([[1.0, 3.0]], BOXES, "", {"target": 1}, [1]),
-        ([[0.7, 0.3]], MASK, "", {}, [ALL_UNITS]),
+        ([[[0.7, 0.3]]], MASK, "", {}, [ALL_UNITS]),
         ([[[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]], REGIONS, "", {}, [0]),
         ([[[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]], REGIONS, "", {"target": 1}, [1]),
         ([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]], TOKEN, "", {}, [3 + 1]),
@@ -294,8 +293,8 @@ def test_nonnegative_starts_are_known_as_such(name, scaler):
 
 @pytest.mark.parametrize(("thresholding", "mask"), [(0.25, [1, 1, 0]), (0.5, [1, 0, 0]), (0.7, [1, 0, 0])])
 def test_a_mask_begins_above_its_threshold(thresholding, mask):
-    found = started(np.array([[0.75, 0.5, 0.25]]), MASK, "sigmoid", thresholding=thresholding)
-    np.testing.assert_array_equal(found.relevance, [np.array(mask) / sum(mask)])
+    found = started(np.array([[[0.75, 0.5, 0.25]]]), MASK, "sigmoid", thresholding=thresholding)
+    np.testing.assert_array_equal(found.relevance, [[np.array(mask) / sum(mask)]])
 
 
 # names of tasks
@@ -319,8 +318,9 @@ def test_spans_need_an_output_of_spans(shape):
 
 
 @pytest.mark.parametrize("task", [TOKEN, LABELS, REGIONS, MASK])
-def test_a_lone_number_breaks_no_task(task):
-    assert started(np.array([0.7]), task).relevance == 1
+def test_a_lone_number_is_no_answer_to_a_task_with_places(task):
+    with pytest.raises(SettingError, match=rf"task '{task}' does not fit output 'y' \[batch\]"):
+        started(np.array([0.7]), task)
 
 
 # outputs of real models, and the whole way

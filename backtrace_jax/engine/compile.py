@@ -12,8 +12,9 @@ from jax import Array
 
 from ..ir import Graph, Program
 from ..numerics import COMPILER_OPTIONS, Device, exact_types
+from ..questions import Question
 from ..rules import Mode
-from ..tasks import Question, Task
+from ..tasks import Task
 from .forward import forward
 from .plan import Plan
 from .prepare import split

@@ -50,6 +50,7 @@ def save(explanation: Explanation, path: str | PathLike[str]) -> None:
         "version": VERSION,
         "output": explanation.output,
         "fingerprint": explanation.fingerprint,
+        "warnings": list(explanation.warnings),
         "names": _names(explanation),
         "dtypes": {key: array.dtype.name for key, array in arrays.items() if _is_extension(array.dtype)},
     }
@@ -142,6 +143,7 @@ def _explanation(metadata: dict[str, Any], entries: _Entries) -> Explanation:
         fingerprint=metadata["fingerprint"],
         channels={name: entries.channel(name) for name in CHANNELS if f"{name}.nodes" in entries.names},
         completeness_error=entries.arrays.get("completeness_error"),
+        warnings=tuple(metadata.get("warnings", ())),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from backtrace_jax.errors import SettingError
 from backtrace_jax.explanation import ALL_UNITS, NEGATIVE, POSITIVE, Explanation
-from backtrace_jax.tasks import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CLASSIFICATION, SPAN, TOKENS
+from backtrace_jax.questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CLASSIFICATION, SPAN, TOKENS
 
 NO_BOOKS = "no ledger: gradients are not conserved"
 """What a report says where there is neither a ledger nor a completeness error."""

@@ -27,6 +27,7 @@ def render(explanation: Explanation) -> str:
         f"{len(explanation)} examples{'' if shown == len(explanation) else f', the first {shown} shown'}</div>",
         _table(*_totals(explanation, shown)),
         _books(explanation, shown),
+        *(f"<div><b>warning:</b> {escape(line)}</div>" for line in explanation.warnings),
         _picture(explanation),
     ]
     return f"<div>{''.join(parts)}</div>"

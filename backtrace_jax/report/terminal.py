@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from backtrace_jax.explanation import COLUMNS, Explanation
+from backtrace_jax.questions import BINARY_SEGMENTATION, REGRESSION, SPAN
 from backtrace_jax.report.describe import NO_BOOKS, SIDES, check_example, number, position, unit, units
-from backtrace_jax.tasks import BINARY_SEGMENTATION, REGRESSION, SPAN
 
 WIDEST_BAR = 20
 _NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN)

@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import pytest
 
+from backtrace_jax.answers import read_answer
 from backtrace_jax.engine.compile import Constant, Request, compile_explain, compile_forward, cost
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import KEPT
 from backtrace_jax.ir import Program
 from backtrace_jax.numerics import exact_types
+from backtrace_jax.questions import open_question
 from backtrace_jax.rules import DEAD, find_mode
-from backtrace_jax.tasks import open_question, resolve_task
+from backtrace_jax.tasks import QuestionForm, resolve_task
 from tests.engine.graphs import SINGLE, program
 from tests.rules.running import assert_books_close
 
@@ -34,7 +36,9 @@ def compiled(model: Program, chunk: int = CHUNK, *, custom: bool = True, prepare
     graph = model.graph
     mode = find_mode("default")
     plan = plan_walk(graph, mode, graph.outputs[0])
-    request = Request(plan, mode, resolve_task("auto", graph, plan.output, custom=custom), {}, "highest")
+    request = Request(
+        plan, mode, resolve_task("auto", read_answer(graph, plan.output), QuestionForm(custom)), {}, "highest"
+    )
     inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
     given = jax.ShapeDtypeStruct((chunk, *plan.output.shape), plan.output.dtype) if custom else None
     types = inputs, open_question(chunk)._replace(start=given)
