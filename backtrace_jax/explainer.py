@@ -300,7 +300,9 @@ def explain(
         conditions: Restricts the flow: by name of a value or module, a mask from 0 to 1 that broadcasts against the
             value (without batch axis), or a list of the channels to keep. What it cuts off is booked as dead.
         layers: Intermediate relevance to keep: "all", or names and globs of values and modules.
-        wrt: Names of the inputs that bear relevance; None: all that can.
+        wrt: Names of the inputs that bear relevance; None: all floats, and integers that look up rows of a table, and
+            where there are neither, integers and booleans as the quantities they stand for (beside others those
+            have to be named here).
         chunk: Examples per compiled call, 1 or a multiple of 8; by default chosen from the model and the device.
         dtype: What is computed in: "float32", or "float64" for audits. Models in half precision are no exception: only
             where they cast to it themselves are numbers rounded to it. Outputs and relevance come in this type.

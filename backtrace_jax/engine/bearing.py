@@ -7,6 +7,9 @@ follows from the graph; nothing is computed with numbers here.
 An index may be worked out from an id, entry by entry and with constants only (an offset, a negative one counted from
 the end, a remainder, a comparison): the look-up is then one by the id, in another table, and the arithmetic hands on
 what it gets. Arithmetic that mixes entries (positions counted from a mask) or inputs makes no such index.
+
+Integers and truths that are cast to floats may be quantities (pixels, an age, a flag) or settings (an attention mask),
+and the graph does not tell. They bear relevance when they are said to be quantities: see `plan_walk`.
 """
 
 from __future__ import annotations
@@ -24,15 +27,21 @@ def bearing_inputs(graph: Graph, wrt: Collection[str] | None = None) -> frozense
     return frozenset(var.name for var in inputs if _can_bear(var))
 
 
-def bearing(graph: Graph, inputs: Collection[str], varying: Collection[str] | None = None) -> frozenset[str]:
+def bearing(
+    graph: Graph,
+    inputs: Collection[str],
+    varying: Collection[str] | None = None,
+    quantities: Collection[str] = (),
+) -> frozenset[str]:
     """Names of the values that bear relevance, given the inputs that do.
 
     Args:
         graph: The graph.
         inputs: Names of the inputs that bear relevance.
         varying: Names of the inputs that are no constants to an index worked out from others; None: those that bear.
+        quantities: Names of the inputs whose integers or truths are quantities, which bear relevance as floats do.
     """
-    search = _Search(inputs, inputs if varying is None else varying)
+    search = _Search({*inputs, *quantities}, inputs if varying is None else varying, quantities)
     for eqn in graph.eqns:
         search.visit(eqn)
     return frozenset(search.found)
@@ -45,8 +54,8 @@ class _Search:
         found: Their names.
     """
 
-    def __init__(self, inputs: Collection[str], varying: Collection[str]) -> None:
-        self.found = set(inputs)
+    def __init__(self, inputs: Collection[str], varying: Collection[str], quantities: Collection[str]) -> None:
+        self.found, self._quantities = set(inputs), set(quantities)
         self._varying = set(varying)  # whatever is computed from such inputs, in any way
         self._sources: dict[str, set[str]] = {}  # where integers that bear relevance come from; themselves by default
 
@@ -56,13 +65,21 @@ class _Search:
             self._varying.update(var.name for var in eqn.outvars)
         if OPS[eqn.op].kind == CONTROL:
             self.found.update(_scanned(eqn, self.found))
-        elif self._is_worked_out(eqn) if _is_index(eqn) else any(bearers(eqn, self.found)):
+        elif self._is_worked_out(eqn) if _is_index(eqn) else any(bearers(eqn, self.found)) or self._is_quantity(eqn):
             self._add(eqn)
 
     def _add(self, eqn: Eqn) -> None:
         sources = self._sources_of(eqn)
         self.found.update(var.name for var in eqn.outvars)
         self._sources.update({var.name: sources for var in eqn.outvars if sources and not var.is_float})
+        if self._is_quantity(eqn) and not _is_index(eqn):
+            self._quantities.update(var.name for var in eqn.outvars)
+
+    def _is_quantity(self, eqn: Eqn) -> bool:
+        """Whether quantities are moved, selected or cast."""
+        moved = eqn.op == "cast" or OPS[eqn.op].kind in (MOVE, SELECT)
+        carried = (var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i))
+        return moved and not self._quantities.isdisjoint(carried)
 
     def _sources_of(self, eqn: Eqn) -> set[str]:
         integers = [var.name for var in eqn.invars if not var.is_float and var.name in self.found]
@@ -131,7 +148,7 @@ def bearers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
         return tuple(position == 1 for position in range(len(eqn.invars)))
     if _is_index(eqn) and eqn.outvars[0].name in carrying:
         return tuple(var.name in carrying and not var.is_float for var in eqn.invars)
-    return tuple(var.name in carrying and _carries(eqn, i) for i, var in enumerate(eqn.invars))
+    return tuple(var.name in carrying and _carries(eqn, i, carrying) for i, var in enumerate(eqn.invars))
 
 
 _LOOK_UPS = ("gather", "gather_by_key")
@@ -162,7 +179,7 @@ def _is_embedding(eqn: Eqn, carrying: Collection[str]) -> bool:
     return table.name not in carrying and index.name in carrying
 
 
-def _carries(eqn: Eqn, position: int) -> bool:
+def _carries(eqn: Eqn, position: int, carrying: Collection[str]) -> bool:
     """Floats pass relevance to floats; integers only where they are moved or selected, not computed with.
 
     Integers that stand for quantities are made of floats, and turned into floats, by operations of their own. A float
@@ -172,7 +189,7 @@ def _carries(eqn: Eqn, position: int) -> bool:
     op, result = OPS[eqn.op], eqn.outvars[0]
     moved = op.kind in (MOVE, SELECT) or op.name in ("cast", *_QUANTISING)
     same = result.is_float == eqn.invars[position].is_float or op.name in _QUANTISING
-    same = same or (op.name == "cast" and result.is_integer)
+    same = same or (op.name == "cast" and (result.is_integer or result.name in carrying))  # of quantities to floats
     return op.carries(position) and same and (result.is_float or moved)
 
 

@@ -15,6 +15,7 @@ from ..ops import CONTROL, LINEAR
 from ..rules import EMBEDDING, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
 from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
 from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
+from .quantities import forgotten_quantities, has_unfollowed_index
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Plan:
             integer inputs look up.
         paired: Whether relevance for and against travel as a pair.
         tokens: Where the walk ends at rows: the rest of the way, from the rows to the integers that look them up.
+        forgotten: Names of the inputs that bear no relevance because nobody said that they hold quantities.
     """
 
     graph: Graph
@@ -89,6 +91,7 @@ class Plan:
     inputs: tuple[Var, ...]
     paired: bool = False
     tokens: Plan | None = None
+    forgotten: tuple[str, ...] = ()
 
     @property
     def output(self) -> Var:
@@ -117,19 +120,37 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
         graph: The graph.
         mode: The rules.
         output: Where relevance starts.
-        wrt: Names of the inputs that bear relevance; None: all.
+        wrt: Names of the inputs that bear relevance; None: all that are floats or look up rows, and if there are none,
+            integers and truths as the quantities they stand for. Those that are named do so where they look up nothing.
 
     Raises:
         UnsupportedError: Naming an equation without a rule in this mode.
         SettingError: When no relevance can reach the inputs asked for.
     """
     carrying = bearing(graph, bearing_inputs(graph, wrt))
+    plan = _planned(graph, mode, output, carrying)
+    quantities = _quantities(plan, carrying, wrt)
+    if quantities:
+        carrying = bearing(graph, bearing_inputs(graph, wrt), quantities=quantities)
+        plan = _planned(graph, mode, output, carrying)
+    _check_reached(graph, output, plan.inputs, wrt)
+    reached = {var.name for var in plan.inputs}
+    plan = replace(plan, forgotten=forgotten_quantities(graph, carrying, reached) if wrt is None else ())
+    return plan if mode.procedure == Once() else _ending_at_rows(plan)
+
+
+def _planned(graph: Graph, mode: Mode, output: Var, carrying: Collection[str]) -> Plan:
     steps, needed = _Planning(graph, mode, carrying).steps([output])
-    reached = tuple(var for var in graph.inputs if var.name in needed & carrying)
-    _check_reached(graph, output, reached, wrt)
-    if mode.procedure == Once():
-        return Plan(graph, (output,), steps, reached, mode.paired)
-    return _ending_at_rows(Plan(graph, (output,), steps, reached, mode.paired))
+    reached = tuple(var for var in graph.inputs if var.name in needed and var.name in carrying)
+    return Plan(graph, (output,), steps, reached, mode.paired)
+
+
+def _quantities(plan: Plan, carrying: Collection[str], wrt: Collection[str] | None) -> set[str]:
+    """Inputs of integers and truths to be taken for quantities: those asked for, all where nothing else can bear."""
+    reached = {var.name for var in plan.inputs}
+    if wrt is None and (reached or has_unfollowed_index(plan.graph, carrying)):
+        return set()
+    return {v.name for v in plan.graph.inputs if not v.is_float and (wrt is None or v.name in wrt)} - reached
 
 
 def _ending_at_rows(plan: Plan) -> Plan:
@@ -145,7 +166,7 @@ def _ending_at_rows(plan: Plan) -> Plan:
     ends = (*(var for var in plan.inputs if var.is_float), *rows)
     entrywise = tuple(replace(step, rule=PASSING_ON[step.kind]) for step in before)  # attributions, not derivatives
     tokens = Plan(plan.graph, rows, entrywise, integers, plan.paired)
-    return Plan(plan.graph, plan.outputs, steps, ends, plan.paired, tokens)
+    return replace(plan, steps=steps, inputs=ends, tokens=tokens)
 
 
 def _looking_up(plan: Plan) -> set[str]:
@@ -248,9 +269,9 @@ def _check_reached(graph: Graph, output: Var, reached: Iterable[Var], wrt: Colle
     if not names:
         kinds = ", ".join(f"{var.name} ({var.dtype.name})" for var in graph.inputs)
         raise SettingError(
-            f"output {output.name!r} takes no relevance from the inputs: {kinds}. Float inputs carry it, and integer "
-            "inputs that look up a table (from several together only those named in wrt=); give integer features to "
-            "the model as floats"
+            f"output {output.name!r} takes no relevance from the inputs: {kinds}. Float inputs carry it, integer "
+            "inputs that look up a table (of several that do so together those named in wrt=), and integers that are "
+            "cast to floats before anything is computed with them"
         )
     lost = sorted(set(wrt or ()) - names)
     if lost:

@@ -39,10 +39,16 @@ def test_a_mask_cast_from_integers_bears_nothing(dtype):
     assert step_of(model, "add").bears == (True, False)
 
 
-def test_integers_turned_into_floats_are_refused_as_the_only_input():
-    model = program(lambda b, i: b.emit("matmul", b.emit("cast", i, dtype="float64"), W), i=((2, 4), INDEX))
-    with pytest.raises(SettingError, match=r"output 'matmul' takes no relevance.*i \(int64\).*as floats"):
-        plan_of(model)
+@pytest.mark.parametrize("dtype", [INDEX, BOOL, np.dtype(np.uint8)])
+def test_integers_turned_into_floats_are_quantities_as_the_only_input(dtype):
+    model = program(lambda b, i: b.emit("matmul", b.emit("cast", i, dtype="float64"), W), i=((2, 4), dtype))
+    assert [step.kind for step in plan_of(model).steps] == [LINEAR, POINTWISE]
+    assert [var.name for var in plan_of(model).inputs] == ["i"]
+    computed = program(
+        lambda b, i: b.emit("cast", b.emit("add", i, np.array(1, dtype)), dtype="float64"), i=((2, 4), dtype)
+    )
+    with pytest.raises(SettingError, match=rf"takes no relevance.*i \({dtype.name}\).*cast to floats before"):
+        plan_of(computed)
 
 
 def test_floats_turned_into_integers_are_lost():
