@@ -25,7 +25,12 @@ _START, _INPUTS, _STABILISER = (COLUMNS.index(name) for name in ("start", "input
 
 
 def findings(
-    books: Sequence[Ledger], completeness: np.ndarray | None, options: Mapping[str, Any], *, restricted: bool = False
+    books: Sequence[Ledger],
+    completeness: np.ndarray | None,
+    options: Mapping[str, Any],
+    *,
+    restricted: bool = False,
+    left_out: np.ndarray | None = None,
 ) -> tuple[str, ...]:
     """One line for each finding, with its worst example.
 
@@ -34,15 +39,30 @@ def findings(
         completeness: Completeness error per example, where it is defined.
         options: Options of the mode, which decide what there is to try.
         restricted: Whether conditions cut relevance off, so that little at the inputs is what was asked for.
+        left_out: Examples that there is nothing more to say about.
     """
-    found = [line for ledger in books for line in _of_books(ledger, options, restricted)]
+    found = [line for ledger in books for line in _of_books(ledger, options, restricted, left_out)]
     if completeness is not None:
         found += _of_completeness(completeness, options)
     return tuple(dict.fromkeys(found))
 
 
-def _of_books(ledger: Ledger, options: Mapping[str, Any], restricted: bool) -> Iterator[str]:
-    start = ledger.absolute[:, _START]
+def inputs_forgotten(names: Sequence[str]) -> tuple[str, ...]:
+    """A line that names the inputs of integers and booleans which bear no relevance for want of the user's word."""
+    if not names:
+        return ()
+    given = ", ".join(map(repr, names))
+    return (
+        f"no relevance was given to {given}: beside other inputs, integers and booleans bear it when wrt= names them "
+        "(and the others)",
+    )
+
+
+def _of_books(
+    ledger: Ledger, options: Mapping[str, Any], restricted: bool, left_out: np.ndarray | None
+) -> Iterator[str]:
+    start = ledger.absolute[:, _START].copy()
+    start[[] if left_out is None else left_out] = 0
     shares = np.divide(ledger.absolute, start[:, None], out=np.zeros_like(ledger.absolute), where=start[:, None] > 0)
     if large := _worst(shares[:, _INPUTS], shares[:, _INPUTS] > LARGEST_TOTAL):
         yield (

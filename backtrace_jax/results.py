@@ -7,16 +7,15 @@ from dataclasses import fields
 
 import numpy as np
 
-from .cautions import findings
+from .cautions import findings, inputs_forgotten
 from .compiled import Compiled
 from .engine.compile import Constant, Result
-from .errors import NumericsError, SettingError
 from .explanation import CHANNELS, Channel, Explanation, Ledger
 from .fingerprint import digest, fingerprint
 from .importers import Imported
-from .numerics import check_finite
-from .questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CUSTOM, UNSET, Question
+from .questions import CUSTOM, UNSET, Question
 from .settings import Settings
+from .soundness import check_result, find_unanswered, without
 
 
 def as_explanation(
@@ -31,11 +30,13 @@ def as_explanation(
     """The explanation of a batch.
 
     Raises:
-        NumericsError: When the explained output or the relevance is NaN or Inf.
+        NumericsError: When the explained output is NaN or Inf in every example, or relevance or books are in any.
         SettingError: When a segmentation mask is empty.
     """
     result = _in_order(compiled, result)
-    _check_result(compiled, feeds, result)
+    unanswered = find_unanswered(compiled, feeds, result)
+    result = without(result, unanswered.runs)
+    check_result(compiled, result, unanswered.runs)
     rows, count = compiled.rows, len(asked.target)
     channels = _channels(compiled, result, count)
     paired = compiled.request.mode.paired
@@ -57,7 +58,17 @@ def as_explanation(
         ),
         channels=channels,
         completeness_error=completeness,
-        warnings=findings(books, completeness, dict(compiled.request.mode.options), restricted=bool(compiled.masked)),
+        warnings=(
+            *inputs_forgotten(compiled.request.plan.forgotten),
+            *filter(None, [unanswered.caution]),
+            *findings(
+                books,
+                completeness,
+                dict(compiled.request.mode.options),
+                restricted=bool(compiled.masked),
+                left_out=unanswered.runs,
+            ),
+        ),
     )
 
 
@@ -147,38 +158,6 @@ def unbatched(array: np.ndarray, rows: int, count: int) -> np.ndarray:
 def _shared(totals: np.ndarray, rows: int, count: int) -> np.ndarray:
     """Totals of runs, an equal part of them for each row."""
     return totals if rows == 1 else np.repeat(totals / rows, rows, axis=0)[:count]
-
-
-def _check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
-    name = compiled.output_name
-    bad = np.flatnonzero(~_finite_rows(result.outputs[name]))
-    if len(bad):
-        types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-        example = {key: compiled.grouped(array)[bad[0]].astype(types[key]) for key, array in feeds.items()}
-        check_finite(compiled.program.graph, compiled.program.weights, example, name)
-    _check_started(compiled, result)
-    for key, array in result.relevance.items():
-        if not _finite_rows(array).all():
-            raise NumericsError(
-                f"relevance of input {key!r} is not finite; explain with dtype='float64' or a smaller scaler"
-            )
-
-
-def _check_started(compiled: Compiled, result: Result) -> None:
-    """Refuse masks without a unit, and rivals that turned out to be the predicted class."""
-    started = result.start.reshape(len(result.start), -1).any(axis=1)
-    empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
-    if empty and compiled.request.contrasted:
-        raise SettingError(f"against= is the very class predicted in examples {empty}; pass target= as well")
-    if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):
-        raise SettingError(
-            f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
-            "or of the target class; lower thresholding, choose another target, or leave those examples out"
-        )
-
-
-def _finite_rows(array: np.ndarray) -> np.ndarray:
-    return np.all(np.isfinite(array).reshape(len(array), -1), axis=1)
 
 
 def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, ...] = ()) -> Ledger:

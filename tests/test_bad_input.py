@@ -150,7 +150,8 @@ def test_unknown_operator_and_domain_are_all_named_before_running():
 
 
 def test_an_output_that_no_input_reaches():
-    integer = _model([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], dtype=TensorProto.INT64)
+    nodes = [helper.make_node("Abs", ["x"], ["z"]), helper.make_node("Cast", ["z"], ["y"], to=TensorProto.FLOAT)]
+    integer = _model(nodes, dtype=TensorProto.INT64)
     _fails(SettingError, ["'y'", "x (int64)", "floats"], explain, integer, np.ones((1, 4), np.int64))
     labels = _model([helper.make_node("ArgMax", ["x"], ["y"], axis=1)], result=TensorProto.INT64)
     _fails(SettingError, ["'y'", "int64", "float output"], explain, labels, np.ones((1, 4), np.float32))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import warnings
 
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from backtrace_jax import explain
 from backtrace_jax.engine.plan import plan_walk
-from backtrace_jax.errors import SettingError
+from backtrace_jax.errors import RelevanceWarning, SettingError
 from backtrace_jax.ir import Builder, Program, Value
 from backtrace_jax.rules import find_mode
 from tests.rules.running import DOUBLE, INDEX, assert_books_close, close, walk_back
@@ -115,3 +120,36 @@ def test_a_mask_does_not_stand_in_for_tokens_that_are_not_followed():
         plan_walk(graph, find_mode("default"), graph.outputs[0])
     plan = plan_walk(graph, find_mode("default"), graph.outputs[0], ["ids"])
     assert [var.name for var in plan.inputs] == ["ids"]
+
+
+def classifier(flags: np.ndarray) -> onnx.ModelProto:
+    """Numbers and flags side by side, as a file."""
+    code = helper.np_dtype_to_tensor_dtype(flags.dtype)
+    nodes = [
+        helper.make_node("Cast", ["f"], ["g"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Concat", ["x", "g"], ["joined"], axis=1),
+        helper.make_node("MatMul", ["joined", "W"], ["y"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, each, ["N", 4])
+        for name, each in (("x", onnx.TensorProto.FLOAT), ("f", code))
+    ]
+    result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])
+    tensors = [numpy_helper.from_array(HEAD[:8].astype(np.float32), "W")]
+    graph = helper.make_graph(nodes, "classifier", inputs, [result], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_forgotten_quantity_is_named_in_a_warning():
+    feeds = {"x": ROW["x"].astype(np.float32), "f": ROW["f"]}
+    with pytest.warns(RelevanceWarning, match=r"no relevance was given to 'f'.*when wrt= names them"):
+        found = explain(classifier(ROW["f"]), feeds, mode="gradient-x-input", target=1)
+    assert set(found.relevance) == set(found.fingerprint["wrt"]) == {"x"}
+    floats = {name: array.astype(np.float32) for name, array in feeds.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = explain(classifier(ROW["f"]), feeds, mode="gradient-x-input", target=1, wrt=["x", "f"])
+        expected = explain(classifier(floats["f"]), floats, mode="gradient-x-input", target=1)
+    for name in ("x", "f"):
+        np.testing.assert_allclose(named.relevance[name], expected.relevance[name], rtol=1e-6)
+    assert np.count_nonzero(named.relevance["f"]) == 3

@@ -1,0 +1,122 @@
+"""What a compiled function returned may hold NaN or Inf: examples without an answer, and what must not be handed out.
+
+An example whose answer is no number (every token masked, 0/0 in a mean over nothing) has nothing to explain, and takes
+none of the others with it: its relevance is 0, and what it was started with is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from .compiled import Compiled
+from .engine.compile import Result
+from .engine.walk import Books
+from .errors import NumericsError, SettingError
+from .numerics import first_break
+from .questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION
+
+
+class Unanswered(NamedTuple):
+    """The runs of the graph whose output is not finite, and what is said of them."""
+
+    runs: np.ndarray
+    caution: str = ""
+
+
+def find_unanswered(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> Unanswered:
+    """The runs whose output is NaN or Inf.
+
+    Raises:
+        NumericsError: When there are no others, or a run holds several examples, of which one may be to blame.
+    """
+    runs = np.flatnonzero(~_finite_rows(result.outputs[compiled.output_name]))
+    if not len(runs):
+        return Unanswered(runs)
+    graph = compiled.program.graph
+    types = {var.name: var.dtype for var in graph.inputs}
+    example = {name: compiled.grouped(array)[runs[0]].astype(types[name]) for name, array in feeds.items()}
+    found = f"output {compiled.output_name!r} is NaN or Inf on "
+    origin = first_break(graph, compiled.program.weights, example)
+    if compiled.rows > 1 or len(runs) == len(result.start):
+        raise NumericsError(
+            f"{found}these inputs{origin}; check their scale, and that every index lies inside its table"
+        )
+    return Unanswered(runs, f"{found}examples {_listed_few(runs)}{origin}; nothing explains them: their relevance is 0")
+
+
+def without(result: Result, runs: np.ndarray) -> Result:
+    """The result with all start relevance of some runs dead at the output."""
+    if not len(runs):
+        return result
+    relevance, layers = (
+        {name: _emptied(array, runs) for name, array in arrays.items()} for arrays in (result.relevance, result.layers)
+    )
+    start = np.where(np.isfinite(result.start), result.start, 0)
+    completeness = None if result.completeness is None else _emptied(result.completeness, runs, np.nan)
+    books = result.books and Books(*(_dead(book, runs, start[..., k]) for k, book in enumerate(result.books)))
+    return result._replace(start=start, relevance=relevance, layers=layers, books=books, completeness=completeness)
+
+
+def _emptied(array: np.ndarray, runs: np.ndarray, blank: float = 0.0) -> np.ndarray:
+    array = array.copy()
+    array[runs] = blank
+    return array
+
+
+def _dead(book: np.ndarray, runs: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Books [runs, nodes, columns, ...] in which the first node, the output's, keeps what it receives in some runs."""
+    book = _emptied(book, runs)
+    book[runs, :1, 0] = book[runs, :1, -1] = start[runs][:, None]
+    return book
+
+
+def check_result(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
+    """Refuse what could not be explained soundly.
+
+    Raises:
+        NumericsError: Naming the input or node, and the examples, where relevance or its books are NaN or Inf.
+        SettingError: When there is nothing to explain in some examples.
+    """
+    _check_started(compiled, result, unanswered)
+    for key, array in result.relevance.items():
+        bad = np.flatnonzero(~_finite_rows(array))
+        if len(bad):
+            raise NumericsError(f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_WIDER}")
+    _check_books(compiled, result)
+
+
+def _check_books(compiled: Compiled, result: Result) -> None:
+    bad = np.flatnonzero(~_finite_rows(result.books.absolute)) if result.books else np.zeros(0, int)
+    if result.books and len(bad):
+        node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
+        raise NumericsError(f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_WIDER}")
+
+
+def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
+    """Refuse masks without a unit, and rivals that turned out to be the predicted class."""
+    started = result.start.reshape(len(result.start), -1).any(axis=1)
+    started[unanswered] = True
+    empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
+    if empty and compiled.request.contrasted:
+        raise SettingError(f"against= is the very class predicted in examples {empty}; pass target= as well")
+    if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):
+        raise SettingError(
+            f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
+            "or of the target class; lower thresholding, choose another target, or leave those examples out"
+        )
+
+
+def _listed_few(examples: np.ndarray) -> str:
+    more = ", ..." if len(examples) > _NAMED else ""
+    return f"{', '.join(map(str, examples[:_NAMED]))}{more}"
+
+
+_WIDER = "explain with dtype='float64' or a smaller scaler"
+_NAMED = 8  # examples named in a message
+
+
+def _finite_rows(array: np.ndarray) -> np.ndarray:
+    return np.all(np.isfinite(array).reshape(len(array), -1), axis=1)
