@@ -126,7 +126,12 @@ def test_options_and_rivals_reach_the_explanation(run, digits, tmp_path):
     expected = explain(DIGITS.model, DIGITS.inputs[:3], mode=mode("lrp-gamma", gamma=0.5), target=3, against=[5, 2, 8])
     loaded = Explanation.load(tmp_path / "e.npz")
     np.testing.assert_array_equal(loaded.relevance["image"], expected.relevance["image"])
-    assert loaded.fingerprint["mode_options"] == {"gamma": 0.5, "epsilon": 1e-6, "bias": "keep"}
+    assert loaded.fingerprint["mode_options"] == {
+        "gamma": 0.5,
+        "epsilon": 1e-9,
+        "bias": "keep",
+        "norm": "linear",
+    }
 
 
 def test_positions_count_from_both_ends(run, tmp_path):
@@ -198,7 +203,7 @@ def test_check_says_that_a_model_can_be_explained(run):
     ("name", "options", "rule"),
     [
         ("lrp-gamma", ["gamma=0.5", "epsilon=1e-3"], "gamma(gamma=0.5, epsilon=0.001, bias=keep)"),
-        ("lrp-epsilon", ["bias = ignore"], "epsilon(epsilon=1e-06, bias=ignore)"),
+        ("lrp-epsilon", ["bias = ignore"], "epsilon(epsilon=1e-09, bias=ignore)"),
         ("lrp-epsilon-gamma-box", ["low=-1,-2", "high=3"], "z-box(low=(-1, -2), high=3,"),
         ("lrp-flat", ["epsilon=1.0", "epsilon=2.0"], "flat(epsilon=2.0)"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from ..ir import Eqn, Graph
 from ..ops import MOVE, OPS, PRODUCT, SELECT
+from ..rules import ACTIVATIONS, SHARES
 
 Range = tuple[float, float]
 
@@ -69,35 +70,50 @@ def _all_found(eqn: Eqn, found: set[str]) -> bool:
     return all(var.name in found for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i))
 
 
-_GATES = {"sigmoid", "hard_sigmoid", "softmax", "gate"}  # what they give says how much of a signal passes
+def gates(graph: Graph, carrying: Collection[str]) -> dict[str, str]:
+    """Values that may gate another one, however moved, scaled or shifted; with the function that made them.
 
+    Shares of a signal, such as the weights of a softmax or one minus a sigmoid, stay gates when they are renormalised
+    by their sum. What else takes part (the 0 that replaces NaN, the 1 of one-minus, the choice of experts) bears no
+    relevance: a signal let through by a gate is not a gate.
 
-def gates(graph: Graph, carrying: Collection[str] = ()) -> dict[str, str]:
-    """Values that are gates, or one minus a gate, however moved or scaled; with the function that made them.
-
-    Whatever else takes part in the moving (the 0 that replaces NaN, the 1 of one-minus) is no computed value, and no
-    input that bears relevance: a signal let through by a gate is not a gate.
+    Args:
+        graph: The graph.
+        carrying: Names of the values that bear relevance.
     """
     found: dict[str, str] = {}
-    computed = {var.name for var in graph.inputs if var.name in carrying}
     for eqn in graph.eqns:
-        carried = {var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i) and var.name in computed}
-        if eqn.op in _GATES:
+        carried = [var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i) and var.name in carrying]
+        if eqn.op in (*SHARES, *ACTIVATIONS):
             found[eqn.outvars[0].name] = eqn.op
-        elif _hands_on(eqn) and len(carried) == 1 and carried <= found.keys():
-            found[eqn.outvars[0].name] = found[carried.pop()]
-        computed.update(var.name for var in eqn.outvars)
+        elif carried and all(name in found for name in carried) and _hands_on(eqn, carried, found):
+            found[eqn.outvars[0].name] = found[carried[0]]
     return found
 
 
-def _hands_on(eqn: Eqn) -> bool:
-    return eqn.op in ("cast", "quantize", "dequantize", "sub", "mul", "div") or OPS[eqn.op].kind == MOVE
+def _hands_on(eqn: Eqn, carried: list[str], found: dict[str, str]) -> bool:
+    if eqn.op in _RENORMALISING and all(found[name] in SHARES for name in carried):
+        return True
+    return len(set(carried)) == 1 and (eqn.op in _SCALING or OPS[eqn.op].kind == MOVE)
+
+
+_SCALING = ("cast", "quantize", "dequantize", "sub", "mul", "div")
+_RENORMALISING = ("reduce_sum", "add", "clip", "maximum", "div")
 
 
 def gate_position(eqn: Eqn, found: dict[str, str]) -> int | None:
-    """Which factor of a product gates the other one; None where neither or both do."""
-    positions = [i for i, var in enumerate(eqn.invars[:2]) if var.name in found]
-    return positions[0] if OPS[eqn.op].kind == PRODUCT and len(positions) == 1 else None
+    """Which factor of a product gates the other one; None where neither or both do.
+
+    Shares gate entries or, as attention weights, mix them; an activation gates entries, unless the other factor is a
+    share, whose signal it then is.
+    """
+    if OPS[eqn.op].kind != PRODUCT:
+        return None
+    for functions, ops in ((SHARES, None), (ACTIVATIONS, ("mul",))):
+        positions = [i for i, var in enumerate(eqn.invars[:2]) if found.get(var.name) in functions]
+        if positions and ops in (None, (eqn.op,)):
+            return positions[0] if len(positions) == 1 else None
+    return None
 
 
 _BREAKING = {"acos", "acosh", "asin", "atanh", "cosh", "div", "exp", "log", "pow", "probit", "reciprocal", "rsqrt"}

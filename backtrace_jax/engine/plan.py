@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, LINEAR
+from ..ops import CONTROL, LINEAR, MOVE, OPS, SELECT
 from ..rules import EMBEDDING, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
 from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
 from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
@@ -208,27 +208,32 @@ class _Planning:
     def steps(self, outputs: Iterable[Var]) -> tuple[tuple[Step, ...], set[str]]:
         """Steps in the order of the walk, and names of the values that relevance reaches."""
         needed, found = {var.name for var in outputs}, []
+        answers = set() if self.recurrent else set(needed)  # the explained output, however moved
+        inner: set[str] = set()  # what anything but a move reads on the way to it
         behind: set[str] = set()  # values whose relevance has passed a linear map with weights
         for eqn in reversed(self.graph.eqns):
             bears = bearers(eqn, self.carrying)
             if not any(bears) or not any(var.name in needed for var in eqn.outvars):
                 continue
             past = any(var.name in behind for var in eqn.outvars)
-            step = self._step(eqn, bears, last=not past)
+            answer = any(var.name in answers - inner for var in eqn.outvars)
+            step = self._step(eqn, bears, last=not past, answer=answer)
             takers = {var.name for var, takes in zip(eqn.invars, step.taking, strict=True) if takes}
+            answers |= takers if answer and _holds_entries(eqn) else set()
+            inner |= set() if answer and _holds_entries(eqn) else takers
             needed |= takers
             behind |= takers if past or self._is_weighted(eqn, bears) else set()
             found.append(step)
         return tuple(found), needed
 
-    def _step(self, eqn: Eqn, bears: tuple[bool, ...], *, last: bool) -> Step:
+    def _step(self, eqn: Eqn, bears: tuple[bool, ...], *, last: bool, answer: bool) -> Step:
         name = eqn.outvars[0].name
         if "body" in eqn.params:
             return Step(eqn, CONTROL, None, bears, body=self._body(eqn))
         kind, gate = kind_of(eqn, bears), gate_position(eqn, self.gates)
         gating = self.gates[eqn.invars[gate].name] if gate is not None else ""
         last = last and not self.recurrent and self._is_weighted(eqn, bears)
-        node = Node(eqn, kind, gating, self.recurrent, first=name in self.first, last=last)
+        node = Node(eqn, kind, gating, self.recurrent, first=name in self.first, last=last, answer=answer)
         rule = self.mode.rule(node)
         if rule is None:
             raise UnsupportedError(f"mode {self.mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}")
@@ -259,6 +264,11 @@ class _Planning:
             if weighted or preceded:
                 past.update(var.name for var in eqn.outvars)
         return found
+
+
+def _holds_entries(eqn: Eqn) -> bool:
+    """Whether its result holds entries of its operand as they are."""
+    return eqn.op == "cast" or OPS[eqn.op].kind in (MOVE, SELECT)
 
 
 def _check_reached(graph: Graph, output: Var, reached: Iterable[Var], wrt: Collection[str] | None) -> None:

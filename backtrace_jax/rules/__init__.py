@@ -1,9 +1,9 @@
 """Relevance rules, one pure function per way of sharing, and the modes that combine them."""
 
-from . import modes
+from . import modes, modes_gradient
 from .catalogue import MODES, Entry, composite, find_mode, mode
 from .composite import AgainstReference, AlongPath, Mode, Node, Once, Procedure, Rule, Selector, WithNoise
-from .modes import PASSING_ON, WEIGHTED
+from .parts import ACTIVATIONS, PASSING_ON, SHARES, WEIGHTED
 from .site import (
     BIAS,
     CONSTANT,
@@ -20,6 +20,7 @@ from .site import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "BIAS",
     "CONSTANT",
     "DEAD",
@@ -27,6 +28,7 @@ __all__ = [
     "INDEX",
     "MODES",
     "PASSING_ON",
+    "SHARES",
     "STABILISER",
     "WEIGHTED",
     "AgainstReference",
@@ -49,4 +51,5 @@ __all__ = [
     "linear_map",
     "mode",
     "modes",
+    "modes_gradient",
 ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from ..ops import LINEAR
-from ..ops.linear import mul
 from .composite import Rule
 from .site import BIAS, Kept, Shares, Site, stabilised
 
@@ -21,26 +20,24 @@ def taylor_softmax(site: Site, R: Array) -> tuple[Shares, Kept]:
     """
     axis, A = site.params["axis"], site.result
     S = jnp.where(A > 0, site.operands[0], 0)
-    share = S * (R - A * jnp.sum(R, axis, keepdims=True))
-    return {0: share}, {BIAS: R * (1 + (jnp.sum(A * S, axis, keepdims=True) - S))}
+    return {0: _expanded(S, A, R, axis)}, {BIAS: R * (1 + (jnp.sum(A * S, axis, keepdims=True) - S))}
 
 
-def centred_norm(site: Site, R: Array, *, epsilon: float) -> tuple[Shares, Kept]:
-    """Layer normalisation at a fixed deviation: centring, scale and shift are a linear map and share by epsilon.
+def taylor_log_softmax(site: Site, R: Array, *, epsilon: float) -> tuple[Shares, Kept]:
+    """The logarithm y = S − log Σ exp S in the same way: R_S = S ⊙ (r − A Σ r) for the rate r = R/(y + ε sign y).
 
-    Achtibat et al. 2024 pass relevance unchanged through the division by the deviation only. Entries that are large
-    before the mean is taken out, and nothing afterwards, then get nothing; under the plain identity rule (RULES
-    section 6) they keep their relevance.
+    The constant term, r (Σ A S − log Σ exp S), is booked as bias.
     """
-    x, *affine = site.operands
-    axes = tuple(site.params["axes"])
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    scale = lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + site.params["epsilon"])
-    scale = mul(scale, affine[0]) if affine else scale
-    rate, kept = stabilised(R, site.result, epsilon, jnp.max(jnp.abs(scale), initial=0))
-    pushed = rate * jnp.broadcast_to(scale, rate.shape)
-    share = x * (pushed - jnp.mean(pushed, axes, keepdims=True))
-    return {0: share}, {**kept, BIAS: mul(rate, affine[1])} if len(affine) > 1 else kept
+    axis, A = site.params["axis"], jnp.exp(site.result)
+    S = jnp.where(A > 0, site.operands[0], 0)
+    y = jnp.where(jnp.isfinite(site.result), site.result, 0)
+    rate, kept = stabilised(R, site.result, epsilon, jnp.maximum(jnp.max(jnp.abs(S), initial=0), 1))
+    constant = rate * (y - S + jnp.sum(A * S, axis, keepdims=True))
+    return {0: _expanded(S, A, rate, axis)}, {**kept, BIAS: constant}
+
+
+def _expanded(S: Array, A: Array, R: Array, axis: int) -> Array:
+    return S * (R - A * jnp.sum(R, axis, keepdims=True))
 
 
 def signal(site: Site, R: Array, *, rule: Rule) -> tuple[Shares, Kept]:

@@ -89,10 +89,11 @@ class Node:
     Attributes:
         eqn: The equation.
         kind: Its kind where it stands.
-        gate: What gates the other factor of a product ("softmax", "sigmoid", ...); empty: nothing does.
+        gate: What gates the other factor of a product ("softmax", "sigmoid", "silu", ...); empty: nothing does.
         recurrent: Whether it stands in a body that runs over time.
         first: Whether it is a linear map with weights and no other one stands between it and the inputs.
         last: Whether it is a linear map with weights and no other one stands between it and the output.
+        answer: Whether what it gives is the explained output itself, however moved.
     """
 
     eqn: Eqn
@@ -101,6 +102,7 @@ class Node:
     recurrent: bool = False
     first: bool = False
     last: bool = False
+    answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ class Selector:
         node: Glob over the name of the ONNX node or of the result.
         module: Glob over the module path that the exporter left.
         position: "first" or "last": the linear maps with weights next to the inputs, or to the output.
-        gate: What gates a product: "softmax", "sigmoid", or "*" for any gate.
+        gate: What gates a product, or several: "softmax", "sigmoid", "silu", ..., or "*" for any gate.
         recurrent: Whether it stands in a body that runs over time.
+        answer: Whether what it gives is the explained output itself, however moved.
     """
 
     kind: str | None = None
@@ -122,8 +125,9 @@ class Selector:
     node: str | None = None
     module: str | None = None
     position: str | None = None
-    gate: str | None = None
+    gate: str | tuple[str, ...] | None = None
     recurrent: bool | None = None
+    answer: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could never match.
@@ -150,7 +154,7 @@ class Selector:
     def matches(self, node: Node) -> bool:
         """Whether an equation is chosen."""
         eqn = node.eqn
-        ops = (self.op,) if isinstance(self.op, str) else self.op
+        ops, gates = ((each,) if isinstance(each, str) else each for each in (self.op, self.gate))
         names = (eqn.source.node, *(var.name for var in eqn.outvars))
         return (
             self.kind in (None, node.kind)
@@ -158,8 +162,9 @@ class Selector:
             and (self.node is None or any(fnmatchcase(name, self.node) for name in names))
             and (self.module is None or fnmatchcase(eqn.source.module, self.module))
             and (self.position is None or {FIRST: node.first, LAST: node.last}[self.position])
-            and (self.gate is None or (bool(node.gate) and fnmatchcase(node.gate, self.gate)))
+            and (gates is None or (bool(node.gate) and any(fnmatchcase(node.gate, gate) for gate in gates)))
             and self.recurrent in (None, node.recurrent)
+            and self.answer in (None, node.answer)
         )
 
 

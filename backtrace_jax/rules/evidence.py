@@ -93,8 +93,11 @@ CONNECTIONS = View(_ones, _ones, (((0, 0),),))
 
 
 def box(low: Array, high: Array) -> View:
-    """One total, Σ K⁺(x − low) + K⁻(high − x), for inputs between two bounds in the input's shape."""
-    return View(lambda x: [x - low, high - x], _signs, (_ALIKE,))
+    """One total, Σ K⁺(x − low) + K⁻(high − x), for inputs between two bounds in the input's shape.
+
+    Inputs outside the bounds give terms of the other sign.
+    """
+    return View(lambda x: [x - low, high - x], _signs, (_ALIKE,), cancels=True)
 
 
 class Evidence(NamedTuple):

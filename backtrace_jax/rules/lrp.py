@@ -19,10 +19,10 @@ from jax import Array
 
 from ..errors import SettingError
 from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather, square
+from .options import KEEP
 from .site import BIAS, Kept, Shares, Site, stabilised
 
-KEEP, IGNORE = "keep", "ignore"
-EPSILON = 1e-6
+EPSILON = 1e-9
 
 
 def epsilon(site: Site, R: Array, *, epsilon: float = EPSILON, bias: str = KEEP) -> tuple[Shares, Kept]:

@@ -9,6 +9,9 @@ import numpy as np
 
 from ..errors import SettingError
 
+KEEP, IGNORE = "keep", "ignore"
+"""What becomes of a bias' share: booked in the ledger, or left to the operands."""
+
 
 def number(name: str, value: Any) -> float:
     """A finite number that is not negative."""
@@ -22,6 +25,26 @@ def count(name: str, value: Any, at_least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise SettingError(f"{name} must be a whole number from {at_least}, found {value!r}")
     return int(value)
+
+
+def bias(value: Any) -> str:
+    """What becomes of a bias' share."""
+    return _choice("bias", value, KEEP, IGNORE)
+
+
+LINEAR_NORM, IDENTITY_NORM = "linear", "identity"
+"""How relevance passes a normalisation: as through its linear part, or unchanged."""
+
+
+def norm(value: Any) -> str:
+    """How relevance passes a normalisation."""
+    return _choice("norm", value, LINEAR_NORM, IDENTITY_NORM)
+
+
+def _choice(name: str, value: Any, *choices: str) -> str:
+    if value not in choices:
+        raise SettingError(f"{name} must be {' or '.join(map(repr, choices))}, found {value!r}")
+    return value
 
 
 def bounds(low: Any, high: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from backtrace_jax.engine.bearing import bearing, bearing_inputs
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.ir import Builder, Program, Value, check
 from backtrace_jax.rules import CONSTANT, Selector, composite, find_mode, mode
-from backtrace_jax.rules.modes import signal_takes_all
+from backtrace_jax.rules.parts import signal_takes_all
 from tests.engine.graphs import DOUBLE
 from tests.rules.running import assert_books_close, close, walk_back
 

@@ -20,6 +20,7 @@ RECORDED = dict(np.load(Path(__file__).with_name("zennit.npz")))
 COMPARED = [tuple(key.split("/relevance/")) for key in RECORDED if "/relevance/" in key]
 NETWORKS = sorted({name for name, _ in COMPARED})
 MODES = sorted({mode for _, mode in COMPARED})
+STABILISER = 1e-6  # zennit's, where the label names no other
 TOLERANCE = 1e-6  # of the largest relevance of an example
 APART = 1e-5  # how much two modes must differ somewhere, so that one cannot pass for the other
 
@@ -72,8 +73,9 @@ def _explained(name: str, mode) -> backtrace_jax.Explanation:
 def _mode(label: str):
     """The mode of a label such as "lrp-gamma gamma=2.0"."""
     name, *settings = label.split()
-    values = dict(setting.split("=") for setting in settings)
-    return backtrace_jax.mode(name, **{key: float(value) for key, value in values.items()}) if values else name
+    known = {"epsilon": STABILISER} if "epsilon" in backtrace_jax.MODES[name].defaults else {}
+    given = {key: float(value) for key, value in (setting.split("=") for setting in settings)}
+    return backtrace_jax.mode(name, **{**known, **given})
 
 
 def _recorded(name: str, label: str) -> np.ndarray:

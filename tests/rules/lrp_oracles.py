@@ -99,7 +99,7 @@ class Map(NamedTuple):
         return [Unit(*unit, self.x.reshape(-1), b) for *unit, b in zip(self.K, self.connected, biases, strict=True)]
 
 
-def lrp(definition: Definition, linear: Map, R: np.ndarray, epsilon: float = 1e-6) -> Kept:
+def lrp(definition: Definition, linear: Map, R: np.ndarray, epsilon: float = 1e-9) -> Kept:
     """Share relevance by a rule of the LRP family."""
     each = [_unit(definition(unit), r, epsilon) for unit, r in zip(linear.units(R.shape), R.reshape(-1), strict=True)]
     shares, *kept = (np.array(column) for column in zip(*each, strict=True))

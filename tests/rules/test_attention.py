@@ -7,12 +7,12 @@ import pytest
 
 from backtrace_jax.ir import Builder, Program
 from backtrace_jax.ops import LINEAR, PRODUCT, SUM
-from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER, Rule, Selector, composite, lrp, mode, modes
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Rule, Selector, composite, lrp, mode, parts
 from tests.rules.cases import entries
 from tests.rules.lrp_oracles import Map, gamma, of_product, signed
 from tests.rules.lrp_oracles import lrp as lrp_rule
 from tests.rules.oracles import default_rule, matrix
-from tests.rules.running import DOUBLE, assert_books_close, close, walk_back, walk_op
+from tests.rules.running import DOUBLE, Walked, assert_books_close, close, walk_back
 
 
 def softmax(S: np.ndarray, axis: int) -> np.ndarray:
@@ -31,29 +31,96 @@ def softmax_rule(S: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return share, constant
 
 
+def inside(op: str, S: np.ndarray, R: np.ndarray, name: str = "attnlrp", *, axis: int) -> Walked:
+    """A softmax whose result is not the answer: a function that hands relevance on as it is reads it."""
+    builder = Builder()
+    value = builder.emit(op, builder.input("x0", S.shape, DOUBLE), axis=axis)
+    builder.rename(value, "softmax")
+    return walk_back(builder.finish({"y": builder.emit("neg", value)}), {"x0": S}, R, mode=name)
+
+
+INSIDE = ["attnlrp", "cp-lrp", "lrp-epsilon", "lrp-gamma", "lrp-zplus", "lrp-flat", "lrp-epsilon-plus"]
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_softmax(axis):
     for seed in range(3):
         generator = np.random.default_rng(seed)
         S, R = generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
-        walked = walk_op("softmax", [S], R, mode="attnlrp", axis=axis)
+        walked = inside("softmax", S, R, axis=axis)
         lines = zip(np.moveaxis(S, axis, -1), np.moveaxis(R, axis, -1), strict=True)
         shares, constants = (np.array(each) for each in zip(*(softmax_rule(*line) for line in lines), strict=True))
         close(walked.relevance["x0"], np.moveaxis(shares, -1, axis))
         np.testing.assert_allclose(walked.kept(BIAS), [constants.sum(), np.abs(constants).sum()], rtol=1e-12)
         assert_books_close(walked.books)
-        published = S * (R - walked.result * R.sum(axis, keepdims=True))
-        close(walked.relevance["x0"], published)
+        published = S * (R - walked.values["softmax"] * R.sum(axis, keepdims=True))
+        for name in INSIDE:
+            close(inside("softmax", S, R, name, axis=axis).relevance["x0"], published)
 
 
 def test_softmax_behind_a_mask():
     """What a mask has pushed to zero takes nothing, and changes nothing for the others."""
     S, R = np.array([[0.5, -np.inf, 1.0, -1e9]]), np.array([[0.3, 0.0, -0.2, 0.0]])
-    walked = walk_op("softmax", [S], R, mode="attnlrp", axis=1)
+    walked = inside("softmax", S, R, axis=1)
     share, constant = softmax_rule(S[0, [0, 2]], R[0, [0, 2]])
     close(walked.relevance["x0"], np.array([[share[0], 0, share[1], 0]]))
     np.testing.assert_allclose(walked.kept(BIAS)[0], constant.sum(), rtol=1e-12)
     assert_books_close(walked.books)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_log_softmax(name):
+    """Its expansion at S: slopes δ_ij − A_j, and what they leave of the value is a constant."""
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        S, R = generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
+        walked = inside("log_softmax", S, R, name, axis=1)
+        y = np.log(softmax(S, 1))
+        rate = R / (y - 1e-9)
+        slopes = np.eye(4) - softmax(S, 1)[:, None]
+        close(walked.relevance["x0"], S * np.einsum("rj,rji->ri", rate, slopes), 1e-11)
+        constant = rate * (y - np.einsum("rji,ri->rj", slopes, S))
+        np.testing.assert_allclose(walked.kept(BIAS), [constant.sum(), np.abs(constant).sum()], rtol=1e-10)
+        assert_books_close(walked.books)
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, -1e9])
+def test_log_softmax_behind_a_mask(hidden):
+    walked = inside("log_softmax", np.array([[0.5, hidden, 1.0]]), np.array([[0.3, 0.0, -0.2]]), axis=1)
+    alone = inside("log_softmax", np.array([[0.5, 1.0]]), np.array([[0.3, -0.2]]), axis=1)
+    close(walked.relevance["x0"], np.insert(alone.relevance["x0"], 1, 0, axis=1))
+    assert_books_close(walked.books)
+
+
+THE_ANSWER = {
+    "itself": lambda b, A: A,
+    "moved": lambda b, A: b.emit(
+        "slice", b.emit("transpose", A, perm=(1, 0)), start=(1, 0), limit=(3, 3), stride=(1, 1)
+    ),
+    "in another type": lambda b, A: b.emit("cast", b.emit("cast", A, dtype="float32"), dtype="float64"),
+    "its largest": lambda b, A: b.emit("reduce_max", A, axes=(1,), keepdims=False),
+}
+
+
+@pytest.mark.parametrize("form", THE_ANSWER)
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("name", ["attnlrp", "lrp-gamma"])
+def test_a_softmax_that_gives_the_answer_hands_on_what_it_is_given(form, op, name):
+    builder, generator = Builder(), np.random.default_rng(0)
+    result = THE_ANSWER[form](builder, builder.emit(op, builder.input("x", (3, 4), DOUBLE), axis=1))
+    program, x = builder.finish({"y": result}), generator.normal(size=(3, 4))
+    walked = walk_back(program, {"x": x}, np.ones(result.shape), mode=name)
+    assert sorted(set(walked.relevance["x"].ravel().tolist())) in ([1], [0, 1])
+    assert walked.relevance["x"].sum() == np.prod(result.shape)
+
+
+def test_a_softmax_is_inside_as_soon_as_anything_reads_it():
+    """Weights that are an answer and, by another way, part of it: they count as inside."""
+    builder = Builder()
+    A = builder.emit("softmax", builder.input("x", (3, 4), DOUBLE), axis=1)
+    result = builder.emit("concat", A, builder.emit("neg", A), axis=0)
+    walked = walk_back(builder.finish({"y": result}), {"x": np.eye(3, 4)}, np.ones(result.shape), mode="attnlrp")
+    assert walked.kept(BIAS)[1] > 1
 
 
 def attention(constant: str = "") -> Program:
@@ -86,7 +153,7 @@ def test_attnlrp_through_attention(seed):
     (to_weights, to_values), _ = of_product(lambda linear: lrp_rule(signed, linear, R / 2), np.matmul, A, v[seen])
     to_scores = np.array([softmax_rule(*row)[0] for row in zip(scores, to_weights, strict=True)])
     # the mask is a sum of the scores and 0, which costs the epsilon once more
-    to_scores *= scores / (scores + 1e-6 * np.sign(scores))
+    to_scores *= scores / (scores + lrp.EPSILON * np.sign(scores))
     (to_q, to_k), _ = of_product(lambda linear: lrp_rule(signed, linear, to_scores / 2), np.matmul, q, k[seen].T)
     close(walked.relevance["q"], to_q)
     close(walked.relevance["k"][seen], to_k.T)
@@ -121,37 +188,6 @@ def test_attention_over_known_values_still_explains_the_scores_in_attnlrp():
     assert_books_close(walked.books)
 
 
-# layer normalisation as AttnLRP has it
-
-
-@pytest.mark.parametrize("affine", [0, 1, 2])
-@pytest.mark.parametrize("name", ["attnlrp", "cp-lrp"])
-def test_centred_norm(affine, name):
-    """At a fixed deviation it is a linear map of the operand: centring, scaling, shifting; shared by epsilon."""
-    for seed in range(3):
-        generator = np.random.default_rng(seed)
-        x, R = 2 + generator.normal(size=(2, 4)), generator.normal(size=(2, 4))
-        scale, shift = generator.normal(size=4), generator.normal(size=4)
-        walked = walk_op(
-            "layer_norm",
-            [x, scale, shift][: 1 + affine],
-            R,
-            constant=(1, 2)[:affine],
-            mode=mode(name, norm="centred", epsilon=0.01),
-            axes=(1,),
-            epsilon=1e-5,
-        )
-        deviation = np.sqrt(x.var(1, keepdims=True) + 1e-5)
-        gain = (scale if affine else 1) / deviation
-        K = matrix(lambda x, gain=gain: (x - x.mean(1, keepdims=True)) * gain, (2, 4))
-        linear = Map(K, np.ones((8, 8), bool), x, shift if affine > 1 else None)
-        expected = lrp_rule(signed, linear, R, 0.01)
-        close(walked.relevance["x0"], expected.share, 1e-10)
-        for cause, kept in ((BIAS, expected.bias), (STABILISER, expected.stabiliser), (DEAD, expected.dead)):
-            np.testing.assert_allclose(walked.kept(cause), [kept.sum(), np.abs(kept).sum()], rtol=1e-10, atol=1e-12)
-        assert_books_close(walked.books)
-
-
 # gates
 
 
@@ -175,12 +211,12 @@ PROPORTIONAL = next(rule for selector, rule in mode("default").rules if selector
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 def test_the_signal_takes_all(function, turned, first):
-    chosen = composite("signal", [(Selector(kind=PRODUCT, gate="*"), modes.signal_takes_all(EPSILON))])
+    chosen = composite("signal", [(Selector(kind=PRODUCT, gate="*"), parts.signal_takes_all(EPSILON))])
     generator = np.random.default_rng(0)
     x, g, R = entries(generator, (3, 4)), generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
     walked = walk_back(gated(function, turned=turned, first=first), {"x": x, "g": g}, R, mode=chosen)
     y = x * walked.values["gate"]
-    close(walked.relevance["x"], R * y / (y + np.where(y < 0, -1e-6, 1e-6)))
+    close(walked.relevance["x"], R * y / (y + np.where(y < 0, -1e-9, 1e-9)))
     assert [var.name for var in walked.plan.inputs] == ["x"]
     assert_books_close(walked.books)
 
@@ -188,7 +224,7 @@ def test_the_signal_takes_all(function, turned, first):
 @pytest.mark.parametrize(("rule", "definition"), [(EPSILON, signed), (GAMMA, lambda unit: gamma(unit, 0.5))])
 def test_the_signal_takes_all_by_the_rule_given(rule, definition):
     """In a matrix product the gate's entries are the weights of the linear map."""
-    chosen = composite("signal", [(Selector(gate="softmax"), modes.signal_takes_all(rule))])
+    chosen = composite("signal", [(Selector(gate="softmax"), parts.signal_takes_all(rule))])
     inputs, R = draw_attention(0)
     walked = walk_back(attention(), inputs, R, mode=chosen)
     A = walked.values["weights"]
@@ -197,7 +233,7 @@ def test_the_signal_takes_all_by_the_rule_given(rule, definition):
 
 
 def test_the_signal_takes_all_in_proportion():
-    chosen = composite("signal", [(Selector(gate="softmax"), modes.signal_takes_all(PROPORTIONAL))])
+    chosen = composite("signal", [(Selector(gate="softmax"), parts.signal_takes_all(PROPORTIONAL))])
     inputs, R = draw_attention(0)
     walked = walk_back(attention(), inputs, R, mode=chosen)
     A = walked.values["weights"]
@@ -206,7 +242,7 @@ def test_the_signal_takes_all_in_proportion():
 
 
 def test_a_closed_gate_is_dead():
-    chosen = composite("signal", [(Selector(gate="*"), modes.signal_takes_all(PROPORTIONAL))])
+    chosen = composite("signal", [(Selector(gate="*"), parts.signal_takes_all(PROPORTIONAL))])
     x, g = np.ones((3, 4)), np.full((3, 4), -9.0)
     walked = walk_back(gated("hard_sigmoid"), {"x": x, "g": g}, np.ones((3, 4)), mode=chosen)
     assert walked.kept(DEAD).tolist() == [12, 12]

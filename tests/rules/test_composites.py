@@ -293,7 +293,12 @@ def test_options_make_modes_apart():
     assert mode("smoothgrad", seed=1) != mode("smoothgrad", seed=2)
     low = np.array([0.0, 1.0])
     assert mode("lrp-epsilon-gamma-box", low=low, high=2) == mode("lrp-epsilon-gamma-box", low=low.copy(), high=2)
-    assert dict(mode("lrp-gamma", gamma=0.1).options) == {"gamma": 0.1, "epsilon": 1e-6, "bias": "keep"}
+    assert dict(mode("lrp-gamma", gamma=0.1).options) == {
+        "gamma": 0.1,
+        "epsilon": 1e-9,
+        "bias": "keep",
+        "norm": "linear",
+    }
 
 
 def test_a_second_call_with_an_equal_mode_compiles_nothing(monkeypatch):
@@ -303,7 +308,7 @@ def test_a_second_call_with_an_equal_mode_compiles_nothing(monkeypatch):
     first, again = (explain(model, x, mode=mode("lrp-gamma", gamma=0.125)).fingerprint for _ in range(2))
     assert first == again
     assert len(compiled) == 1
-    assert first["mode_options"] == {"gamma": 0.125, "epsilon": 1e-6, "bias": "keep"}
+    assert first["mode_options"] == {"gamma": 0.125, "epsilon": 1e-9, "bias": "keep", "norm": "linear"}
     explain(model, x, mode=mode("lrp-gamma", gamma=0.5))
     assert len(compiled) == 2
 
@@ -334,7 +339,7 @@ def test_a_second_call_with_an_equal_mode_compiles_nothing(monkeypatch):
         ("lrp-alpha2-beta1", {"alpha": 3.0}, "alpha - beta must be 1"),
         ("lrp-alpha2-beta1", {"alpha": 0.0, "beta": -1.0}, "beta"),
         ("attnlrp", {"epsilon": -1.0}, "epsilon"),
-        ("attnlrp", {"norm": "layer"}, "norm.*identity.*centred"),
+        ("attnlrp", {"norm": "layer"}, "norm.*linear.*identity"),
         ("integrated-gradients", {"steps": 0}, "steps"),
         ("integrated-gradients", {"steps": 2.5}, "steps"),
         ("integrated-gradients", {"steps": True}, "steps"),

@@ -39,7 +39,7 @@ class Tried:
     function: Callable[..., Any]
     settings: Mapping[str, Any]
     definition: lrp_oracles.Definition
-    epsilon: float = 1e-6
+    epsilon: float = 1e-9
     two_sided: bool = True
     knows_bias: bool = True
 
@@ -352,7 +352,7 @@ def test_worked_by_hand(name, options, x, b, expected):
 
 def test_a_unit_that_cancels_out_loses_all_to_the_stabiliser_or_is_dead():
     stabilised, bare = (hand([1, -1], None, 0.5, name) for name in ("lrp-epsilon", "lrp-zero"))
-    close(stabilised.relevance["x"], np.array([0.5e6, -0.5e6]))
+    close(stabilised.relevance["x"], np.array([0.5e9, -0.5e9]))
     np.testing.assert_allclose(stabilised.kept(STABILISER), [0.5, 0.5], rtol=1e-12)
     close(bare.relevance["x"], np.zeros(2))
     assert bare.kept(DEAD).tolist() == [0.5, 0.5]
