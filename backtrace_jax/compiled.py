@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from .answers import Answer, read_answer
+from .batch import Leaving
 from .engine.chunks import default_chunk, default_group, run_chunks
 from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
 from .engine.layers import select_layers, select_value
@@ -17,6 +18,7 @@ from .engine.plan import Plan, plan_walk
 from .errors import SettingError, UnsupportedError
 from .importers import Imported
 from .ir import Graph, Program, Var
+from .layout import left
 from .numerics import Device, exact_types, float_type
 from .passes import channels_last, simplify, with_float_type
 from .questions import Question
@@ -77,6 +79,7 @@ class Form:
         reference: Names of the inputs that a baseline is given for.
         conditions: Names of the values that conditions are given for.
         rows: Examples that one run of the graph takes: more than one where the file fixes its batch.
+        leaving: Where each output holds the examples; None where all are batch first as they come.
     """
 
     shapes: Shapes
@@ -86,6 +89,7 @@ class Form:
     reference: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     rows: int = 1
+    leaving: tuple[Leaving, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,11 @@ class DeviceWeights:
         return {name: self._held[name][1] for name in weights}
 
 
-def lower_model(model: Imported, settings: Settings, shapes: Shapes, rows: int) -> Program:
-    """The model's graph at these shapes, simplified; its values have the axes that the model gave them."""
-    lowered = model.lower({name: (rows, *shape) for name, shape in shapes})
+def lower_model(
+    model: Imported, settings: Settings, shapes: Shapes, rows: int, leaving: tuple[Leaving, ...] | None
+) -> Program:
+    """The model's graph at these shapes, simplified, outputs batch first; inside, values have the model's own axes."""
+    lowered = left(model.lower({name: (rows, *shape) for name, shape in shapes}), leaving, rows)
     return simplify(with_float_type(lowered, float_type(settings.dtype)))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
+from .batch import Leaving
 from .cautions import warn
 from .compiled import Compiled, DeviceWeights, Form, Outline, Shapes, compile_model, lower_model, outline
 from .constants import named_conditions, read_baseline, read_conditions
@@ -20,7 +21,7 @@ from .feeds import Inputs, read_inputs
 from .importers import Imported, read
 from .importers.proof import compare
 from .ir import Program
-from .layout import BatchAxis, batch_first, inputs_first, rows_of
+from .layout import BatchAxis, axes_of, batch_first, inputs_first, kept, leavings, rows_of
 from .questions import Question
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
@@ -29,6 +30,7 @@ from .targets import read_question, read_start
 from .tasks import QuestionForm, Task
 
 Progress = Callable[[int, int], None]
+_Leaving: TypeAlias = "tuple[Leaving, ...] | None"
 _FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
 
@@ -94,6 +96,7 @@ class Explainer:
         self._proven: _Known | None = None
         self._weights = DeviceWeights(self.device)
         self.derived_bytes = 0
+        self._leaving = lru_cache(_FORMS_KEPT)(self._followed)
         self._lowered = lru_cache(1)(self._lower)  # holds the weights; what is lowered is compiled at once
         self._outline = lru_cache(_FORMS_KEPT)(self._outlined)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
@@ -146,10 +149,10 @@ class Explainer:
         return found
 
     def _inputs_of(self, imported: Imported) -> Imported:
-        return batch_first(imported, self.settings.axes)
+        return batch_first(imported, axes_of(imported, self.settings.axes))
 
     def _feeds(self, imported: Imported, inputs: Inputs) -> dict[str, np.ndarray]:
-        declared, axes = self._inputs_of(imported).inputs, self.settings.axes
+        declared, axes = self._inputs_of(imported).inputs, axes_of(imported, self.settings.axes)
         return read_inputs(inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes), declared)
 
     def _explain(self, imported: Imported, inputs: Inputs, asked: _Asked) -> Explanation:
@@ -160,7 +163,9 @@ class Explainer:
         reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
         known, rows = _Known.of(imported), rows_of(self._inputs_of(imported).inputs)
         shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
-        seen, count = self._outline(known, shapes, rows), len(next(iter(feeds.values())))
+        count = len(next(iter(feeds.values())))
+        leaving = self._leaving(known, shapes, count)
+        seen = self._outline(known, shapes, rows, leaving)
         task, question, start = _understood(seen, self.settings, asked, count)
         form = Form(
             shapes,
@@ -170,6 +175,7 @@ class Explainer:
             reference=tuple(reference),
             conditions=tuple(restricted),
             rows=rows,
+            leaving=leaving,
         )
         compiled = self._compiled(known, form)
         examples, constant = _arrays(compiled, feeds, reference, restricted)
@@ -183,14 +189,17 @@ class Explainer:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
         return [self(inputs, target=target, **asked) for target in targets]
 
-    def _lower(self, known: _Known, shapes: Shapes, rows: int) -> Program:
-        return lower_model(self._inputs_of(known.model), self.settings, shapes, rows)
+    def _followed(self, known: _Known, shapes: Shapes, count: int) -> _Leaving:
+        return leavings(known.model, axes_of(known.model, self.settings.axes), dict(shapes), count)
 
-    def _outlined(self, known: _Known, shapes: Shapes, rows: int) -> Outline:
-        return outline(self._lowered(known, shapes, rows).graph, self.settings, rows)
+    def _lower(self, known: _Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Program:
+        return lower_model(self._inputs_of(known.model), self.settings, shapes, rows, leaving)
+
+    def _outlined(self, known: _Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Outline:
+        return outline(self._lowered(known, shapes, rows, leaving).graph, self.settings, rows)
 
     def _compile(self, known: _Known, form: Form) -> Compiled:
-        lowered = self._lowered(known, form.shapes, form.rows)
+        lowered = self._lowered(known, form.shapes, form.rows, form.leaving)
         compiled = compile_model(lowered, self.settings, self._weights, self.device, form)
         self.derived_bytes = compiled.explain.derived_bytes
         return compiled
@@ -307,8 +316,9 @@ def explain(
         dtype: What is computed in: "float32", or "float64" for audits. Models in half precision are no exception: only
             where they cast to it themselves are numbers rounded to it. Outputs and relevance come in this type.
         precision: Of contractions: "highest" (full float32), "high" or "default" (the backend's fastest).
-        batch_axis: Axis of the batch in the inputs, or one by input name; None for a model without batch, whose inputs
-            are one example. The Explanation has the batch first in any case.
+        batch_axis: Axis of the batch in the inputs; None for a model without batch, whose inputs are one example; or
+            one by input name, None where all examples share the input. The Explanation has the batch first in any
+            case. A model that does to several examples what it does not do to each alone is refused.
         prepare: Whether what the rules make of the weights, such as their magnitudes, is made once and kept: faster,
             above all for single examples, at the price of memory (`Explainer.derived_bytes`).
         prove: How often a PyTorch or Keras model is run to compare its outputs with those explained: "every" call, so
@@ -368,7 +378,7 @@ class _Known:
 
     @classmethod
     def of(cls, model: Imported) -> _Known:
-        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), model.let_go())
+        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), kept(model.let_go()))
 
 
 @lru_cache(_EXPLAINERS_KEPT)

@@ -1,41 +1,45 @@
 """Where a model keeps its batch: brought to the front, so that everything behind sees examples first.
 
 A model whose batch is another axis gets transpositions in front of and behind its graph, one without a batch reshapes;
-both are moves, and relevance passes them like any other.
+both are moves, and relevance passes them like any other. What is for all examples (a temperature, a sampling rate) is
+given to each of them. Where outputs hold the examples, and that nothing mixes them, is followed through the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .errors import InputError, SettingError
+from .batch import Leaving, leaving_of, proven
+from .errors import BacktraceError, InputError, ModelError, SettingError, UnsupportedError
 from .importers import Imported, InputType
 from .ir import Eqn, Graph, Program, Var
 
 BatchAxis: TypeAlias = "int | Mapping[str, int | None] | None"
-"""Axis of the batch in every input, None where there is none; or one by input name."""
+"""Axis of the batch in every input, None where there is none; or one by input name, None where all share the input."""
 
+Axes: TypeAlias = Mapping[str, int | None]
 Shape: TypeAlias = tuple[int, ...]
 
+_FOLLOWED = 2**18  # bytes of inputs of the batch that is followed, if it is one of more than a few examples
+_FEW = 4
 
-def batch_first(model: Imported, batch_axis: BatchAxis) -> Imported:
-    """The same model with its batch in front.
+
+def axes_of(model: Imported, batch_axis: BatchAxis) -> dict[str, int | None]:
+    """The axis of the batch in each input.
 
     Raises:
-        SettingError: When an axis does not exist.
+        SettingError: When an axis, or an input, does not exist.
     """
     axes = {entry.name: _axis(entry, batch_axis) for entry in model.inputs}
     if isinstance(batch_axis, Mapping) and batch_axis.keys() - axes.keys():
         unknown = ", ".join(sorted(map(str, batch_axis.keys() - axes.keys())))
         raise SettingError(f"batch_axis: no input is called {unknown}; there are: {', '.join(axes)}")
-    if all(axis == 0 for axis in axes.values()):
-        return model
-    declared = tuple(replace(entry, dims=_dims_first(entry.dims, axes[entry.name])) for entry in model.inputs)
-    return replace(model, inputs=declared, lower=lambda shapes: _lowered(model, shapes, axes))
+    return axes
 
 
 def _axis(entry: InputType, batch_axis: BatchAxis) -> int | None:
@@ -43,11 +47,21 @@ def _axis(entry: InputType, batch_axis: BatchAxis) -> int | None:
     if axis is None:
         return None
     rank = None if entry.dims is None else len(entry.dims)
+    if rank == 0 and axis == 0:
+        return 0  # left for the check of the inputs, which has more to say
     if not isinstance(axis, int) or isinstance(axis, bool) or (rank is not None and not -rank <= axis < rank):
-        raise SettingError(f"batch_axis={axis!r} is no axis of input {entry}; None stands for a model without batch")
+        raise SettingError(f"batch_axis={axis!r} is no axis of input {entry}; None stands for an input without batch")
     if rank is None and axis < 0:
         raise SettingError(f"batch_axis={axis!r}: input {entry} declares no rank; count from the front")
     return axis % rank if rank else axis
+
+
+def batch_first(model: Imported, axes: Axes) -> Imported:
+    """The same model with the batch of its inputs in front."""
+    if all(axis == 0 for axis in axes.values()):
+        return model
+    declared = tuple(replace(entry, dims=_dims_first(entry.dims, axes[entry.name])) for entry in model.inputs)
+    return replace(model, inputs=declared, lower=lambda shapes: _entered(model, shapes, axes))
 
 
 def _dims_first(dims: Sequence[int | None] | None, axis: int | None) -> tuple[int | None, ...] | None:
@@ -56,43 +70,142 @@ def _dims_first(dims: Sequence[int | None] | None, axis: int | None) -> tuple[in
     return (1, *dims) if axis is None else (dims[axis], *dims[:axis], *dims[axis + 1 :])
 
 
-def moved_first(name: str, value: Any, axis: int | None) -> Any:
-    """An input with its batch in front; one without a batch is a batch of one."""
-    array = np.asarray(value)
-    if axis is None:
-        return array[None]
-    if not -array.ndim <= axis < array.ndim:
-        raise InputError(f"input {name!r} of shape {list(array.shape)} has no axis {axis}, where its batch should be")
-    return np.moveaxis(array, axis, 0)
+def inputs_first(inputs: Any, names: Sequence[str], axes: Axes) -> Any:
+    """The user's inputs with their batch in front; anything that does not fit is left for later checks to name.
 
-
-def inputs_first(inputs: Any, names: Sequence[str], batch_axis: BatchAxis) -> Any:
-    """The user's inputs with their batch in front; anything that does not fit is left for later checks to name."""
-    if batch_axis == 0:
+    An input without a batch is given to every example of the others.
+    """
+    if all(axis == 0 for axis in axes.values()):
         return inputs
     given = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
     if not isinstance(inputs, Mapping | tuple):
         given = {names[0]: inputs}
     if isinstance(inputs, tuple) and len(inputs) != len(names):
         return inputs
-    axes = batch_axis if isinstance(batch_axis, Mapping) else dict.fromkeys(names, batch_axis)
-    return {name: moved_first(name, value, axes.get(name, 0)) for name, value in given.items()}
+    first = {name: _moved_first(name, value, axes.get(name, 0)) for name, value in given.items()}
+    count = next((len(array) for name, array in first.items() if axes.get(name, 0) is not None and array.ndim), 1)
+    return {name: array if axes.get(name, 0) is not None else _repeated(array, count) for name, array in first.items()}
 
 
-def _lowered(model: Imported, shapes: Mapping[str, Shape], axes: Mapping[str, int | None]) -> Program:
-    """The model's graph between moves that bring the batch to the front, and from there to its own place."""
-    program = model.lower({name: _own(shape, axes[name]) for name, shape in shapes.items()})
-    batched = any(axis is not None for axis in axes.values())
-    twice = model.lower({name: _own(_doubled(shape, axes[name]), axes[name]) for name, shape in shapes.items()})
-    graph, wider = program.graph, twice.graph.outputs
-    places = [_place(var, other) if batched else None for var, other in zip(graph.outputs, wider, strict=True)]
-    first = [_entering(var, shapes[var.name], axes[var.name]) for var in graph.inputs]
-    graph = _renamed(graph, {var.name: eqn.outvars[0] for var, eqn in zip(graph.inputs, first, strict=True)})
-    last = {var.name: _leaving(var, place) for var, place in zip(graph.outputs, places, strict=True)}
-    outputs = tuple(eqn.outvars[0] if (eqn := last[var.name]) else var for var in graph.outputs)
-    eqns = (*first, *graph.eqns, *(eqn for eqn in last.values() if eqn))
-    inputs = tuple(eqn.invars[0] for eqn in first)
-    return replace(program, graph=Graph(inputs, graph.params, eqns, outputs, graph.output_names))
+def _moved_first(name: str, value: Any, axis: int | None) -> np.ndarray:
+    array = np.asarray(value)
+    if axis is None:
+        return array[None]
+    if axis and not -array.ndim <= axis < array.ndim:
+        raise InputError(f"input {name!r} of shape {list(array.shape)} has no axis {axis}, where its batch should be")
+    return np.moveaxis(array, axis, 0) if axis else array
+
+
+def _repeated(array: np.ndarray, count: int) -> np.ndarray:
+    return np.broadcast_to(array, (count, *array.shape[1:]))
+
+
+class _Kept:
+    """Lowers a model; what it was lowered to last is given out once more before it is lowered anew."""
+
+    def __init__(self, lower: Callable[..., Program]) -> None:
+        self._lower = lower
+        self._held: dict[Any, Program] = {}
+
+    def __call__(self, shapes: Mapping[str, Shape], **more: Any) -> Program:
+        key = tuple(sorted(shapes.items()))
+        if more or key in self._held:
+            return self._lower(shapes, **more) if more else self._held.pop(key)
+        self._held = {key: self._lower(shapes)}
+        return self._held[key]
+
+
+def kept(model: Imported) -> Imported:
+    """The same model, which is not lowered twice to be followed and to be explained."""
+    return model if isinstance(model.lower, _Kept) else replace(model, lower=_Kept(model.lower))
+
+
+def leavings(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...] | None:
+    """What each output is for one example; None where all outputs are batch first as they come.
+
+    Args:
+        model: The model as it was read.
+        axes: The axis of the batch in each of its inputs.
+        shapes: Shape of each input for one example, without the batch.
+        count: How many examples are explained.
+
+    Raises:
+        UnsupportedError: Naming the node that does something to several examples that it does not do to each alone.
+        InputError: When a batch of the size that the file fixes would have to be filled up, and its examples interact.
+    """
+    if all(axis is None for axis in axes.values()):
+        return None
+    sizes = _declared_sizes(model, axes)
+    rows = max((size for size in sizes if size), default=1)
+    if rows > 1:
+        return _of_fixed_batch(model, axes, shapes, count, rows)
+    if count == 1 or 1 in sizes:
+        return _of_one(model, axes, shapes)
+    return _proven(model, axes, shapes, _followed_count(model, shapes, count))
+
+
+def _declared_sizes(model: Imported, axes: Axes) -> list[int | None]:
+    """The sizes of the batch in each input that has one, None where it is dynamic."""
+    pairs = ((entry.dims, axes[entry.name]) for entry in model.inputs)
+    return [dims[axis] if dims else None for dims, axis in pairs if axis is not None]
+
+
+def _followed_count(model: Imported, shapes: Mapping[str, Shape], count: int) -> int:
+    """As many examples as there are, unless known values of their size would take long to compute."""
+    each = sum(math.prod(shapes[entry.name]) * entry.dtype.itemsize for entry in model.inputs)
+    return min(count, max(_FEW, _FOLLOWED // max(1, each)))
+
+
+def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...]:
+    try:
+        one = model.lower(_sized(shapes, axes, 1))
+    except ModelError as error:
+        raise ModelError(
+            f"the model does not take an example alone: {error}. If the inputs are one example together, pass "
+            "batch_axis=None"
+        ) from error
+    try:
+        batch = model.lower(_sized(shapes, axes, count), examples=count)
+    except BacktraceError as error:
+        raise UnsupportedError(
+            f"the model takes one example, but not {count} together: {error}. Explain them one by one"
+        ) from error
+    return proven(one, batch, axes, count)
+
+
+def _of_one(model: Imported, axes: Axes, shapes: Mapping[str, Shape]) -> tuple[Leaving, ...] | None:
+    """One example at a time is what the model computes, whatever it would do to several."""
+    one = model.lower(_sized(shapes, axes, 1))
+    if all(var.shape[:1] == (1,) for var in one.graph.outputs):
+        return None
+    try:
+        return _proven(model, axes, shapes, 2)
+    except BacktraceError:  # no batch to be told: each output belongs to the example as a whole
+        return None
+
+
+def _of_fixed_batch(
+    model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int, rows: int
+) -> tuple[Leaving, ...] | None:
+    """Runs of the size that the file fixes, whose examples may interact as long as no run is filled up."""
+    program = model.lower(_sized(shapes, axes, rows))
+    full = count % rows == 0
+    if full and all(var.shape[:1] == (rows,) for var in program.graph.outputs):
+        return None
+    try:
+        return leaving_of(program, axes, rows)
+    except UnsupportedError as error:
+        if full:
+            return None
+        raise InputError(
+            f"{count} examples do not fill batches of {rows}, which the file fixes, and its examples interact: "
+            f"{error}. Pass a multiple of {rows} examples"
+        ) from error
+
+
+def _sized(shapes: Mapping[str, Shape], axes: Axes, count: int) -> dict[str, Shape]:
+    """Full shapes of the model's own inputs for so many examples."""
+    return {name: _own((count, *shape), axes[name]) for name, shape in shapes.items()}
 
 
 def _own(shape: Shape, axis: int | None) -> Shape:
@@ -100,20 +213,36 @@ def _own(shape: Shape, axis: int | None) -> Shape:
     return shape[1:] if axis is None else (*shape[1 : axis + 1], shape[0], *shape[axis + 1 :])
 
 
-def _doubled(shape: Shape, axis: int | None) -> Shape:
-    return shape if axis is None else (2 * shape[0], *shape[1:])
+def _entered(model: Imported, shapes: Mapping[str, Shape], axes: Axes) -> Program:
+    """The model's graph behind moves that bring the batch from the front to its own place."""
+    program = model.lower({name: _own(shape, axes[name]) for name, shape in shapes.items()})
+    graph = program.graph
+    first = [_entering(var, shapes[var.name], axes[var.name]) for var in graph.inputs]
+    inner = {var.name: eqn.outvars[0] for var, eqn in zip(graph.inputs, first, strict=True) if eqn}
+    graph = _renamed(graph, inner)
+    inputs = tuple(eqn.invars[0] if eqn else var for var, eqn in zip(graph.inputs, first, strict=True))
+    eqns = (*(eqn for eqn in first if eqn), *graph.eqns)
+    entered = replace(program, graph=replace(graph, inputs=inputs, eqns=eqns))
+    if any(axis is not None for axis in axes.values()):
+        return entered
+    return left(entered, tuple(Leaving(var.shape, None) for var in entered.graph.outputs))
 
 
-def _place(var: Var, wider: Var) -> int | None:
-    """The axis of an output that grows with the batch; None where none does."""
-    growing = [axis for axis, (one, two) in enumerate(zip(var.shape, wider.shape, strict=True)) if one != two]
-    if len(growing) > 1:
-        raise SettingError(f"batch_axis: output {var.name!r} grows along axes {growing} with the batch")
-    return growing[0] if growing else None
+def left(program: Program, found: Sequence[Leaving] | None, rows: int = 1) -> Program:
+    """The program with the batch of its outputs in front."""
+    if found is None:
+        return program
+    graph = program.graph
+    moves = {var.name: _leaving(var, each, rows) for var, each in zip(graph.outputs, found, strict=True)}
+    outputs = tuple(moves[var.name][-1].outvars[0] if moves[var.name] else var for var in graph.outputs)
+    eqns = (*graph.eqns, *(eqn for each in moves.values() for eqn in each))
+    return replace(program, graph=replace(graph, eqns=eqns, outputs=outputs))
 
 
-def _entering(var: Var, shape: Shape, axis: int | None) -> Eqn:
-    """The move of an input from batch first to the model's own layout."""
+def _entering(var: Var, shape: Shape, axis: int | None) -> Eqn | None:
+    """The move of an input from batch first to the model's own layout; None where that is the same."""
+    if axis == 0:
+        return None
     given = Var(var.name, shape, var.dtype)
     inner = Var(f"{var.name}.in_place", var.shape, var.dtype)
     if axis is None:
@@ -122,17 +251,24 @@ def _entering(var: Var, shape: Shape, axis: int | None) -> Eqn:
     return Eqn("transpose", (given,), (inner,), {"perm": perm})
 
 
-def _leaving(var: Var, axis: int | None) -> Eqn | None:
-    """The move of an output that brings its batch to the front; None where it is there."""
-    if axis == 0:
-        return None
-    name, rank = f"{var.name}.batch_first", len(var.shape)
-    if axis is None:
-        shape = (1, *var.shape)
-        return Eqn("reshape", (var,), (Var(name, shape, var.dtype),), {"shape": shape})
-    perm = (axis, *(i for i in range(rank) if i != axis))
-    shape = tuple(var.shape[i] for i in perm)
-    return Eqn("transpose", (var,), (Var(name, shape, var.dtype),), {"perm": perm})
+def _leaving(var: Var, found: Leaving, rows: int) -> list[Eqn]:
+    """The moves of an output that bring its batch to the front; none where it is there."""
+    if found.axis is None:
+        return [] if rows > 1 else _reshaping(var, (1, *found.shape))
+    size = tuple(rows if axis == found.axis else n for axis, n in enumerate(found.shape))
+    moves = _reshaping(var, size)
+    if found.axis == 0:
+        return moves
+    perm = (found.axis, *(axis for axis in range(len(size)) if axis != found.axis))
+    given = moves[-1].outvars[0] if moves else var
+    turned = Var(f"{var.name}.batch_first", tuple(size[axis] for axis in perm), var.dtype)
+    return [*moves, Eqn("transpose", (given,), (turned,), {"perm": perm})]
+
+
+def _reshaping(var: Var, shape: Shape) -> list[Eqn]:
+    if var.shape == shape:
+        return []
+    return [Eqn("reshape", (var,), (Var(f"{var.name}.batched", shape, var.dtype),), {"shape": shape})]
 
 
 def _renamed(graph: Graph, names: Mapping[str, Var]) -> Graph:

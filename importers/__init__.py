@@ -64,7 +64,8 @@ class Imported:
         name: What to call it in messages.
         sha256: Hash of the model and its weights.
         inputs: Its declared inputs.
-        lower: Lowers it at these full input shapes (by name) to a graph and its weights.
+        lower: Lowers it at these full input shapes (by name) to a graph and its weights; `examples=` says how many
+            examples they hold, 1 by default.
         unsupported: Lists (node, operator, reason) of what cannot be lowered, without needing shapes.
         origin: Framework, exporter and opset of an import, with versions; goes into the fingerprint.
         feed: Turns what users of the framework pass (tensors, encodings, text) into arrays by input name; None where
@@ -79,7 +80,7 @@ class Imported:
     name: str
     sha256: str
     inputs: tuple[InputType, ...]
-    lower: Callable[[Mapping[str, tuple[int, ...]]], Program]
+    lower: Callable[..., Program]
     unsupported: Callable[[], list[tuple[str, str, str]]]
     origin: Mapping[str, str] = field(default_factory=dict)
     feed: Callable[[Any], Any] | None = None

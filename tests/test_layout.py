@@ -115,7 +115,9 @@ def test_an_output_without_the_fixed_batch():
     summed.graph.initializer.append(numpy_helper.from_array(np.array([0]), "axes"))
     summed.graph.output.append(helper.make_empty_tensor_value_info("total"))
     with pytest.raises(SettingError, match=r"output 'total' \[3\] has no batch of 4"):
-        explain(summed, X, output="total")
+        explain(summed, X[:4], output="total")
+    with pytest.raises(InputError, match=r"6 examples do not fill batches of 4.*node 'total' \(ai.onnx.ReduceSum\)"):
+        explain(summed, X)
     assert explain(summed, X[:4], output="total", batch_axis=None).relevance["x"].shape == (1, 4, 5)
 
 

@@ -57,8 +57,9 @@ _ADVICE = "if the model can be trusted, raise backtrace_jax.importers.onnx.limit
 class Limits:
     """What one lowering has used up so far of what it may use."""
 
-    def __init__(self, model: OnnxModel) -> None:
+    def __init__(self, model: OnnxModel, examples: int = 1) -> None:
         self._model = model
+        self._largest = LARGEST_VALUE * examples
         self._bytes = self._work = self._nodes = self._evaluations = 0
         self._compiled: dict[int, Cost] = {}
         self._kept: set[int] = set()
@@ -103,8 +104,8 @@ class Limits:
         if any(size < 0 for size in shape):
             raise ModelError(f"a value would have the shape {tuple(shape)}; sizes cannot be negative")
         size = _size(shape, dtype)
-        if size > LARGEST_VALUE:
-            limit = f"more than the {_in_words(LARGEST_VALUE)} that one value may take"
+        if size > self._largest:
+            limit = f"more than the {_in_words(self._largest)} that one value may take"
             raise ModelError(f"a value of shape {tuple(shape)} would take {_in_words(size)}, {limit}; {_ADVICE}")
 
     def check_steps(self, count: int) -> None:

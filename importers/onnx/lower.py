@@ -41,7 +41,13 @@ Shapes: TypeAlias = "Shape | list[Shapes] | None"
 """Shape of a tensor, of each entry of a sequence, or None for an optional that is absent."""
 
 
-def lower(model: OnnxModel, shapes: Mapping[str, Shapes], *, known: Mapping[str, np.ndarray] | None = None) -> Program:
+def lower(
+    model: OnnxModel,
+    shapes: Mapping[str, Shapes],
+    *,
+    known: Mapping[str, np.ndarray] | None = None,
+    examples: int = 1,
+) -> Program:
     """Lower a model at these input shapes.
 
     Args:
@@ -49,12 +55,13 @@ def lower(model: OnnxModel, shapes: Mapping[str, Shapes], *, known: Mapping[str,
         shapes: Full shape of every input, by name. The entries of a sequence become inputs `name[0]`, `name[1]`, ...
             of the graph, as those of outputs do.
         known: Values of inputs (or entries) to specialise the graph to; they are no inputs of it any more.
+        examples: How many examples these shapes hold; bounds on sizes are for each of them.
 
     Raises:
         UnsupportedError: Naming the node, operator and opset that has no implementation.
         ModelError: When the graph is inconsistent.
     """
-    lowering = Lowering(model, lower_node)
+    lowering = Lowering(model, lower_node, examples=examples)
     graph = model.proto.graph
     for declared in input_types(model):
         name = declared.name

@@ -33,14 +33,14 @@ class Lowering(Builder):
         draws: How often nodes have drawn random numbers, by name.
     """
 
-    def __init__(self, model: OnnxModel, lower_node: LowerNode, scope: Scope | None = None) -> None:
-        """Begin a graph; `lower_node` is called for every node of a sub-graph."""
+    def __init__(self, model: OnnxModel, lower_node: LowerNode, scope: Scope | None = None, examples: int = 1) -> None:
+        """Begin a graph of so many examples; `lower_node` is called for every node of a sub-graph."""
         super().__init__()
         self.model = model
         self.scope = scope or Scope(opsets_of(model.proto.opset_import))
         self.result_count = 1
         self.draws: Counter[str] = Counter()
-        self.limits = Limits(model)
+        self.limits = Limits(model, examples)
         self.functions = {(each.domain, each.name, each.overload): each for each in model.proto.functions}
         self._lower_node = lower_node
 

@@ -11,6 +11,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.importers import InputType
 
 from .load import OnnxModel
+from .verify import DYNAMIC
 
 _CONTAINERS = {"sequence_type": "sequence", "optional_type": "optional"}
 
@@ -40,8 +41,12 @@ def _input_type(info: onnx.ValueInfoProto) -> InputType:
     dtype = _dtype(tensor.elem_type, info.name)
     if not tensor.HasField("shape"):
         return InputType(info.name, None, dtype, container)
-    dims = tuple(d.dim_value if d.WhichOneof("value") == "dim_value" else None for d in tensor.shape.dim)
-    return InputType(info.name, dims, dtype, container)
+    return InputType(info.name, tuple(map(_size, tensor.shape.dim)), dtype, container)
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    fixed = dim.WhichOneof("value") == "dim_value" and dim.dim_value != DYNAMIC
+    return dim.dim_value if fixed else None
 
 
 def _unwrapped(info: onnx.ValueInfoProto) -> tuple[onnx.TypeProto.Tensor, tuple[str, ...]]:

@@ -22,6 +22,9 @@ MOST_AXES = 32
 DEEPEST_GRAPH = 32
 """Sub-graphs inside one another."""
 
+DYNAMIC = -1
+"""What some converters write as a size that is not fixed."""
+
 _LONGEST_TEXT = 200  # characters of the model's own text in a message
 
 
@@ -79,7 +82,8 @@ def _check_values(graph: onnx.GraphProto) -> None:
     for info in (*graph.input, *graph.output):
         _check_name(info.name)
         dims = info.type.tensor_type.shape.dim
-        _check_sizes(info.name, [dim.dim_value for dim in dims if dim.HasField("dim_value")], len(dims))
+        sizes = [dim.dim_value for dim in dims if dim.HasField("dim_value") and dim.dim_value != DYNAMIC]
+        _check_sizes(info.name, sizes, len(dims))
     for tensor in graph.initializer:
         check_tensor(tensor)
 
