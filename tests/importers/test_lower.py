@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from backtrace_jax.errors import BacktraceError, InputError, ModelError, SettingError, UnsupportedError
+from backtrace_jax.errors import (
+    BacktraceError,
+    DataDependentError,
+    InputError,
+    ModelError,
+    SettingError,
+    UnsupportedError,
+)
 from backtrace_jax.importers.onnx import load, lower
 from backtrace_jax.onnx_backend import prepare, run_model, supports_device
 
@@ -248,6 +256,21 @@ def test_a_branch_that_depends_on_inputs_is_chosen_from_both():
     chosen = helper.make_node("If", ["c"], ["y"], then_branch=branch("Relu", "r"), else_branch=branch("Tanh", "t"))
     program = lowered(model_of([*nodes, chosen], X, ["y"], {"zero": np.float32(0)}))
     assert ops(program)[-3:] == ["relu", "tanh", "where"]
+
+
+SPEECH = Path(__file__).parent.parent / "cases" / "if_on_sr.onnx"  # a weight of 4 rows at 16 kHz, of 2 rows otherwise
+
+
+def test_a_branch_that_does_not_fit_needs_the_inputs_that_decide():
+    """With their values only the branch that is taken is lowered."""
+    with pytest.raises(DataDependentError, match=r"If, opset 16.*values of the inputs \(sr\).*MatMul") as caught:
+        lower(load(SPEECH), {"x": (1, 4), "sr": ()})
+    assert caught.value.inputs == {"sr"}
+    for size, rate in ((4, 16000), (2, 8000)):
+        program = lower(load(SPEECH), {"x": (1, size), "sr": ()}, known={"sr": np.array(rate)})
+        assert ops(program) == ["matmul"]
+        assert [var.name for var in program.graph.inputs] == ["x"]
+        assert [array.shape for array in program.weights.values()] == [(size, 3)]
 
 
 def loop(steps: int, *, growing: bool = False):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from backtrace_jax.errors import DataDependentError, ModelError, UnsupportedError
+from backtrace_jax.errors import BacktraceError, DataDependentError, ModelError, UnsupportedError
 from backtrace_jax.ir import Graph, Program, Value, Var
 
 from ..lowering import Lowering
@@ -24,12 +24,29 @@ from .registry import operator
 def if_(
     lowering: Lowering, cond: Value, *, then_branch: onnx.GraphProto, else_branch: onnx.GraphProto
 ) -> tuple[Held, ...]:
-    """One of two sub-graphs; where the condition depends on the inputs, both are computed and one is chosen."""
+    """One of two sub-graphs; where the condition depends on the inputs, both are computed and one is chosen.
+
+    Where one of them cannot be, the inputs that decide have to be known beforehand.
+    """
     if isinstance(cond, np.ndarray):
         return tuple(lowering.inline(then_branch if cond.item() else else_branch, ()))
     condition = lowering.reshape(cond, ())
-    pairs = zip(lowering.inline(then_branch, ()), lowering.inline(else_branch, ()), strict=True)
-    return tuple(_chosen(lowering, condition, *pair) for pair in pairs)
+    one, other = (_branch(lowering, condition, branch) for branch in (then_branch, else_branch))
+    return tuple(_chosen(lowering, condition, *pair) for pair in zip(one, other, strict=True))
+
+
+def _branch(lowering: Lowering, condition: Value, branch: onnx.GraphProto) -> list[Held]:
+    try:
+        return lowering.inline(branch, ())
+    except DataDependentError:
+        raise
+    except BacktraceError as error:
+        inputs = lowering.inputs_of(condition)
+        raise DataDependentError(
+            f"which branch is taken depends on the values of the inputs ({', '.join(sorted(inputs))}), and one cannot "
+            f"be computed here: {error}",
+            inputs,
+        ) from error
 
 
 def _chosen(lowering: Lowering, condition: Value, one: Held, other: Held) -> Value:
