@@ -72,7 +72,7 @@ def _of_books(
     small = _worst(-shares[:, _INPUTS], (shares[:, _INPUTS] < SMALLEST_SHARE) & (start > 0))
     if small and not restricted:
         yield (
-            f"only {shares[small.example, _INPUTS]:.2g} of the relevance reached the inputs ({small}); "
+            f"only {100 * shares[small.example, _INPUTS]:.2g} % of the relevance reached the inputs ({small}); "
             f"{_where_it_went(shares[small.example])}{_bias_hint(shares[small.example], options)}"
         )
     if taken := _worst(shares[:, _STABILISER], shares[:, _STABILISER] > LARGEST_STABILISER):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from .answers import Answer, read_answer
+from .axes import Axes, channel_axes
 from .batch import Leaving
 from .engine.chunks import default_chunk, default_group, run_chunks
 from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
@@ -100,6 +101,7 @@ class Compiled:
         program: The simplified graph and its weights on the host.
         request: What was compiled.
         masked: The value that each condition is about, by the name the user gave.
+        channels: Axis of the channels of values, where there are conditions.
         weights: The weights on the device, and what was derived from them.
         chunk: Runs of the graph per call.
         rows: Examples per run of the graph.
@@ -110,6 +112,7 @@ class Compiled:
     program: Program
     request: Request
     masked: Mapping[str, Var]
+    channels: Axes
     weights: Prepared
     chunk: int
     rows: int
@@ -204,7 +207,8 @@ def compile_model(named: Program, settings: Settings, kept: DeviceWeights, devic
     constant = _constant_types(program.graph, form, masked)
     group = default_group(effort, device.platform)
     explain = compile_explain(request, weights, constant, types, device, prepare=settings.prepare, group=group)
-    return Compiled(program, request, masked, explain.prepare(weights), chunk, form.rows, device, explain)
+    channels = channel_axes(named.graph) if masked else {}
+    return Compiled(program, request, masked, channels, explain.prepare(weights), chunk, form.rows, device, explain)
 
 
 def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .axes import Axes
 from .errors import SettingError
 from .ir import Var
 from .rules import Mode
@@ -79,29 +80,31 @@ def _reference(name: str, value: Any, feed: np.ndarray) -> np.ndarray:
     return mean[None].astype(feed.dtype)
 
 
-def read_conditions(conditions: Mapping[str, Any], masked: Mapping[str, Var]) -> dict[str, np.ndarray]:
+def read_conditions(conditions: Mapping[str, Any], masked: Mapping[str, Var], axes: Axes) -> dict[str, np.ndarray]:
     """Masks by the names of the values, each in its value's shape; two conditions on one value hold both.
 
     Args:
         conditions: By the user's name of a value, a mask from 0 to 1 that broadcasts against the value without batch
-            axis, or a list of the channels (entries along the first axis) to keep.
+            axis, or a list of the channels to keep.
         masked: The value each name stands for.
+        axes: Axis of the channels, by the name of the value.
 
     Raises:
         SettingError: Naming the condition that does not fit.
     """
     found: dict[str, np.ndarray] = {}
     for name, var in masked.items():
-        mask = _mask(name, conditions[name], var)
+        mask = _mask(name, conditions[name], var, axes.get(var.name))
         found[var.name] = found[var.name] * mask if var.name in found else mask
     return found
 
 
-def _mask(name: str, condition: Any, var: Var) -> np.ndarray:
-    shape = var.shape[1:] if var.shape[:1] == (1,) else var.shape
+def _mask(name: str, condition: Any, var: Var, axis: int | None) -> np.ndarray:
+    lead = int(var.shape[:1] == (1,))
+    shape = var.shape[lead:]
     array = array_of(f"conditions[{name!r}]", condition)
     if array.ndim == 1 and array.dtype.kind in "iu" and shape:
-        array = _channels(name, array, shape)
+        array = _channels(name, array, shape, None if axis is None else axis - lead)
     if array.dtype.kind not in "bfiu" or not ((array >= 0) & (array <= 1)).all():
         raise SettingError(
             f"conditions[{name!r}] must be a mask of numbers from 0 to 1 or a list of channels, found {condition!r:.80}"
@@ -114,12 +117,17 @@ def _mask(name: str, condition: Any, var: Var) -> np.ndarray:
         ) from None
 
 
-def _channels(name: str, listed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _channels(name: str, listed: np.ndarray, shape: tuple[int, ...], axis: int | None) -> np.ndarray:
     """A mask that keeps the channels of a list."""
+    if axis is None or axis < 0:
+        raise SettingError(
+            f"conditions[{name!r}]: which axis of {list(shape)} holds channels cannot be told; pass a mask from 0 to 1 "
+            "that broadcasts against it"
+        )
     if len(set(listed.tolist())) < len(listed):
         raise SettingError(
             f"conditions[{name!r}] lists a channel twice; to pass it as a mask, make it floats or booleans"
         )
-    if not len(listed) or listed.min() < 0 or listed.max() >= shape[0]:
-        raise SettingError(f"conditions[{name!r}]: channels go from 0 to {shape[0] - 1}, found {listed.tolist()}")
-    return np.isin(np.arange(shape[0]), listed).reshape(-1, *(1,) * (len(shape) - 1))
+    if not len(listed) or listed.min() < 0 or listed.max() >= shape[axis]:
+        raise SettingError(f"conditions[{name!r}]: channels go from 0 to {shape[axis] - 1}, found {listed.tolist()}")
+    return np.isin(np.arange(shape[axis]), listed).reshape(-1, *(1,) * (len(shape) - 1 - axis))

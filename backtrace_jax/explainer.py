@@ -227,7 +227,7 @@ def _arrays(
     types = {var.name: var.dtype for var in compiled.program.graph.inputs}
     examples = {name: compiled.grouped(array).astype(types[name]) for name, array in feeds.items()}
     given = {name: np.repeat(array, compiled.rows, 0).astype(types[name]) for name, array in reference.items()}
-    return examples, Constant(given, read_conditions(conditions, compiled.masked))
+    return examples, Constant(given, read_conditions(conditions, compiled.masked, compiled.channels))
 
 
 def _grouped(compiled: Compiled, asked: Question) -> Question:
@@ -307,8 +307,11 @@ def explain(
         baseline: Reference input for "deeplift" and "integrated-gradients": None or "zero", an array shaped like one
             example (tokens: the ids of a reference text), an array of examples whose mean it is, or a dict of these.
         conditions: Restricts the flow: by name of a value or module, a mask from 0 to 1 that broadcasts against the
-            value (without batch axis), or a list of the channels to keep. What it cuts off is booked as dead.
-        layers: Intermediate relevance to keep: "all", or names and globs of values and modules.
+            value (without batch axis), or a list of the channels to keep, whichever axis the layer has them on (units
+            of a dense layer are last). What it cuts off is booked as dead.
+        layers: Intermediate relevance to keep: "all", or names and globs of values and modules. A module that is called
+            several times gives each call, as `name`, `name:1`, ...; `output` and `conditions` name one, the first as
+            `name:0`.
         wrt: Names of the inputs that bear relevance; None: all floats, and integers that look up rows of a table, and
             where there are neither, integers and booleans as the quantities they stand for (beside others those
             have to be named here).

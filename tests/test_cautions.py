@@ -53,7 +53,7 @@ def test_relevance_that_cancels():
 
 def test_relevance_that_stays_on_the_way():
     settings = {"mode": mode("lrp-epsilon", bias="keep")}
-    words = ["only 0.002 of the relevance reached the inputs", "bias 100%", 'bias="ignore"', "example 0"]
+    words = ["only 0.2 % of the relevance reached the inputs", "bias 100%", 'bias="ignore"', "example 0"]
     found = warned(words, line(0.01, 0.01, bias=9.98), ONE, **settings)
     np.testing.assert_allclose(found.ledger.bias, 0.998, rtol=1e-5)
     spread = explain(line(0.01, 0.01, bias=9.98), ONE, mode=mode("lrp-epsilon", bias="ignore"))

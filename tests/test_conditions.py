@@ -124,6 +124,58 @@ def test_a_module_of_an_exported_model():
     assert list(found.fingerprint["conditions"]) == ["3"]
 
 
+# the channels of a layer, whichever axis they are on
+
+SERIES, PICTURE = (2, 6, 3), (2, 5, 5, 3)
+LAYOUTS = {
+    "a picture with channels last": (
+        PICTURE,
+        [
+            node("Transpose", ["x"], ["turned"], perm=[0, 3, 1, 2]),
+            node("Conv", ["turned", "K"], ["made"]),
+            node("Transpose", ["made"], ["back"], perm=[0, 2, 3, 1]),
+            node("Relu", ["back"], ["layer"]),
+        ],
+        {"K": random(4, 3, 2, 2, seed=3)},
+        -1,
+    ),
+    "steps of features": (SERIES, [node("MatMul", ["x", "K"], ["layer"])], {"K": random(3, 4, seed=3)}, -1),
+    "features of steps": (SERIES, [node("Conv", ["x", "K"], ["layer"])], {"K": random(4, 6, 2, seed=3)}, 1),
+    "a line as a picture of one row": (
+        SERIES,
+        [
+            node("Unsqueeze", ["x", "two"], ["row"]),
+            node("Conv", ["row", "K"], ["made"]),
+            node("Squeeze", ["made", "two"], ["layer"]),
+        ],
+        {"K": random(4, 6, 1, 2, seed=3), "two": np.array([2])},
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_channels_are_those_of_the_layer(name):
+    shape, nodes, weights, axis = LAYOUTS[name]
+    nodes = [*nodes, node("ReduceSum", ["layer", "all"], ["y"], keepdims=0)]
+    weights = {**weights, "all": np.arange(1, len(shape))}
+    call = Explainer(network(nodes, {"x": (TensorProto.FLOAT, ["batch", *shape[1:]])}, **weights), layers="layer")
+    x = random(*shape, seed=8)
+    whole, kept = (call(x, conditions=each).layers["layer"] for each in ({"layer": 1.0}, {"layer": [1, 3]}))
+    np.testing.assert_array_equal(np.take(kept, [1, 3], axis), np.take(whole, [1, 3], axis))
+    assert not np.take(kept, [0, 2], axis).any()
+    assert np.take(whole, [0, 2], axis).any()
+
+
+def test_a_list_where_no_axis_holds_channels_is_refused():
+    nodes = [node("MatMul", ["x", "x"], ["product"]), node("ReduceSum", ["product", "all"], ["y"], keepdims=0)]
+    model = network(nodes, {"x": (TensorProto.FLOAT, ["batch", 4, 4])}, all=np.array([1, 2]))
+    x = random(2, 4, 4)
+    with pytest.raises(SettingError, match=r"conditions\['product'\]: which axis of \[4, 4\] .* pass a mask"):
+        explain(model, x, conditions={"product": [0, 1]})
+    assert explain(model, x, conditions={"product": np.eye(4)}).relevance["x"].any()
+
+
 # the books
 
 
@@ -198,7 +250,9 @@ def test_other_conditions_of_the_same_kind_compile_nothing():
 )
 def test_wrong_conditions(condition, words):
     with pytest.raises(SettingError) as caught:
-        read_conditions({"hidden": condition}, {"hidden": Var("hidden", (1, *HIDDEN), np.dtype(np.float32))})
+        read_conditions(
+            {"hidden": condition}, {"hidden": Var("hidden", (1, *HIDDEN), np.dtype(np.float32))}, {"hidden": 1}
+        )
     assert not [word for word in words if word not in str(caught.value)], str(caught.value)
 
 

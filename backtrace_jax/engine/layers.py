@@ -1,4 +1,8 @@
-"""Chooses the intermediate values whose relevance the user asked for, by value or module name."""
+"""Chooses the intermediate values that the user asked for, by value or module name.
+
+A module stands for the last value computed in it. One that is called several times stands for as many: its calls are
+`name`, `name:1`, `name:2`, ..., and the first one is `name:0` where a single call is to be named.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from fnmatch import fnmatchcase
 
 from ..errors import SettingError
 from ..ir import Graph, Var
+from .calls import calls_of
 
 ALL = "all"
-WEIGHT = ".weight"
 
 
 def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str, str]:
@@ -17,8 +21,8 @@ def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str,
 
     Args:
         graph: The graph.
-        wanted: None, "all" (every computed value), or names and globs of values and modules. A module stands for the
-            last value computed in it.
+        wanted: None, "all" (every computed value), or names and globs of values and modules; the name of a module
+            stands for all its calls.
 
     Raises:
         SettingError: For a name that matches nothing.
@@ -28,10 +32,12 @@ def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str,
         return {}
     if wanted in (ALL, (ALL,)):
         return values
-    known = {**values, **_modules(graph)}
+    modules = calls_of(graph)
+    known = {**values, **{name: value for calls in modules.values() for name, value in calls.items()}}
     found: dict[str, str] = {}
     for pattern in (wanted,) if isinstance(wanted, str) else wanted:
         matches = {name: known[name] for name in known if name == pattern or fnmatchcase(name, pattern)}
+        matches |= modules.get(pattern, {}) or _first_call(modules, pattern)
         if not matches:
             raise SettingError(
                 f"layers: nothing is called {pattern!r}; names are, for example: {', '.join([*known][:8])}"
@@ -41,23 +47,20 @@ def select_layers(graph: Graph, wanted: str | Sequence[str] | None) -> dict[str,
 
 
 def select_value(graph: Graph, name: str) -> Var | None:
-    """The computed value of this name, or the last one computed in the module of this name; None: there is none."""
-    values = {var.name: var for eqn in graph.eqns for var in eqn.outvars}
-    return values.get(name) or values.get(_modules(graph).get(name, ""))
+    """The computed value of this name, or the last one computed in the module, or call of a module, of this name.
 
-
-def _modules(graph: Graph) -> dict[str, str]:
-    """The last value computed inside each module, enclosing modules included.
-
-    An exporter that folds batch normalisation into a convolution names the node after the former; the owner of the
-    weights, `conv1` for `conv1.weight`, stands for it as well.
+    Raises:
+        SettingError: For a module that is called several times.
     """
-    last: dict[str, str] = {}
-    params = {var.name for var in graph.params}
-    for eqn in graph.eqns:
-        weights = [var.name for var in eqn.invars if var.name in params and var.name.endswith(WEIGHT)]
-        owners = [name.removesuffix(WEIGHT) for name in weights]
-        for module in filter(None, (eqn.source.module, *owners)) if eqn.outvars[0].is_float else ():
-            parts = module.split(".")
-            last.update({".".join(parts[:depth]): eqn.outvars[0].name for depth in range(1, len(parts) + 1)})
-    return last
+    modules = calls_of(graph)
+    if len(calls := modules.get(name, {})) > 1:
+        names = ", ".join([f"{name}:0" if each == name else each for each in calls][:4])
+        raise SettingError(f"module {name!r} is called {len(calls)} times; name one of its calls: {names}")
+    values = {var.name: var for eqn in graph.eqns for var in eqn.outvars}
+    known = {each: value for found in modules.values() for each, value in found.items()}
+    return values.get(name) or values.get({**_first_call(modules, name), **known}.get(name, ""))
+
+
+def _first_call(modules: dict[str, dict[str, str]], name: str) -> dict[str, str]:
+    calls = modules.get(name.removesuffix(":0"), {}) if name.endswith(":0") else {}
+    return {name: next(iter(calls.values()))} if calls else {}

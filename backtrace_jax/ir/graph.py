@@ -35,11 +35,20 @@ class Var:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an equation came from: node name, qualified operator, and module path where the exporter left one."""
+    """Where an equation came from.
+
+    Attributes:
+        node: Name of the node.
+        operator: Qualified operator.
+        module: Path of the framework's module, where the exporter left one.
+        calls: The modules around it from the outside in, each with the number of its call behind the first one
+            (`block`, `block:1`); empty where the exporter kept no count.
+    """
 
     node: str = ""
     operator: str = ""
     module: str = ""
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.importers.onnx import SCOPES
+from backtrace_jax.importers.onnx import CALLS, SCOPES
 
 OPSET = 23
 IR_VERSION = 11
@@ -111,7 +112,9 @@ class Writer:
         stem = f"{self.scope}/{op_type}" if self._scopes else op_type
         names = [self._unique(stem) for _ in range(results)]
         node = helper.make_node(op_type, [_name(each) for each in operands], names, names[0], **attributes)
-        helper.set_metadata_props(node, {SCOPES: repr(["", self.scope, names[0]])})
+        calls = list(accumulate(self._scopes, "{}/{}".format))
+        plain = "/".join(scope.partition(":")[0] for scope in self._scopes)
+        helper.set_metadata_props(node, {SCOPES: repr(["", plain, names[0]]), CALLS: repr(calls)})
         self.nodes.append(node)
         return names
 

@@ -8,11 +8,11 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.importers import Imported
 
 from .load import ModelSource, OnnxModel, load
-from .lower import SCOPES, lower
+from .lower import CALLS, SCOPES, lower
 from .signature import input_types
 from .survey import unsupported_nodes
 
-__all__ = ["SCOPES", "ModelSource", "OnnxModel", "input_types", "load", "lower", "read", "unsupported_nodes"]
+__all__ = ["CALLS", "SCOPES", "ModelSource", "OnnxModel", "input_types", "load", "lower", "read", "unsupported_nodes"]
 
 
 def read(source: ModelSource) -> Imported:

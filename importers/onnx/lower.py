@@ -34,6 +34,8 @@ from .text import is_text, on_text
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata in which torch's newer exporter keeps the paths of the modules around a node, innermost last."""
 
+CALLS = "backtrace_jax.calls"
+"""Metadata in which our own exports keep the modules around a node, each numbered by its calls: `block`, `block:1`."""
 _LONGEST_SCOPES = 10_000  # characters of a module path that are read
 
 Shape: TypeAlias = tuple[int, ...]
@@ -103,7 +105,7 @@ def lower_node(lowering: Lowering, node: onnx.NodeProto) -> None:
     where = _describe(lowering, node)
     try:
         operands = [lowering.scope.find(name) if name else None for name in node.input]
-        lowering.source = Source(node.name, f"{node.domain or 'ai.onnx'}.{node.op_type}", _module(node))
+        lowering.source = Source(node.name, f"{node.domain or 'ai.onnx'}.{node.op_type}", _module(node), _calls(node))
         lowering.result_count = max((count for count, name in enumerate(node.output, 1) if name), default=0)
         lowering.limits.begin(node, operands, lowering.opsets.get(node.domain or "ai.onnx"))
         results = _results(lowering, node, operands)
@@ -198,11 +200,21 @@ def _describe(lowering: Lowering, node: onnx.NodeProto) -> str:
 
 def _module(node: onnx.NodeProto) -> str:
     """Path of the framework's module, as torch's exporter leaves it: the innermost scope around the operator itself."""
+    scopes = _metadata(node, SCOPES)
+    return scopes[-2] if len(scopes) > 1 else ""
+
+
+def _calls(node: onnx.NodeProto) -> tuple[str, ...]:
+    return tuple(_metadata(node, CALLS))
+
+
+def _metadata(node: onnx.NodeProto, key: str) -> list[str]:
+    """A list of texts kept as metadata; nothing where there is none, or none that can be read."""
     for entry in node.metadata_props:
-        if entry.key == SCOPES and len(entry.value) <= _LONGEST_SCOPES:
+        if entry.key == key and len(entry.value) <= _LONGEST_SCOPES:
             try:
-                scopes = ast.literal_eval(entry.value)
+                listed = ast.literal_eval(entry.value)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
-                return ""
-            return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
-    return ""
+                return []
+            return list(map(str, listed)) if isinstance(listed, list) else []
+    return []

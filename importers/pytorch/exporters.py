@@ -14,7 +14,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from backtrace_jax.importers.proof import resized
 
 from .answers import answers
 from .calls import Call, as_tensor, device_of
-from .names import PREFIX, rename
+from .names import PREFIX, Calls, rename
 from .substitutions import exportable
 
 TRACED = 3
@@ -80,10 +80,12 @@ class Export:
     Attributes:
         proto: The file; its weights are outside where there is a folder.
         folder: Where weights too large for one file lie, as long as this object lives.
+        calls: Which calls of modules each traced node belongs to, where the exporter tells.
     """
 
     proto: onnx.ModelProto
     folder: Folder | None = None
+    calls: Calls = field(default_factory=dict)
 
 
 class Adapter(torch.nn.Module):
@@ -150,7 +152,7 @@ def export(
     versions = [entry.version for entry in found.proto.opset_import if entry.domain in ("", "ai.onnx")]
     if versions != [attempt.opset]:
         raise UnsupportedError(f"opset {attempt.opset} was asked for, the file has {versions}")
-    rename(found.proto, modules)
+    rename(found.proto, modules, found.calls)
     _declare(found.proto, {name: examples[name] for name in call.names}, attempt)
     found.proto.graph.name = type(module).__name__
     if found.folder is not None:
@@ -187,10 +189,21 @@ def _dynamo(
     assert program is not None
     weights: Any = program.model.graph.initializers
     if sum(tensor.const_value.nbytes for tensor in weights.values() if tensor.const_value is not None) <= LARGEST:
-        return Export(program.model_proto)
+        return Export(program.model_proto, calls=_calls(program))
     folder = Folder()
     program.save(folder.model, external_data=True)
-    return Export(onnx.load(folder.model, load_external_data=False), folder)
+    return Export(onnx.load(folder.model, load_external_data=False), folder, _calls(program))
+
+
+def _calls(program: Any) -> dict[str, list[str]]:
+    """The modules around each traced node; its calls after a module's first one have a suffix, as in `block@1`."""
+    stacks = {node.name: node.meta.get("nn_module_stack", {}) for node in program.exported_program.graph.nodes}
+    return {name: [_numbered(key, path) for key, (path, _) in stack.items()] for name, stack in stacks.items()}
+
+
+def _numbered(key: str, path: str) -> str:
+    number = key.partition("@")[2]
+    return f"{path.partition('@')[0]}:{number}" if number else path
 
 
 def _torchscript(

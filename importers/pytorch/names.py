@@ -6,24 +6,29 @@ after the parameters they are. Everything else an exporter leaves, stack traces 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
 
-from backtrace_jax.importers.onnx import SCOPES
+from backtrace_jax.importers.onnx import CALLS, SCOPES
 from backtrace_jax.importers.onnx.verify import graphs_of
 
 PREFIX = "explained"
 """What the exported module calls the user's module."""
 
 
-def rename(proto: onnx.ModelProto, modules: Collection[str]) -> None:
+Calls = Mapping[str, Sequence[str]]
+"""By the name of a node of the traced module, the modules around it from the outside in, numbered by their calls."""
+
+
+def rename(proto: onnx.ModelProto, modules: Collection[str], calls: Calls) -> None:
     """Give the file the module's own names, in place.
 
     Args:
         proto: An exported file.
         modules: Paths of the module's submodules.
+        calls: Which calls of modules a node belongs to, where the exporter tells.
     """
     del proto.metadata_props[:], proto.graph.metadata_props[:]
     graphs = list(_graphs(proto.graph))
@@ -33,16 +38,18 @@ def rename(proto: onnx.ModelProto, modules: Collection[str]) -> None:
             named.name = renamed.get(named.name, named.name)
             del named.metadata_props[:]
         for node in graph.node:
-            _rename_node(node, renamed, modules)
+            _rename_node(node, renamed, modules, calls)
 
 
-def _rename_node(node: onnx.NodeProto, renamed: dict[str, str], modules: Collection[str]) -> None:
+def _rename_node(node: onnx.NodeProto, renamed: dict[str, str], modules: Collection[str], calls: Calls) -> None:
     node.input[:] = [renamed.get(name, name) for name in node.input]
     node.output[:] = [renamed.get(name, name) for name in node.output]
     scopes = _scopes(node, modules)
+    numbered = [_without_prefix(scope) for scope in calls.get(scopes[-1], ())]
     node.doc_string = ""
     del node.metadata_props[:]
     node.metadata_props.add(key=SCOPES, value=repr(scopes))
+    node.metadata_props.add(key=CALLS, value=repr(list(filter(None, numbered))))
     if node.name.startswith(f"/{PREFIX}/"):
         node.name = node.name.removeprefix(f"/{PREFIX}")
 
