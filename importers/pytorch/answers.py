@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,6 +15,7 @@ from backtrace_jax.errors import InputError, UnsupportedError
 from backtrace_jax.importers.proof import resized
 
 from .calls import Call, as_numpy, as_tensor, device_of
+from .names import describe
 from .trees import arrays_of, children
 
 OUTPUT = "output"
@@ -51,9 +53,10 @@ def run(
         with torch.no_grad(), watched:
             result = module(*args, **kwargs)
     except Exception as error:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feeds.items())
         raise InputError(
-            f"the module cannot be called with these inputs ({shapes}): {type(error).__name__}: {error}"
+            f"the module cannot be called with these inputs ({shapes}){_hint(module, call, feeds)}; it says: "
+            f"{describe(error)}"
         ) from error
     return {name: as_numpy(value, call.floating) for name, value in answers(result).items()}
 
@@ -80,6 +83,41 @@ class Reading(TorchFunctionMode):
         """Call a function of torch as it would be without this."""
         self.found = self.found or func in self._READS
         return func(*args, **(kwargs or {}))
+
+
+_TYPES = (
+    ("", lambda array: array),
+    (".astype(np.float32)", lambda array: array.astype(np.float32) if array.dtype.kind in "iub" else None),
+)
+_LAYOUTS = (
+    ("", lambda array: array),
+    ("[None]", lambda array: array[None]),
+    ("[None, None]", lambda array: array[None, None]),
+    (".transpose(0, 3, 1, 2)", lambda array: array.transpose(0, 3, 1, 2) if array.ndim == 4 else None),
+    (".transpose(2, 0, 1)[None]", lambda array: array.transpose(2, 0, 1)[None] if array.ndim == 3 else None),
+)
+"""What is forgotten most: floats, the batch axis, the axis of channels, channels before height and width."""
+
+
+def _hint(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> str:
+    """Another form of the only input that the module would take."""
+    for (layout, moved), (kind, converted) in itertools.product(_LAYOUTS, _TYPES) if len(feeds) == 1 else ():
+        ((name, array),) = feeds.items()
+        other = moved(array)
+        other = None if other is None else converted(other)
+        if other is not None and other is not array and _takes(module, call, {name: other}):
+            return f"; it takes {name}{layout}{kind}{', scaled as it was trained' if kind else ''}"
+    return ""
+
+
+def _takes(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> bool:
+    args, kwargs = call.filled({name: as_tensor(feeds[name], device_of(module)) for name in call.names})
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception:  # the module's own, whatever it is: the answer is no
+        return False
+    return True
 
 
 def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> tuple[str, ...]:

@@ -82,6 +82,9 @@ def read_call(module: torch.nn.Module, inputs: Any) -> Call:
     args, kwargs = _arguments(inputs)
     positional = _parameters(module)
     named = _named(args, kwargs, positional)
+    if isinstance(inputs, str):
+        named = {"input": np.asarray(inputs)}
+    _check_numbers(named)
     if not named:
         raise InputError("the module is imported for its inputs; pass tensors or arrays, batch first")
     for name, value in named.items():
@@ -91,15 +94,16 @@ def read_call(module: torch.nn.Module, inputs: Any) -> Call:
 
 
 def as_numpy(value: Any, floating: torch.dtype) -> np.ndarray:
-    """An array or tensor as an array; floats of NumPy's own width in the module's."""
+    """An array or tensor as an array; floats of an array in the module's own type, as a file would take them."""
     if isinstance(value, torch.Tensor):
         plain = value.detach().cpu().contiguous()
         if plain.dtype == torch.bfloat16:
             return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return plain.resolve_conj().resolve_neg().numpy()
-    if value.dtype == np.float64 and floating != torch.float64:
-        return as_numpy(torch.from_numpy(np.ascontiguousarray(value)).to(floating), floating)
-    return value
+    if value.dtype.kind != "f":
+        return value
+    tensor = torch.from_numpy(np.ascontiguousarray(value))
+    return value if tensor.dtype == floating else as_numpy(tensor.to(floating), floating)
 
 
 def as_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -131,11 +135,28 @@ def _arguments(inputs: Any) -> Arguments:
 
 def _filled_in(value: Any) -> Any:
     """Nested lists of numbers, and anything else that NumPy takes for an array, as one."""
-    if is_array(value) or isinstance(value, tuple | Mapping | str):
+    if is_array(value) or isinstance(value, tuple | Mapping):
         return value
     if isinstance(value, list) and any(map(_holds_tensors, value)):
         return value
-    return np.asarray(value) if isinstance(value, list) or hasattr(value, "__array__") else value
+    return _as_array(value) if isinstance(value, list) or hasattr(value, "__array__") else value
+
+
+def _as_array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError("the rows are of unequal length; pad them to one length, and pass the mask") from error
+
+
+def _check_numbers(named: Mapping[str, Any]) -> None:
+    """Refuse text, which a module takes as numbers only."""
+    for name, value in named.items():
+        if not isinstance(value, torch.Tensor) and value.dtype.kind in "OSU":
+            raise InputError(
+                f"input {name!r} holds text or objects, not numbers; tokenize first: "
+                'tokenizer(texts, return_tensors="pt", padding=True)'
+            )
 
 
 def _holds_tensors(value: Any) -> bool:

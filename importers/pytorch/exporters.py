@@ -6,14 +6,16 @@ writes `nn.RNN` as one node, and takes some modules that the newer one does not.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
+import os
 import shutil
 import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,8 +238,30 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _unheard():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """The same for what is written past Python: torch's C++ prints graphs and warnings by itself."""
+    with ExitStack() as stack, tempfile.TemporaryFile() as nowhere:
+        for stream in (1, 2):
+            try:
+                kept = os.dup(stream)
+            except OSError:  # a process without a terminal
+                continue
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, stream)
+            os.dup2(nowhere.fileno(), stream)
+        stack.callback(_flush)
+        yield
+
+
+def _flush() -> None:
+    """Write out what C has buffered."""
+    with suppress(OSError, TypeError):  # where the process itself is no library
+        ctypes.CDLL(None).fflush(None)

@@ -14,6 +14,8 @@ import onnx
 from backtrace_jax.importers.onnx import CALLS, SCOPES
 from backtrace_jax.importers.onnx.verify import graphs_of
 
+_LONGEST = 200  # characters of a reason
+
 PREFIX = "explained"
 """What the exported module calls the user's module."""
 
@@ -113,4 +115,6 @@ def describe(error: BaseException) -> str:
     while (cause := seen[-1].__cause__) is not None and cause not in seen:
         seen.append(cause)
     lines = [line.strip() for line in str(seen[-1]).splitlines() if line.strip()]
-    return f"{type(seen[-1]).__name__}: {' '.join(lines[:2])[:300]}" if lines else type(seen[-1]).__name__
+    text = " ".join(lines[:2])
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return f"{type(seen[-1]).__name__}: {text}" if lines else type(seen[-1]).__name__

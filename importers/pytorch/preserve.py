@@ -49,12 +49,14 @@ def _is_configuration(value: Any) -> bool:
 
 @contextmanager
 def _attributes(thing: Any) -> Iterator[None]:
-    """Attributes and the contents of containers among them; these are restored in place, as hooks' handles expect."""
-    attributes = dict(vars(thing))
+    """Class, attributes, and the contents of containers among them, restored in place, as hooks' handles expect."""
+    kind, attributes = type(thing), dict(vars(thing))
     containers = [(each, each.copy()) for each in attributes.values() if type(each) in _CONTAINERS]
     try:
         yield
     finally:
+        if type(thing) is not kind:
+            thing.__class__ = kind
         vars(thing).clear()
         vars(thing).update(attributes)
         for container, contents in containers:

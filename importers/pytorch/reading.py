@@ -20,6 +20,7 @@ from backtrace_jax.errors import (
     ImportMismatchError,
     InputError,
     MissingDependencyError,
+    ModelError,
     UnsupportedError,
 )
 from backtrace_jax.importers import Imported, Source, onnx, proof
@@ -29,7 +30,7 @@ from .calls import Call, read_call
 from .exporters import Attempt, Export, attempts, export
 from .names import describe
 from .state import state_of
-from .substitutions import evaluating
+from .substitutions import evaluating, exportable
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -100,6 +101,7 @@ def read_module(module: torch.nn.Module, example: Any, *, anew: bool = False) ->
         raise InputError("a PyTorch module is exported for its inputs; pass example= to Explainer, or inputs")
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingDependencyError("torch exports through onnxscript: pip install 'backtrace-jax[torch]'")
+    _check_loaded(module)
     call = read_call(module, example)
     feeds = call.arrays(example)
     form = _Form(
@@ -112,6 +114,15 @@ def read_module(module: torch.nn.Module, example: Any, *, anew: bool = False) ->
         kept[form] = _import(module, call, feeds, rows if anew else proof.EXAMPLES, traced=traced)
     _KEPT[module] = kept
     return replace(kept[form].imported, source=_Source(module, call, kept[form].outputs))
+
+
+def _check_loaded(module: torch.nn.Module) -> None:
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_meta:
+            raise ModelError(
+                f"the weights of {type(module).__name__} are not loaded: {name!r} is a meta tensor; load them, for "
+                "example by load_state_dict(state, assign=True)"
+            )
 
 
 def _hash(feeds: Feeds) -> str:
@@ -142,7 +153,15 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
             failures[attempt] = error
         else:
             return _Kept(imported, outputs, _hash(feeds) if attempt.alone else "")
+    with exportable(module):
+        run(module, call, {name: _with_a_gap(array) for name, array in feeds.items()})
     raise _refusal(type(module).__name__, failures)
+
+
+def _with_a_gap(array: np.ndarray) -> np.ndarray:
+    """A mask that leaves something out: transformers look past one of ones, whatever its shape."""
+    masks = array.dtype.kind in "biu" and bool((array == 1).all())
+    return np.concatenate([array[..., :-1], np.zeros_like(array[..., -1:])], axis=-1) if masks else array
 
 
 def _prove(imported: Imported, source: proof.Run, feeds: Feeds, attempt: Attempt, examples: int) -> None:
@@ -197,11 +216,13 @@ def _trials(feeds: Feeds, attempt: Attempt) -> Iterator[Feeds]:
 
 
 def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceError:
+    """What every exporter failed by, each reason once."""
     wrong = any(isinstance(error, ImportMismatchError) for error in failures.values())
     kind = ImportMismatchError if wrong else UnsupportedError
-    reasons = "\n".join(f"  {attempt}: {describe(error)}" for attempt, error in failures.items())
-    done = "none of the exports computes what it computes" if wrong else "it cannot be exported"
-    return kind(
-        f"{name} cannot be imported: {done}.\n{reasons}\nRewrite what the reasons name, or export the module to ONNX "
-        "yourself and explain that file"
-    )
+    reasons = {(attempt.exporter, type(error)): describe(error) for attempt, error in reversed(failures.items())}
+    listed: dict[str, list[str]] = {}
+    for (exporter, _), reason in reversed(reasons.items()):
+        listed.setdefault(reason, []).append(exporter)
+    done = "no export computes what it computes" if wrong else "it cannot be exported"
+    told = "".join(f"\n  {', '.join(dict.fromkeys(exporters))}: {reason}" for reason, exporters in listed.items())
+    return kind(f"{name} cannot be imported: {done}.{told}\nRewrite what this names, or export it to ONNX yourself")

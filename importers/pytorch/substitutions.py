@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from . import experts
+from .functions import Spelled
 from .preserve import configurations, preserved
 
 Applies = Callable[[torch.nn.Module], bool]
@@ -47,7 +49,8 @@ def exportable(module: torch.nn.Module) -> Iterator[None]:
                     substitute(part)
         for part in module.modules():  # those that came with a substitution
             part.training = False
-        yield
+        with Spelled():
+            yield
 
 
 def _configure(module: torch.nn.Module, **settings: Any) -> None:
@@ -95,11 +98,21 @@ def _is_plain_bag(part: torch.nn.Module) -> bool:
     return isinstance(part, torch.nn.EmbeddingBag) and part.max_norm is None  # with a norm, looking up changes weights
 
 
+def _parametrized(part: Any) -> None:
+    """The layer as it was before its weights were parametrized, with the weights that they are made to be."""
+    values = {name: getattr(part, name).detach() for name in part.parametrizations}
+    part.__class__ = parametrize.type_before_parametrizations(part)
+    del part._modules["parametrizations"]
+    for name, value in values.items():
+        part.register_buffer(name, value)
+
+
 def _is_named(name: str, part: torch.nn.Module) -> bool:
     return type(part).__name__ == name
 
 
 SUBSTITUTIONS: tuple[tuple[Applies, Substitute], ...] = (
+    (parametrize.is_parametrized, _parametrized),
     (_is_plain_bag, _bag),
     (experts.is_stacked, experts.substitute_stacked),
     (partial(_is_named, "JetMoeTopKGating"), experts.substitute_gating),
