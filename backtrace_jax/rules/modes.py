@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ..errors import SettingError
@@ -29,8 +30,9 @@ _PROPORTIONAL = Rule("proportional", proportional.proportional, keeps_sign=True)
 
 
 @entry("default", "relevance in proportion to the magnitude of each contribution", _DLBACKTRACE)
-def _default() -> Rules:
-    return everywhere(_PROPORTIONAL)
+def _default(bias: str = KEEP) -> Rules:
+    kept = options.bias(bias) == KEEP
+    return everywhere(_PROPORTIONAL if kept else replace(_PROPORTIONAL, settings=(("bias", bias),)))
 
 
 @entry("dlbacktrace-0.0.24", "as default, with the reference package's split of recurrent gates", _DLBACKTRACE)
@@ -40,7 +42,9 @@ def _dlbacktrace() -> Rules:
 
 
 @entry("contrastive", "relevance for and against the answer, travelling as a pair", _DLBACKTRACE, paired=True)
-def _contrastive() -> Rules:
+def _contrastive(bias: str = KEEP) -> Rules:
+    """A bias takes nothing, kept or ignored; it only helps to decide which evidence a unit stands for."""
+    options.bias(bias)
     return everywhere(Rule("contrastive", contrastive.contrastive, keeps_sign=True, paired=True))
 
 

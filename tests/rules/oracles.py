@@ -41,24 +41,30 @@ def default_rule(
     b: np.ndarray | None,
     R: np.ndarray,
     saturation: tuple[float, float] | None = None,
+    *,
+    ignored: bool = False,
 ) -> Shared:
-    """RULES 1.1."""
+    """RULES 1.1; a bias that is ignored counts in z, which opens and closes gates, and in nothing else."""
     biases = np.zeros(R.size) if b is None else np.broadcast_to(b, R.shape).reshape(-1)
-    units = [_unit(*unit, saturation) for unit in zip(contributions(K, x), biases, R.reshape(-1), strict=True)]
+    units = zip(contributions(K, x), biases, R.reshape(-1), strict=True)
+    units = [_unit(*unit, saturation, ignored=ignored) for unit in units]
     shares, bias, dead = zip(*units, strict=True)
     return Shared(np.sum(shares, axis=0).reshape(x.shape), np.array(bias), np.array(dead))
 
 
-def _unit(c: np.ndarray, b: float, R: float, saturation: tuple[float, float] | None) -> tuple[np.ndarray, float, float]:
+def _unit(
+    c: np.ndarray, b: float, R: float, saturation: tuple[float, float] | None, *, ignored: bool
+) -> tuple[np.ndarray, float, float]:
     """What one output unit hands on, gives to its bias, and loses."""
     lower, upper = saturation or (-math.inf, math.inf)
     t = c.sum() + b
     positive, negative = np.maximum(c, 0), np.maximum(-c, 0)
     evidence = (0 if t < lower else 1) * positive + (0 if t > upper else 1) * negative
-    D = evidence.sum() + abs(b)
+    taken = 0.0 if ignored else abs(b)
+    D = evidence.sum() + taken
     if D == 0:
         return np.zeros_like(c), 0.0, R
-    return evidence * R / D, abs(b) * R / D, 0.0
+    return evidence * R / D, taken * R / D, 0.0
 
 
 def product_rule(

@@ -318,7 +318,7 @@ def test_a_second_call_with_an_equal_mode_compiles_nothing(monkeypatch):
     [
         ("lrp-gama", {}, "lrp-gama.*lrp-gamma.*smoothgrad"),
         ("lrp-gamma", {"gama": 1}, "no option gama.*gamma, epsilon, bias"),
-        ("default", {"epsilon": 1}, "no option epsilon.*none"),
+        ("dlbacktrace-0.0.24", {"epsilon": 1}, "no option epsilon.*none"),
         ("gradient", {"steps": 1}, "no option steps.*none"),
         ("integrated-gradients", {"samples": 1}, "no option samples.*steps"),
         ("deeplift", {"steps": 1, "noise": 2}, "no option noise, steps.*none"),

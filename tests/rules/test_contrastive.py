@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backtrace_jax.ops import LINEAR, PRODUCT, SUM
-from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER, mode
 from tests.rules import cases
 from tests.rules.cases import Case
 from tests.rules.lrp_oracles import Kept, Map, contrastive, of_product, of_sum
@@ -47,6 +47,10 @@ def check_map(case: Case, x: np.ndarray, b: np.ndarray | None, R: np.ndarray, *,
     close(walked.relevance["x"], expected.share)
     check_kept(walked, expected, R)
     return expected
+
+
+def test_a_bias_takes_nothing_whether_kept_or_ignored():
+    assert mode("contrastive", bias="ignore").rules == mode("contrastive").rules
 
 
 @pytest.mark.parametrize("name", [*WEIGHTED, *WEIGHTLESS])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backtrace_jax.ir import Builder, Program
 from backtrace_jax.ops import LINEAR, result_types
-from backtrace_jax.rules import BIAS, CONSTANT, DEAD
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, mode
 from tests.rules import cases
 from tests.rules.cases import Case
 from tests.rules.oracles import RANGES, Shared, default_rule
@@ -47,7 +47,13 @@ def network(case: Case, b: np.ndarray | None, activation: str | None, rectified:
 
 
 def compare(
-    case: Case, generator: np.random.Generator, activation: str | None, *, rectified: bool, biased: bool
+    case: Case,
+    generator: np.random.Generator,
+    activation: str | None,
+    *,
+    rectified: bool,
+    biased: bool,
+    ignored: bool = False,
 ) -> tuple[Shared, np.ndarray]:
     """Hold the engine against the oracle; gives the oracle's shares and z."""
     x = cases.entries(generator, case.shape)
@@ -55,8 +61,9 @@ def compare(
     scale = REACH[activation] / max(np.std(case.matrix @ seen.reshape(-1)), 1e-3)
     b = bias_of(case, generator) if biased else None
     R = generator.normal(size=result_shape(case))
-    walked = walk_back(network(case, b, activation, rectified), {"x": x * scale}, R)
-    expected = default_rule(case.matrix, seen * scale, b, R, RANGES.get(activation))
+    chosen = mode("default", bias="ignore") if ignored else "default"
+    walked = walk_back(network(case, b, activation, rectified), {"x": x * scale}, R, mode=chosen)
+    expected = default_rule(case.matrix, seen * scale, b, R, RANGES.get(activation), ignored=ignored)
     z = (case.matrix @ (seen * scale).reshape(-1)).reshape(R.shape) + (0 if b is None else b)
     close(walked.values["z"], z)
     agree(walked, expected)
@@ -106,9 +113,34 @@ def test_any_linear_map(family):
     hold()
 
 
+@pytest.mark.parametrize("family", ["matmul", "conv 1-D", "conv 2-D"])
+def test_an_ignored_bias_takes_nothing(family):
+    @settings(max_examples=8)
+    @given(FAMILIES[family][0], cases.seeds, activations, st.booleans())
+    def hold(case, generator, activation, rectified):
+        reached = None if activation == "softmax" and not result_shape(case) else activation
+        biased = case.features is not None and bool(result_shape(case))
+        expected, _ = compare(case, generator, reached, rectified=rectified, biased=biased, ignored=True)
+        assert not expected.bias.any()
+
+    hold()
+
+
+def test_a_unit_whose_only_evidence_is_an_ignored_bias_is_dead():
+    builder = Builder()
+    x = builder.input("x", (2,), DOUBLE)
+    z = builder.emit("matmul", x, np.array([[1.0, 1.0], [0.0, -1.0]]), np.array([5.0, 7.0]))
+    program, R = builder.finish({"y": z}), np.array([0.25, 0.75])
+    walked = walk_back(program, {"x": np.array([0.0, 3.0])}, R, mode=mode("default", bias="ignore"))
+    assert walked.relevance["x"].tolist() == [0, 0.75]
+    assert walked.kept(DEAD).tolist() == [0.25, 0.25]
+    assert walked.kept(BIAS).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("activation", RANGES)
 @pytest.mark.parametrize(("reach", "bias"), [(1.0, 1e4), (1e4, 1.0), (1e-4, 10.0)])
-def test_open_sides_are_exact_in_single_precision(activation, reach, bias):
+def test_open_sides_are_exact_in_single_precision(activation, reach, bias, ignored):
     """Where a bias outweighs the contributions, and where they all but cancel with it."""
     generator = np.random.default_rng(0)
     x, K, R = (generator.normal(size=shape).astype(SINGLE) for shape in ((200,), (200, 40), (40,)))
@@ -119,8 +151,10 @@ def test_open_sides_are_exact_in_single_precision(activation, reach, bias):
     R[undecided] = 0
     builder = Builder()
     z = builder.emit("matmul", builder.input("x", x.shape, SINGLE), K, b)
-    walked = walk_back(builder.finish({"y": builder.emit(activation, z)}), {"x": x}, R)
-    expected = default_rule(K.T.astype(DOUBLE), x.astype(DOUBLE), b.astype(DOUBLE), R, RANGES[activation])
+    chosen = mode("default", bias="ignore" if ignored else "keep")
+    walked = walk_back(builder.finish({"y": builder.emit(activation, z)}), {"x": x}, R, mode=chosen)
+    doubles = (each.astype(DOUBLE) for each in (K.T, x, b))
+    expected = default_rule(*doubles, R, RANGES[activation], ignored=ignored)
     close(walked.relevance["x"], expected.share.astype(SINGLE), 1e-5)
     assert_books_close(walked.books, 1e-5)
 
