@@ -15,7 +15,7 @@ from .cautions import warn
 from .compiled import Compiled, DeviceWeights, Form, Outline, Shapes, compile_model, lower_model, outline
 from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
-from .errors import ImportMismatchError, NumericsError
+from .errors import DataDependentError, ImportMismatchError, NumericsError
 from .explanation import Explanation
 from .feeds import Inputs, read_inputs
 from .importers import Imported, read
@@ -26,6 +26,7 @@ from .questions import Question
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
 from .settings import EVERY, FIRST, Settings, as_axes, as_names
+from .specialising import deciding, specialised
 from .targets import read_question, read_start
 from .tasks import QuestionForm, Task
 
@@ -94,6 +95,7 @@ class Explainer:
         self._imported = read(model, example)
         self._inputs_of(self._imported)
         self._proven: _Known | None = None
+        self._deciding: dict[str, frozenset[str]] = {}  # by the model's hash, names of inputs it is specialised to
         self._weights = DeviceWeights(self.device)
         self.derived_bytes = 0
         self._leaving = lru_cache(_FORMS_KEPT)(self._followed)
@@ -156,10 +158,21 @@ class Explainer:
         return read_inputs(inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes), declared)
 
     def _explain(self, imported: Imported, inputs: Inputs, asked: _Asked) -> Explanation:
-        """Explain a batch by an import as it is."""
-        feeds, restricted = self._feeds(imported, inputs), named_conditions(asked.conditions)
+        """Explain a batch by an import, specialised to the inputs that decide what is computed."""
+        feeds, axes = self._feeds(imported, inputs), axes_of(imported, self.settings.axes)
         if imported.prove is not None:
             imported.prove(feeds)
+        while True:
+            known = self._deciding.get(imported.sha256, frozenset())
+            values = {name: feeds[name][0, ...] for name in sorted(known)}
+            try:
+                return self._explain_as(specialised(imported, axes, values), feeds, asked)
+            except DataDependentError as error:
+                self._deciding[imported.sha256] = known | deciding(error, feeds, self.settings.wrt)
+
+    def _explain_as(self, imported: Imported, feeds: dict[str, np.ndarray], asked: _Asked) -> Explanation:
+        """Explain a batch by an import as it is."""
+        restricted = named_conditions(asked.conditions)
         reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
         known, rows = _Known.of(imported), rows_of(self._inputs_of(imported).inputs)
         shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
@@ -225,8 +238,12 @@ def _arrays(
 ) -> tuple[dict[str, np.ndarray], Constant]:
     """The inputs as stacked examples with a batch axis of size 1 each, and what all examples share."""
     types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-    examples = {name: compiled.grouped(array).astype(types[name]) for name, array in feeds.items()}
-    given = {name: np.repeat(array, compiled.rows, 0).astype(types[name]) for name, array in reference.items()}
+    examples = {name: compiled.grouped(feeds[name]).astype(types[name]) for name in types}
+    given = {
+        name: np.repeat(array, compiled.rows, 0).astype(types[name])
+        for name, array in reference.items()
+        if name in types
+    }
     return examples, Constant(given, read_conditions(conditions, compiled.masked, compiled.channels))
 
 

@@ -37,7 +37,7 @@ def find_unanswered(compiled: Compiled, feeds: Mapping[str, np.ndarray], result:
         return Unanswered(runs)
     graph = compiled.program.graph
     types = {var.name: var.dtype for var in graph.inputs}
-    example = {name: compiled.grouped(array)[runs[0]].astype(types[name]) for name, array in feeds.items()}
+    example = {name: compiled.grouped(feeds[name])[runs[0]].astype(dtype) for name, dtype in types.items()}
     found = f"output {compiled.output_name!r} is NaN or Inf on "
     origin = first_break(graph, compiled.program.weights, example)
     if compiled.rows > 1 or len(runs) == len(result.start):
