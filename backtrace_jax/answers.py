@@ -106,6 +106,19 @@ def _is_probability(graph: Graph, output: Var) -> bool:
     return output.name in found
 
 
+def tables(graph: Graph) -> tuple[tuple[str, int], ...]:
+    """The integer inputs that look up tables as they are, however moved, each with the rows of its table."""
+    direct = {var.name: var.name for var in graph.inputs if var.is_integer}
+    found: dict[str, int] = {}
+    for eqn in graph.eqns:
+        if eqn.op == "gather" and eqn.invars[1].name in direct and eqn.invars[0].name not in direct:
+            name, rows = direct[eqn.invars[1].name], eqn.invars[0].shape[eqn.params["axis"]]
+            found[name] = min(rows, found[name]) if name in found else rows
+        elif eqn.op in ("cast", "reshape", "transpose", "expand") and eqn.invars[0].name in direct:
+            direct[eqn.outvars[0].name] = direct[eqn.invars[0].name]
+    return tuple(found.items())
+
+
 def _vocabulary(graph: Graph) -> int:
     carrying = bearing(graph, bearing_inputs(graph))
     looked_up = [

@@ -59,7 +59,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     _check_writable(arguments)
     model = read(arguments.model)
-    file = _read_file(arguments.inputs, model, resize=arguments.resize)
+    file = _read_file(arguments.inputs, model, arguments)
     _check_example(file.inputs, arguments.example)
     baseline = _baseline(arguments, model)
     with _progress() as progress, warnings.catch_warnings():
@@ -72,10 +72,13 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read_file(path: Path, model: Imported, *, resize: bool) -> InputFile:
-    from .input_files import read_input_file
+def _read_file(path: Path, model: Imported, arguments: argparse.Namespace) -> InputFile:
+    from .input_files import Preparation, read_input_file
 
-    file = read_input_file(path, model.inputs, resize=resize)
+    prepared = Preparation(arguments.resize, arguments.size, arguments.mean, arguments.std)
+    file = read_input_file(path, model.inputs, prepared)
+    if file.note:
+        print(_printable(f"note: {file.note}"), file=sys.stderr)
     if file.ignored:
         print(_printable(f"note: ignored in '{path}': {', '.join(file.ignored)}"), file=sys.stderr)
     return file
@@ -85,7 +88,7 @@ def _baseline(arguments: argparse.Namespace, model: Imported) -> Any:
     """The reference input: `zero`, or what a file holds."""
     if arguments.baseline in (None, ZERO):
         return arguments.baseline
-    inputs = _read_file(Path(arguments.baseline), model, resize=arguments.resize).inputs
+    inputs = _read_file(Path(arguments.baseline), model, arguments).inputs
     names = (known.name for known in model.inputs)
     return dict(zip(names, inputs, strict=True)) if isinstance(inputs, tuple) else inputs
 
@@ -190,7 +193,7 @@ def _check_example(inputs: Any, example: int) -> None:
     """Find out that the example to report does not exist before the whole batch is explained for it."""
     arrays = list(inputs.values()) if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else [inputs]
     counts = [len(array) for array in arrays if array.ndim]
-    if counts and 0 < counts[0] <= example:
+    if counts and counts[0] and not -counts[0] <= example < counts[0]:
         raise SettingError(f"there is no example {example}: the inputs hold {counts[0]}, numbered from 0")
 
 
@@ -283,6 +286,26 @@ def _scaler(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
 
 
+def _whole(text: str) -> int:
+    return -_natural(text[1:]) if text.startswith("-") else _natural(text)
+
+
+def _picture_size(text: str) -> tuple[int, int]:
+    """Read `224`, or `320x240` (width, height)."""
+    width, _, height = text.lower().partition("x")
+    size = _natural(width), _natural(height or width)
+    if 0 in size:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of a picture")
+    return size
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, or several: 0.485,0.456,0.406") from None
+
+
 def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
@@ -343,7 +366,7 @@ def _add_explain(commands: Any) -> None:
     added.add_argument("inputs", metavar="INPUTS", type=Path, help=".npy, .npz (by input name), .csv, .tsv or picture")
     _add_settings(added.add_argument_group("what is explained, and how"))
     report = added.add_argument_group("what comes out")
-    report.add_argument("--example", type=_natural, default=0, help="example to print and draw (%(default)s)")
+    report.add_argument("--example", type=_whole, default=0, help="example to print and draw (%(default)s)")
     report.add_argument("--top", type=_natural, default=10, help="input values to list (%(default)s)")
     report.add_argument("--out", metavar="FILE.npz", type=Path, help="save the explanation of all examples")
     report.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the example; also .pdf, .svg, ...")
@@ -388,6 +411,9 @@ def _add_settings(group: Any) -> None:
     )
     group.add_argument("--prove", default="every", help="when a Keras model is run beside: every call, or first")
     group.add_argument("--resize", action="store_true", help="resize a picture to the size that the model takes")
+    group.add_argument("--size", type=_picture_size, help="resize a picture to 224, or to 320x240")
+    group.add_argument("--mean", type=_numbers, default=(0.0,), help="taken from a picture: 0.485,0.456,0.406 (0)")
+    group.add_argument("--std", type=_numbers, default=(1.0,), help="that it is divided by: 0.229,0.224,0.225 (1)")
 
 
 if __name__ == "__main__":

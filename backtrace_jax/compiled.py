@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from .answers import Answer, read_answer
+from .answers import Answer, read_answer, tables
 from .axes import Axes, channel_axes
 from .batch import Leaving
 from .engine.chunks import default_chunk, default_group, run_chunks
@@ -38,11 +38,13 @@ class Outline:
         output: The value explained.
         answer: What the graph says about it.
         rows: Examples per run of the graph.
+        tables: Integer inputs that look up tables, each with the rows of its table.
     """
 
     output: Var
     answer: Answer
     rows: int
+    tables: tuple[tuple[str, int], ...] = ()
 
     @property
     def one(self) -> Var:
@@ -185,7 +187,7 @@ def outline(graph: Graph, settings: Settings, rows: int) -> Outline:
     output = pick_output(graph, settings.output)
     if rows > 1 and output.shape[:1] != (rows,):
         raise SettingError(f"output {output.name!r} {list(output.shape)} has no batch of {rows}, which the file fixes")
-    return Outline(output, read_answer(graph, output, rows), rows)
+    return Outline(output, read_answer(graph, output, rows), rows, tables(graph))
 
 
 def compile_model(named: Program, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:

@@ -13,7 +13,7 @@ class BacktraceError(Exception):
 
     def __str__(self) -> str:
         """The message on a page: names out of a damaged file may be megabytes long, and drive a terminal."""
-        text = super().__str__()
+        text = Exception.__str__(self)
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
         return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
@@ -49,6 +49,10 @@ class InputError(BacktraceError):
 
 class SettingError(BacktraceError):
     """A setting of the call is wrong: mode, task, target, output, layers, wrt, chunk and the like."""
+
+
+class MissingNameError(SettingError, KeyError):
+    """Nothing of this name is there; the message lists the names there are."""
 
 
 class NumericsError(BacktraceError):

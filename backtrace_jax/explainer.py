@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from .arguments import known_arguments
 from .batch import Leaving
 from .cautions import warn
 from .compiled import Compiled, DeviceWeights, Form, Outline, Shapes, compile_model, lower_model, outline
@@ -17,7 +18,7 @@ from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
 from .errors import DataDependentError, ImportMismatchError, NumericsError
 from .explanation import Explanation
-from .feeds import Inputs, read_inputs
+from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
 from .importers import Imported, read
 from .importers.proof import compare
 from .ir import Program
@@ -45,6 +46,7 @@ class Explainer:
         derived_bytes: Memory that the function compiled last keeps for what the rules make of the weights (`prepare`).
     """
 
+    @known_arguments
     def __init__(
         self,
         model: Any,
@@ -103,6 +105,7 @@ class Explainer:
         self._outline = lru_cache(_FORMS_KEPT)(self._outlined)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
+    @known_arguments
     def __call__(
         self,
         inputs: Inputs,
@@ -116,6 +119,7 @@ class Explainer:
         progress: Progress | None = None,
     ) -> Explanation:
         """Explain a batch of inputs; `explain` says what the arguments mean."""
+        refuse_datasets(inputs)
         source = self._imported.source
         if source is not None and self.settings.prove == EVERY:
             self._imported = source.read(inputs)
@@ -179,6 +183,7 @@ class Explainer:
         count = len(next(iter(feeds.values())))
         leaving = self._leaving(known, shapes, count)
         seen = self._outline(known, shapes, rows, leaving)
+        check_indices(feeds, seen.tables)
         task, question, start = _understood(seen, self.settings, asked, count)
         form = Form(
             shapes,
@@ -265,6 +270,7 @@ def _outputs(
     return unbatched(found, compiled.rows, count)
 
 
+@known_arguments
 def explain(
     model: Any,
     inputs: Inputs,
@@ -352,6 +358,7 @@ def explain(
     Raises:
         BacktraceError: The one root of all errors, each naming what is wrong and what to do.
     """
+    refuse_datasets(inputs)
     settings = Settings(
         mode,
         task,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backtrace_jax.errors import InputError
+from backtrace_jax.errors import InputError, MissingNameError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +28,17 @@ COLUMNS = ("start", "inputs", "bias", "constant", "stabiliser", "dead")
 
 ALL_UNITS = -1
 """The target of an example whose relevance was started at every unit of the output (regression)."""
+
+
+class Named(dict[str, Any]):
+    """What an explanation holds by name; a name that is not there is answered with those that are."""
+
+    def __missing__(self, name: object) -> Any:
+        listed = ", ".join(map(str, [*self][:_NAMES_SHOWN])) + (", ..." if len(self) > _NAMES_SHOWN else "")
+        raise MissingNameError(f"nothing here is called {name!r:.60}; there is: {listed or 'nothing'}")
+
+
+_NAMES_SHOWN = 8
 
 
 def _column(name: str) -> property:
@@ -98,6 +109,11 @@ class Channel:
     layers: dict[str, np.ndarray]
     ledger: Ledger
 
+    def __post_init__(self) -> None:
+        """Let every name that is not there be answered with those that are."""
+        for part in ("relevance", "layers"):
+            object.__setattr__(self, part, Named(getattr(self, part)))
+
 
 POSITIVE, NEGATIVE = "positive", "negative"
 CHANNELS = (POSITIVE, NEGATIVE)
@@ -150,6 +166,11 @@ class Explanation:
         """Input name -> relevance that speaks against the answer (mode "contrastive")."""
         return self._channel(NEGATIVE).relevance
 
+    def __post_init__(self) -> None:
+        """Let every name that is not there be answered with those that are."""
+        for part in ("relevance", "inputs", "outputs", "layers", "channels"):
+            object.__setattr__(self, part, Named(getattr(self, part)))
+
     def _channel(self, name: str) -> Channel:
         if name not in self.channels:
             mode = self.fingerprint.get("mode", "unknown")
@@ -162,7 +183,7 @@ class Explanation:
 
     def plot(
         self,
-        example: int = 0,
+        example: Any = 0,
         *,
         input: str | None = None,
         feature_names: Sequence[str] | None = None,
@@ -175,9 +196,10 @@ class Explanation:
         sequences coloured tokens, series [steps, features] a heat strip over time.
 
         Args:
-            example: position in the batch.
+            example: position in the batch, negative from the end.
             input: which input to draw; by default the first one that bears relevance.
-            feature_names: one name per feature (bars are drawn, whatever the dtype).
+            feature_names: one name per feature (bars are drawn, whatever the dtype); of a series [steps, features] one
+                per feature will do, whose relevance is then summed over the steps.
             tokens: one text per position (coloured tokens are drawn; relevance is summed over features).
             path: also save the picture there, whole or not at all; the suffix picks the format.
 

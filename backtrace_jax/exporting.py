@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import ImportMismatchError, ModelError, SettingError
 from .feeds import Inputs, read_inputs
-from .importers import Imported, read
+from .importers import Imported, pytorch, read
 
 _LARGEST_FILE = 2**31 - 2**20  # bytes of a protocol buffer, with room for what surrounds the weights
 
@@ -27,11 +27,16 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
         The model as read, with `origin` telling exporter, opset and versions.
 
     Raises:
-        SettingError: When it is an ONNX model already, or a module with more than 2 GiB of weights.
+        SettingError: When it is an ONNX model already, a module without inputs to trace it with, or one with more than
+            2 GiB of weights.
         ImportMismatchError: When the export does not compute what the model computes, on any inputs.
     """
     import onnx  # not needed to import the package
 
+    if inputs is None and pytorch.is_module(model):
+        raise SettingError(
+            "a PyTorch module is traced with inputs: give INPUTS, an .npy file, or an .npz by input name"
+        )
     imported, path = read(model, inputs), Path(path)
     if imported.proto is None and not imported.origin:
         raise SettingError(f"{imported.name} is an ONNX model already; there is nothing to export")

@@ -46,10 +46,30 @@ def _checked_names(inputs: dict[str, Any], declared: Sequence[InputType], expect
     return inputs
 
 
+_ARRAYS = ("__array__", "__array_interface__", "__dlpack__")
+_PLAIN = (str, bytes, list, tuple, Mapping, range, memoryview)
+
+
+def refuse_datasets(inputs: Inputs) -> None:
+    """Refuse what gives examples one after the other, before it is read through.
+
+    Raises:
+        InputError: With the loop that explains it batch by batch.
+    """
+    gives = hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__")
+    if gives and not isinstance(inputs, _PLAIN) and not any(hasattr(inputs, each) for each in _ARRAYS):
+        raise InputError(
+            f"inputs is a {type(inputs).__name__}, no array; explain it batch by batch: explainer = Explainer(model), "
+            "then `for x, _ in loader: explainer(x)`"
+        )
+
+
 def _as_array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
+        if "inhomogeneous" in str(error):
+            raise InputError(f"input {name!r} has rows of unequal length; pad the rows (and pass the mask)") from error
         raise InputError(f"input {name!r} is no array: {error}") from error
     if array.dtype.kind in "OSUVMm" and array.dtype.names is None and not _is_extended_float(array.dtype):
         raise InputError(f"input {name!r} holds {array.dtype}, not numbers; pass an array of numbers with equal rows")
@@ -100,11 +120,51 @@ def _check_shape(array: np.ndarray, declared: InputType) -> None:
         size in (None, found) for size, found in zip(declared.dims[1:], array.shape[1:], strict=True)
     )
     if not fits:
-        hint = "; the batch axis is missing: x[None]" if array.ndim == len(declared.dims) - 1 else ""
-        raise InputError(f"input {declared.name!r} has shape {list(array.shape)}, the model takes {declared}{hint}")
+        found = f"input {declared.name!r} has shape {list(array.shape)}"
+        raise InputError(f"{found}, the model takes {declared}{_hint(array.shape, declared.dims)}")
+
+
+_MENDING = {  # from a shape with zeros for new axes, and what the user would write
+    "the batch axis is missing: x[None]": lambda n: (None, *range(n)),
+    "batch and channel axes are missing: x[None, None]": lambda n: (None, None, *range(n)),
+    "the channel axis is missing: x[:, None]": lambda n: (0, None, *range(1, n)),
+    "channels last? x.transpose(0, 3, 1, 2)": lambda n: (0, 3, 1, 2) if n == 4 else (),
+    "channels first? x.transpose(0, 2, 3, 1)": lambda n: (0, 2, 3, 1) if n == 4 else (),
+    "channels last, and no batch? x.transpose(2, 0, 1)[None]": lambda n: (None, 2, 0, 1) if n == 3 else (),
+    "the other axis first? x.transpose(0, 2, 1)": lambda n: (0, 2, 1) if n == 3 else (),
+    "the channel axis is missing: x[..., None]": lambda n: (*range(n), None),
+    "batch and channel axes are missing: x[None, ..., None]": lambda n: (None, *range(n), None),
+}
+
+
+def _hint(shape: Sequence[int], dims: Sequence[int | None]) -> str:
+    """What would make an array of this shape fit; nothing where no simple thing does."""
+    for advice, axes in _MENDING.items():
+        mended = [1 if axis is None else shape[axis] for axis in axes(len(shape))]
+        rest = zip(dims[1:], mended[1:], strict=True) if len(mended) == len(dims) else ()
+        if len(mended) == len(dims) and all(size in (None, found) for size, found in rest):
+            return f"; {advice}"
+    return ""
 
 
 def _check_batch(feeds: Mapping[str, np.ndarray]) -> None:
     sizes = {name: len(array) for name, array in feeds.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"inputs disagree on the batch size: {sizes}")
+
+
+def check_indices(feeds: Mapping[str, np.ndarray], tables: Sequence[tuple[str, int]]) -> None:
+    """Refuse ids that look up a row that their table does not have.
+
+    Args:
+        feeds: The inputs.
+        tables: Inputs that look up a table, with the number of its rows.
+
+    Raises:
+        InputError: Naming the id and where it is.
+    """
+    for name, rows in tables:
+        wrong = (feeds[name] >= rows) | (feeds[name] < -rows)
+        if wrong.any():
+            found = _position(feeds[name], wrong)
+            raise InputError(f"input {name!r} has {found}; its table has {rows} rows, numbered from 0 to {rows - 1}")

@@ -30,20 +30,39 @@ class InputFile:
         inputs: One array, a tuple in the model's order, or arrays by input name; batch first.
         feature_names: Names of the columns of a table with a header row.
         ignored: Names of arrays in the file that are no inputs of the model.
+        note: What was done to a picture.
     """
 
     inputs: Any
     feature_names: tuple[str, ...] | None = None
     ignored: tuple[str, ...] = ()
+    note: str = ""
 
 
-def read_input_file(path: Path, declared: Sequence[InputType], *, resize: bool = False) -> InputFile:
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a picture before a model sees it.
+
+    Attributes:
+        resize: Whether it is resized to the size the model takes.
+        size: (width, height) it is resized to; None: as the model takes it.
+        mean: Taken away from the values 0..1, one number or one for each channel.
+        std: What they are divided by then.
+    """
+
+    resize: bool = False
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+def read_input_file(path: Path, declared: Sequence[InputType], prepared: Preparation = Preparation()) -> InputFile:
     """Read a file by its suffix.
 
     Args:
         path: The file.
         declared: The model's inputs.
-        resize: Whether a picture of another size than the model takes is resized to it.
+        prepared: What is done to a picture.
 
     Raises:
         InputError: When the file is missing, broken, of an unknown kind, or does not fit the model.
@@ -59,7 +78,7 @@ def read_input_file(path: Path, declared: Sequence[InputType], *, resize: bool =
     if suffix in TABLES:
         return _table(path, declared, TABLES[suffix])
     if suffix in PICTURES:
-        return InputFile(_picture(path, _one_input(path, declared), resize=resize))
+        return _picture(path, _one_input(path, declared), prepared)
     kinds = ", ".join([".npy", ".npz", *TABLES, *PICTURES])
     raise InputError(f"'{path}': inputs are read from {kinds}; save them in one of these")
 
@@ -146,17 +165,38 @@ def _one_input(path: Path, declared: Sequence[InputType]) -> InputType:
     return declared[0]
 
 
-def _picture(path: Path, known: InputType, *, resize: bool) -> np.ndarray:
-    """One picture as float32 0..1, [1, channels, height, width], or channels last where the model declares that."""
+def _picture(path: Path, known: InputType, prepared: Preparation) -> InputFile:
+    """One picture as float32, [1, channels, height, width], or channels last where the model declares that."""
     _, *sizes = known.dims or (None, None, None, None)
     last = sizes[0] not in (1, 3, None) and sizes[2] in (1, 3)
     channels, height, width = (sizes[2], *sizes[:2]) if last else sizes
     if channels not in (1, 3, None):
         raise InputError(f"'{path}': a picture has 1 or 3 channels, the model takes {known}; pass an .npy file")
-    image = _open(path)
-    image = _sized(path, image, (width or image.width, height or image.height), resize=resize)
-    values = _pixels(image, channels or 3)
-    return (values if last else np.moveaxis(values, -1, 0))[None]
+    found = _open(path)
+    asked = prepared.size or (found.width, found.height)
+    if prepared.size and prepared.size != (width or asked[0], height or asked[1]):
+        raise InputError(f"--size {asked[0]}x{asked[1]}: the model takes {known}; leave it out and add --resize")
+    image = _sized(path, found, (width or asked[0], height or asked[1]), resize=prepared.resize or bool(prepared.size))
+    values, done = _normalised(path, _pixels(image, channels or 3), prepared)
+    resized = "" if image.size == found.size else f"resized from {_size(found)} to {_size(image)}, "
+    array = (values if last else np.moveaxis(values, -1, 0))[None]
+    return InputFile(array, note=f"'{path}' was {resized}scaled to 0..1{done}")
+
+
+def _normalised(path: Path, values: np.ndarray, prepared: Preparation) -> tuple[np.ndarray, str]:
+    """Values less the mean, by the deviation, and words for it."""
+    if (prepared.mean, prepared.std) == ((0.0,), (1.0,)):
+        return values, "; what the model was trained with is given by --mean and --std"
+    for option, numbers in (("--mean", prepared.mean), ("--std", prepared.std)):
+        if len(numbers) not in (1, values.shape[-1]):
+            raise InputError(f"{option}: '{path}' has {values.shape[-1]} channels, found {len(numbers)} numbers")
+    mean, std = (np.array(numbers, np.float32) for numbers in (prepared.mean, prepared.std))
+    words = (",".join(f"{number:g}" for number in numbers) for numbers in (prepared.mean, prepared.std))
+    return (values - mean) / std, ", less mean {}, divided by std {}".format(*words)
+
+
+def _size(image: Image) -> str:
+    return f"{image.width} x {image.height}"
 
 
 def _open(path: Path) -> Image:

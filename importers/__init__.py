@@ -116,9 +116,11 @@ def read(model: Any, example: Any = None) -> Imported:
         return model
     # Neither package imports its framework before it has a model of it.
     from . import keras, onnx, pytorch
+    from .strangers import refuse_strangers
 
     if pytorch.is_module(model):
         return pytorch.read(model, example)
     if keras.is_model(model) or (isinstance(model, str | Path) and Path(model).suffix in keras.SUFFIXES):
         return keras.read(model, example)
+    refuse_strangers(model)
     return onnx.read(model)

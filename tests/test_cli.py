@@ -407,7 +407,7 @@ def test_unknown_picture_formats_are_refused_before_the_work(run, digits, tmp_pa
         ["frobnicate"],
         ["explain", "m", "x", "--target", "three"],
         ["explain", "m", "x", "--scaler", "much"],
-        ["explain", "m", "x", "--example", "-1"],
+        ["explain", "m", "x", "--example", "last"],
         ["explain", "m", "x", "--against", "three"],
         ["explain", "m", "x", "--position", ","],
         ["explain", "m", "x", "--option", "gamma"],

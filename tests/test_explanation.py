@@ -168,7 +168,7 @@ def test_round_trip_is_exact(tmp_path_factory, names, data, present, nodes, mode
         channels=channels if present["channels"] else {},
         completeness_error=data.draw(arrays()) if present["completeness"] else None,
     )
-    path = tmp_path_factory.mktemp("saved") / "any name.explanation"
+    path = tmp_path_factory.mktemp("saved") / "any name.npz"
     before.save(path)
     assert_same(before, Explanation.load(path))
     assert os.listdir(path.parent) == [path.name]

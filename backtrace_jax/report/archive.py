@@ -26,6 +26,7 @@ from backtrace_jax.report.files import replacing
 
 FORMAT = "backtrace-jax explanation"
 VERSION = 2
+SUFFIX = ".npz"
 GROUPS = ("relevance", "inputs", "outputs", "layers")
 CHANNEL_GROUPS = ("relevance", "layers")
 
@@ -44,6 +45,8 @@ _BROKEN = (
 
 def save(explanation: Explanation, path: str | PathLike[str]) -> None:
     """Write the explanation at `path`, whole or not at all (see `Explanation.save`)."""
+    if Path(path).suffix not in ("", SUFFIX):
+        raise SettingError(f"'{path}': explanations are saved as NumPy archives; let the name end in {SUFFIX}")
     arrays = _arrays(explanation)
     metadata = {
         "format": FORMAT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,17 @@ SIDES = {"for": POSITIVE, "against": NEGATIVE}
 _EVERY = {BINARY_SEGMENTATION: "the mask of", TOKENS: "every position of"}
 
 
-def check_example(explanation: Explanation, example: int) -> None:
-    """Raise SettingError unless `example` is a position in the batch, counted from 0."""
+def check_example(explanation: Explanation, example: Any) -> int:
+    """The position of an example in the batch, counted from 0; a negative one is counted from the end.
+
+    Raises:
+        SettingError: There is no such example.
+    """
     count = len(explanation)
-    if not 0 <= example < count:
-        raise SettingError(f"there is no example {example}: this explanation has {count}, numbered from 0")
+    whole = isinstance(example, int | np.integer) and not isinstance(example, bool)
+    if not whole or not -count <= example < count:
+        raise SettingError(f"there is no example {example!r}: this explanation has {count}, numbered from 0")
+    return int(example) % count
 
 
 def unit(explanation: Explanation, example: int) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class _Subject:
 
 def draw(
     explanation: Explanation,
-    example: int = 0,
+    example: Any = 0,
     *,
     input_name: str | None = None,
     feature_names: Sequence[str] | None = None,
@@ -46,7 +46,7 @@ def draw(
 ) -> Figure:
     """Draw one example of an explanation (see `Explanation.plot`)."""
     require_matplotlib()
-    check_example(explanation, example)
+    example = check_example(explanation, example)
     name = _pick(explanation, input_name)
     subject = _Subject(
         values=np.asarray(explanation.inputs[name][example]),
@@ -61,10 +61,10 @@ def draw(
 
 
 def save(figure: Figure, path: str | PathLike[str]) -> None:
-    """Write a figure to `path`, whole or not at all; the suffix picks the format, PNG without one.
+    """Write a figure to `path`, whole or not at all; the suffix picks the format.
 
     Raises:
-        SettingError: the suffix names no picture format, or the file cannot be written.
+        SettingError: there is no suffix, the suffix names no picture format, or the file cannot be written.
     """
     kind = picture_format(path)
     with replacing(path) as file, _quiet_glyphs():
@@ -72,19 +72,20 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
 
 
 def picture_format(path: str | PathLike[str]) -> str:
-    """Format that a file's suffix asks for, `png` without one.
+    """Format that a file's suffix asks for.
 
     Raises:
-        SettingError: the suffix names no picture format.
+        SettingError: there is no suffix, or it names no picture format.
         MissingDependencyError: matplotlib is not installed.
     """
     require_matplotlib()
     from matplotlib.backend_bases import FigureCanvasBase
 
-    kind = Path(path).suffix.lower().lstrip(".") or "png"
+    kind = Path(path).suffix.lower().lstrip(".")
     known = FigureCanvasBase.get_supported_filetypes()
     if kind not in known:
-        raise SettingError(f"'{path}': no picture format is called '.{kind}'; use one of {', '.join(sorted(known))}")
+        problem = f"no picture format is called '.{kind}'" if kind else "the name has no suffix, which picks the format"
+        raise SettingError(f"'{path}': {problem}; use one of .{', .'.join(sorted(known))}")
     return kind
 
 
@@ -147,6 +148,11 @@ def _pick(explanation: Explanation, name: str | None) -> str:
 def _form(subject: _Subject) -> Callable[[_Subject], Figure]:
     rank, integers = subject.values.ndim, subject.values.dtype.kind in "iu"
     if subject.tokens is not None:
+        if rank > 2:
+            shape = list(subject.values.shape)
+            raise SettingError(
+                f"the input {subject.input_name!r} {shape} is an image, it takes no tokens; leave tokens= out"
+            )
         return _tokens
     if subject.feature_names is not None or rank == 0:
         return _bars
@@ -178,15 +184,29 @@ def _image(subject: _Subject) -> Figure:
 def _bars(subject: _Subject) -> Figure:
     from backtrace_jax.report import panels
 
-    values, relevance = subject.values.ravel().astype(np.float64), subject.relevance.ravel()
-    names = _fitting(subject.feature_names, len(relevance), "feature_names")
-    if names is None:
-        names = [f"{subject.input_name}[{index}]" for index in range(len(relevance))]
-    labels = [f"{name} = {panels.plain(value, '.4g')}" for name, value in zip(names, values, strict=True)]
+    relevance, labels = _of_variables(subject) or _of_values(subject)
     figure = blank(7.4, 1.3 + 0.27 * min(len(labels), panels.MOST_BARS))
     _head(figure, subject)
     panels.bars(figure.subplots(), relevance, labels)
     return figure
+
+
+def _of_variables(subject: _Subject) -> tuple[np.ndarray, list[str]] | None:
+    """Of a series [steps, features] with a name for each feature: what each feature has in all steps together."""
+    names, shape = subject.feature_names, subject.relevance.shape
+    if names is None or isinstance(names, str) or len(shape) != 2 or len(names) != shape[1]:
+        return None
+    return subject.relevance.sum(axis=0), [f"{name}, all steps" for name in names]
+
+
+def _of_values(subject: _Subject) -> tuple[np.ndarray, list[str]]:
+    from backtrace_jax.report import panels
+
+    values, relevance = subject.values.ravel().astype(np.float64), subject.relevance.ravel()
+    names = _fitting(subject.feature_names, len(relevance), "feature_names")
+    if names is None:
+        names = [f"{subject.input_name}[{index}]" for index in range(len(relevance))]
+    return relevance, [f"{name} = {panels.plain(value, '.4g')}" for name, value in zip(names, values, strict=True)]
 
 
 def _tokens(subject: _Subject) -> Figure:

@@ -36,7 +36,7 @@ def summary(
     Raises:
         SettingError: there is no such example.
     """
-    check_example(explanation, example)
+    example = check_example(explanation, example)
     parts = [
         prediction(explanation, example, class_names=class_names, label=label),
         *([channels(explanation, example)] if explanation.channels else []),

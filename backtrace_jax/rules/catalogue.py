@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from ..errors import SettingError
@@ -41,6 +42,29 @@ class Entry:
 
 MODES: dict[str, Entry] = {}
 
+ALIASES = {
+    "deep-lift": "deeplift",
+    "dlbacktrace": "default",
+    "epsilon-lrp": "lrp-epsilon",
+    "epsilon-plus": "lrp-epsilon-plus",
+    "epsilon-plus-flat": "lrp-epsilon-plus-flat",
+    "excitation-backpropagation": "excitation-backprop",
+    "gradient-times-input": "gradient-x-input",
+    "guided-backpropagation": "guided-backprop",
+    "ig": "integrated-gradients",
+    "input-x-gradient": "gradient-x-input",
+    "integrated-gradient": "integrated-gradients",
+    "lrp": "lrp-epsilon",
+    "lrp-0": "lrp-zero",
+    "lrp-z-plus": "lrp-zplus",
+    "saliency": "gradient",
+    "smooth-grad": "smoothgrad",
+    "vanilla-gradient": "gradient",
+    "z-plus": "lrp-zplus",
+    "zplus": "lrp-zplus",
+}
+"""Other names that modes go by; case, spaces and underscores make no difference either."""
+
 
 def entry(name: str, summary: str, reference: str, procedure: Any = None, **settings: Any) -> Callable[..., Any]:
     """Add a mode to the catalogue; the decorated function makes its rules from the mode's options."""
@@ -58,14 +82,12 @@ def mode(name: str, /, **options: Any) -> Mode:
     Raises:
         SettingError: Listing the modes, or the options, there are.
     """
-    if name not in MODES:
-        raise SettingError(f"mode {name!r} does not exist; there are: {', '.join(MODES)}")
-    entry = MODES[name]
+    entry = MODES[_canonical(name)]
     _check_options(entry, options)
     procedure = {"procedure": entry.procedure(**options)} if entry.procedure else {}
     rules = entry.make() if entry.procedure else entry.make(**options)
     chosen = tuple((key, hashable(options.get(key, default))) for key, default in entry.defaults.items())
-    return Mode(name, rules, entry.summary, entry.reference, chosen, **entry.settings, **procedure)
+    return Mode(entry.name, rules, entry.summary, entry.reference, chosen, **entry.settings, **procedure)
 
 
 def find_mode(wanted: str | Mode) -> Mode:
@@ -77,8 +99,23 @@ def find_mode(wanted: str | Mode) -> Mode:
     if isinstance(wanted, Mode):
         return wanted
     if not isinstance(wanted, str):
-        raise SettingError(f"mode must be a name or a Mode, found {wanted!r}; the names are: {', '.join(MODES)}")
+        raise SettingError(f"mode must be a name such as 'default', or a Mode, found {wanted!r:.80}")
     return mode(wanted)
+
+
+def _canonical(name: str) -> str:
+    """The mode's own name.
+
+    Raises:
+        SettingError: When there is none, with the names closest to it.
+    """
+    plain = "-".join(name.lower().replace("_", " ").replace("-", " ").split())
+    plain = ALIASES.get(plain, plain)
+    if plain in MODES:
+        return plain
+    close = get_close_matches(plain, [*MODES, *ALIASES], n=1)
+    meant = f"did you mean {close[0]}?" if close else f"there are: {', '.join([*MODES][:8])}, ..."
+    raise SettingError(f"mode {name!r:.60} does not exist; {meant} 'backtrace-jax modes' lists all")
 
 
 def composite(name: str, rules: Iterable[tuple[Selector, Rule]], base: str | Mode = "default") -> Mode:
