@@ -14,6 +14,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from . import packed
+
 
 class Spelled(TorchFunctionMode):
     """While this is entered, functions of `SPELLINGS` are called as they are spelled there."""
@@ -118,4 +120,5 @@ SPELLINGS: dict[Any, Callable[..., Any]] = {
     torch.Tensor.cumprod: _cumulative_product,
     torch.masked_scatter: _masked_scatter,
     torch.Tensor.masked_scatter: _masked_scatter,
+    **packed.SPELLINGS,
 }

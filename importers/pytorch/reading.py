@@ -219,9 +219,9 @@ def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceE
     """What every exporter failed by, each reason once."""
     wrong = any(isinstance(error, ImportMismatchError) for error in failures.values())
     kind = ImportMismatchError if wrong else UnsupportedError
-    reasons = {(attempt.exporter, type(error)): describe(error) for attempt, error in reversed(failures.items())}
+    reasons = {(attempt.exporter, type(error)): describe(error) for attempt, error in reversed([*failures.items()])}
     listed: dict[str, list[str]] = {}
-    for (exporter, _), reason in reversed(reasons.items()):
+    for (exporter, _), reason in reversed([*reasons.items()]):
         listed.setdefault(reason, []).append(exporter)
     done = "no export computes what it computes" if wrong else "it cannot be exported"
     told = "".join(f"\n  {', '.join(dict.fromkeys(exporters))}: {reason}" for reason, exporters in listed.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import transformers
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, rnn
 
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import InputError, ModelError, UnsupportedError
@@ -117,7 +119,33 @@ def test_parametrized_weights_are_those_they_are_made_to_be():
     assert kinds == [type(each) for each in module.modules()]
     assert names.keys() == dict(module.named_parameters()).keys()
     assert all(value is names[name] for name, value in module.named_parameters())
-    assert "2.weight" in {tensor.name for tensor in read(module, _values(3, 4)).proto.graph.initializer}
+    proto = read(module, _values(3, 4)).proto
+    assert proto is not None
+    assert "2.weight" in {tensor.name for tensor in proto.graph.initializer}
+
+
+class Packed(nn.Module):
+    """A recurrence over sequences of unequal lengths."""
+
+    def __init__(self, kind: type[nn.Module], **settings) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = kind(3, 4, batch_first=True, **settings)
+
+    def forward(self, x, lengths):
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        output, state = self.cell(packed)
+        output = rnn.pad_packed_sequence(output, batch_first=True)[0]
+        return output.sum(1) + (state[0] if isinstance(state, tuple) else state)[-1].repeat(1, output.shape[-1] // 4)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_packed_sequences_of_any_lengths(kind):
+    module, x = Packed(kind, bidirectional=kind is nn.LSTM), _values(3, 5, 3)
+    for lengths in ([2, 5, 3], [5, 1, 4]):
+        found = _assert_own(module, x, torch.tensor(lengths))
+        ended = np.arange(5) >= np.array(lengths)[:, None]
+        assert (found.relevance["x"][ended] == 0).all()
 
 
 class Lengths(nn.Module):
@@ -143,7 +171,12 @@ def test_one_number_per_example_and_inputs_that_nothing_depends_on():
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_padding_on_the_left_is_nobodys_answer(kind):
     torch.manual_seed(0)
-    small = {"vocab_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8}
+    small: dict[str, Any] = {
+        "vocab_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 8,
+    }
     if kind == "llama":
         config = transformers.LlamaConfig(hidden_size=8, intermediate_size=8, num_key_value_heads=1, **small)
         module = transformers.LlamaForCausalLM(config).eval()
