@@ -8,6 +8,7 @@ from .channels_last import channels_last
 from .dead_code import drop_dead_code
 from .lookups import recognise_lookups
 from .norms import recognise_norms
+from .padding import fuse_padding
 from .precision import with_float_type
 from .softmax import recognise_division, recognise_softmax
 
@@ -15,6 +16,7 @@ __all__ = [
     "channels_last",
     "drop_dead_code",
     "fold_affine",
+    "fuse_padding",
     "recognise_activations",
     "recognise_division",
     "recognise_lookups",
@@ -33,6 +35,7 @@ _PASSES = (
     recognise_activations,
     recognise_division,  # what no formula above has claimed
     scale_queries,
+    fuse_padding,
     fold_affine,
     drop_dead_code,
 )
