@@ -97,7 +97,7 @@ def _log_sigmoid(writer: Writer, value: Operand, like: Tensor) -> str:
     return writer.emit("Neg", writer.emit("Softplus", writer.emit("Neg", value)))
 
 
-def _squareplus(writer: Writer, value: Operand, like: Tensor, b: float = 4.0) -> str:
+def _squareplus(writer: Writer, value: Operand, like: Tensor, b: int | float = 4) -> str:
     """(x + sqrt(x^2 + b)) / 2."""
     square = writer.emit("Mul", value, value)
     root = writer.emit("Sqrt", writer.emit("Add", square, writer.number(b, like)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,23 +90,21 @@ def _finished(writer: Writer, layer: Any, value: Operand, inputs: Tensor) -> Ope
 @layer("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 def transposed(writer: Writer, layer: Any, inputs: Tensor) -> Operand:
     """A transposed convolution, padded as Keras pads it."""
-    rank = inputs.rank - 2
+    value = channels_first(writer, layer, inputs, inputs.rank)
+    operands = [value, writer.weight(layer, "kernel", mirrored_first), *_bias(writer, layer)]
+    settings = ends(layer, layer.kernel_size, inputs.rank - 2)
+    return _finished(writer, layer, writer.emit("ConvTranspose", *operands, **settings), inputs)
+
+
+def ends(layer: Any, window: Sequence[int], rank: int) -> dict[str, Any]:
+    """The geometry of a transposed convolution by a window of this size, from a layer's or an operation's settings."""
     strides, dilations = (tuple_of(each, rank) for each in (layer.strides, layer.dilation_rate))
     extra = (None,) * rank if layer.output_padding is None else tuple_of(layer.output_padding, rank)
-    windows = [(size - 1) * step + 1 for size, step in zip(layer.kernel_size, dilations, strict=True)]
-    ends = [_ends(layer.padding, *each) for each in zip(windows, strides, extra, strict=True)]
-    value = channels_first(writer, layer, inputs, inputs.rank)
-    result = writer.emit(
-        "ConvTranspose",
-        value,
-        writer.weight(layer, "kernel", mirrored_first),
-        *_bias(writer, layer),
-        strides=strides,
-        dilations=dilations,
-        pads=[begin for begin, _, _ in ends] + [end for _, end, _ in ends],
-        output_padding=[more for _, _, more in ends],
-    )
-    return _finished(writer, layer, result, inputs)
+    spans = [(size - 1) * step + 1 for size, step in zip(window, dilations, strict=True)]
+    cut = [_ends(layer.padding, *each) for each in zip(spans, strides, extra, strict=True)]
+    pads = [begin for begin, _, _ in cut] + [end for _, end, _ in cut]
+    more = [added for _, _, added in cut]
+    return {"strides": strides, "dilations": dilations, "pads": pads, "output_padding": more}
 
 
 def _ends(padding: str, window: int, stride: int, extra: int | None) -> tuple[int, int, int]:

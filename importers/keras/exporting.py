@@ -19,20 +19,33 @@ from backtrace_jax.importers.onnx import read as read_onnx
 
 from . import (
     attention,  # noqa: F401  the tables of emitters are filled on import
+    comparing,  # noqa: F401
     convolution,  # noqa: F401
     dense,  # noqa: F401
+    diagonals,  # noqa: F401
+    formulas,  # noqa: F401
+    images,  # noqa: F401
+    joining,  # noqa: F401
+    losses,  # noqa: F401
     merging,  # noqa: F401
+    moving,  # noqa: F401
+    neural,  # noqa: F401
     normalization,  # noqa: F401
     operations,  # noqa: F401
+    ordering,  # noqa: F401
     pooling,  # noqa: F401
+    products,  # noqa: F401
     recurrent,  # noqa: F401
+    reductions,  # noqa: F401
+    scattering,  # noqa: F401
     shape,  # noqa: F401
+    signals,  # noqa: F401
 )
 from .graph import is_network, network, walk
 from .loading import Loaded, keras_package, load
 from .running import Feed, Runner, quietly
 from .text import hosts
-from .writer import OPSET, Tensor, Writer, as_array
+from .writer import Tensor, Writer, as_array
 
 _FILES_KEPT = 4  # models of files that are kept in memory
 
@@ -125,15 +138,15 @@ def _write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
     imported = replace(
         base,
         name=model.name if loaded is None else loaded.name,
-        origin=_origin(keras, loaded),
+        origin=_origin(keras, writer.opset, loaded),
         feed=Feed(base.inputs, hosts(writer, {} if loaded is None else loaded.fronts), ranks),
         proto=proto,
     )
     return _Written(digest, imported, Runner(tuple(each.name for each in base.inputs), tuple(named)))
 
 
-def _origin(keras: Any, loaded: Loaded | None) -> dict[str, str]:
-    known = {"framework": f"keras {keras.__version__}", "exporter": "layer by layer", "opset": str(OPSET)}
+def _origin(keras: Any, opset: int, loaded: Loaded | None) -> dict[str, str]:
+    known = {"framework": f"keras {keras.__version__}", "exporter": "layer by layer", "opset": str(opset)}
     return {**known, **({} if loaded is None else loaded.origin)}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from backtrace_jax.errors import BacktraceError, UnsupportedError
 
+from .exclusions import EXCLUDED
 from .registry import LAYERS, MASKS, OPERATIONS
 from .writer import Tensor, Writer, as_array
 
@@ -137,6 +138,8 @@ def _found(table: Mapping[str, Any], layer: Any) -> Any:
         return table[kind.__name__]
     if kind.__name__ == "Lambda" and kind.__module__.startswith(_OWN):
         raise UnsupportedError(f"a Lambda runs Python of the user's own, which has no ONNX form; {_WAY_OUT}")
+    if kind.__module__.startswith(_OWN) and kind.__name__ in EXCLUDED and table is OPERATIONS:
+        raise UnsupportedError(EXCLUDED[kind.__name__])
     if kind.__module__.startswith(_OWN):
         raise UnsupportedError(f"has no ONNX form here; {_WAY_OUT}")
     raise UnsupportedError(f"is a class of the user's own ({kind.__module__}), which has no ONNX form; {_WAY_OUT}")

@@ -11,25 +11,17 @@ from backtrace_jax.errors import UnsupportedError
 
 from .activations import ACTIVATIONS
 from .merging import normalised
+from .reductions import listed
 from .registry import OPERATIONS, operation
+from .terms import as_float, common, term
 from .writer import Operand, Tensor, Writer, as_array
 
-_BINARY = {
-    "Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "Divide": "Div", "TrueDivide": "Div", "Power": "Pow",
-    "Maximum": "Max", "Minimum": "Min", "Matmul": "MatMul", "Equal": "Equal", "Greater": "Greater", "Less": "Less",
-    "GreaterEqual": "GreaterOrEqual", "LessEqual": "LessOrEqual", "LogicalAnd": "And", "LogicalOr": "Or",
-}  # fmt: skip
-_UNARY = {
-    "Absolute": "Abs", "Abs": "Abs", "Negative": "Neg", "Exp": "Exp", "Log": "Log", "Sqrt": "Sqrt", "Sin": "Sin",
-    "Cos": "Cos", "Floor": "Floor", "Ceil": "Ceil", "Reciprocal": "Reciprocal", "LogicalNot": "Not", "Erf": "Erf",
-}  # fmt: skip
 _FUNCTIONS = {
     "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",
     "Silu": "silu", "Tanh": "tanh", "Selu": "selu", "HardSigmoid": "hard_sigmoid", "HardSilu": "hard_silu",
     "HardTanh": "hard_tanh", "LogSigmoid": "log_sigmoid", "SparsePlus": "sparse_plus", "TanhShrink": "tanh_shrink",
     "Mish": "mish",
 }  # fmt: skip
-_REDUCTIONS = {"Mean": "ReduceMean", "Sum": "ReduceSum", "Max": "ReduceMax", "Min": "ReduceMin", "Prod": "ReduceProd"}
 
 
 def operand(writer: Writer, value: Any, like: Tensor | None) -> Operand:
@@ -44,32 +36,9 @@ def _tensor(*values: Any) -> Tensor | None:
     return next((each for each in values if isinstance(each, Tensor)), None)
 
 
-def _binary(op_type: str) -> Callable[..., str]:
-    def write(writer: Writer, layer: Any, x1: Any, x2: Any) -> str:
-        like = _tensor(x1, x2)
-        return writer.emit(op_type, *(operand(writer, each, like) for each in (x1, x2)))
-
-    return write
-
-
-def _unary(op_type: str) -> Callable[..., str]:
-    def write(writer: Writer, layer: Any, x: Tensor) -> str:
-        return writer.emit(op_type, x)
-
-    return write
-
-
 def _function(name: str) -> Callable[..., Operand]:
     def write(writer: Writer, layer: Any, x: Tensor) -> Operand:
         return ACTIVATIONS[name](writer, x, x)
-
-    return write
-
-
-def _reduction(op_type: str) -> Callable[..., str]:
-    def write(writer: Writer, layer: Any, x: Tensor) -> str:
-        axes = range(x.rank) if layer.axis is None else _listed(layer.axis)
-        return writer.emit(op_type, x, writer.integers(*axes), keepdims=int(layer.keepdims))
 
     return write
 
@@ -78,16 +47,7 @@ def _listed(axis: Any) -> list[int]:
     return [axis] if isinstance(axis, int) else list(axis)
 
 
-OPERATIONS.update({name: _binary(op_type) for name, op_type in _BINARY.items()})
-OPERATIONS.update({name: _unary(op_type) for name, op_type in _UNARY.items()})
 OPERATIONS.update({name: _function(function) for name, function in _FUNCTIONS.items()})
-OPERATIONS.update({name: _reduction(op_type) for name, op_type in _REDUCTIONS.items()})
-
-
-@operation("NotEqual")
-def not_equal(writer: Writer, layer: Any, x1: Any, x2: Any) -> str:
-    """Where two values differ."""
-    return writer.emit("Not", _binary("Equal")(writer, layer, x1, x2))
 
 
 @operation("Square")
@@ -109,11 +69,14 @@ def gelu(writer: Writer, layer: Any, x: Tensor) -> Operand:
 
 
 @operation("Softmax", "LogSoftmax")
-def softmax(writer: Writer, layer: Any, x: Tensor) -> str:
-    """Softmax over one axis."""
-    if not isinstance(layer.axis, int):
-        raise UnsupportedError(f"takes a softmax over axes {layer.axis}; one axis has an ONNX form")
-    return writer.emit(type(layer).__name__, x, axis=layer.axis)
+def softmax(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """Softmax over axes, or its logarithm."""
+    axes, name = listed(layer.axis, x.rank), type(layer).__name__
+    if len(axes) == 1:
+        return writer.emit(name, x, axis=axes[0])
+    value = as_float(writer, x)
+    logs = value - value.reduced("ReduceLogSumExp", axes, keepdims=True)
+    return (logs.node("Exp") if name == "Softmax" else logs).name
 
 
 @operation("Clip")
@@ -185,18 +148,25 @@ def einsum(writer: Writer, layer: Any, *operands: Any) -> str:
 
 
 @operation("Where")
-def where(writer: Writer, layer: Any, condition: Any, x1: Any = None, x2: Any = None) -> str:
+def where(writer: Writer, layer: Any, condition: Any, x1: Any = None, x2: Any = None) -> Operand:
     """One value or the other."""
-    like = _tensor(x1, x2)
-    return writer.emit("Where", operand(writer, condition, None), *(operand(writer, each, like) for each in (x1, x2)))
+    if x1 is None or x2 is None:
+        raise UnsupportedError("asks where a condition holds, as many places as there are; give both values")
+    first, second = common(writer, x1, x2)
+    return first.where(term(writer, condition, "bool"), second).name
 
 
 @operation("Normalize")
-def normalize(writer: Writer, layer: Any, x: Tensor) -> str:
-    """Divided by the Euclidean norm."""
-    if layer.order != 2:
-        raise UnsupportedError(f"normalises by a norm of order {layer.order}; order 2 has an ONNX form")
-    return normalised(writer, x, layer.axis, 1e-7 if layer.epsilon is None else layer.epsilon)
+def normalize(writer: Writer, layer: Any, x: Tensor) -> Operand:
+    """Divided by a norm."""
+    epsilon = 1e-7 if layer.epsilon is None else float(layer.epsilon)
+    if layer.order == 2:
+        return normalised(writer, x, layer.axis, epsilon)
+    value = as_float(writer, x)
+    powers = abs(value) if layer.order == 1 else abs(value).node("Pow", float(layer.order))
+    total = powers.reduced("ReduceSum", listed(layer.axis, x.rank), keepdims=True)
+    norm = total if layer.order == 1 else total.node("Pow", 1 / layer.order)
+    return (value / norm.node("Max", epsilon)).name
 
 
 @operation("GetItem")
@@ -239,20 +209,19 @@ def _sliced(writer: Writer, value: Operand, axis: int, item: slice) -> Operand:
     return writer.slice(value, axis, start, None if item.stop is None else int(item.stop), step)
 
 
-@operation("ZerosLike", "OnesLike")
-def filled_like(writer: Writer, layer: Any, x: Tensor) -> str:
-    """Zeros or ones of the shape of a value."""
-    dtype = getattr(layer, "dtype", None) or x.dtype
-    return writer.emit("Expand", writer.constant(type(layer).__name__ == "OnesLike", dtype), writer.size(x, 0))
+@operation("ZerosLike", "OnesLike", "EmptyLike", "FullLike")
+def filled_like(writer: Writer, layer: Any, x: Any, fill_value: Any = 0) -> Operand:
+    """One number everywhere, in the shape of a value."""
+    like = term(writer, x)
+    number = 1 if type(layer).__name__ == "OnesLike" else fill_value
+    return term(writer, number, str(getattr(layer, "dtype", None) or like.dtype)).expanded(like).name
 
 
-@operation("Any", "All")
-def truth(writer: Writer, layer: Any, x: Tensor) -> str:
-    """Whether any or every entry holds, along axes."""
-    axes = range(x.rank) if layer.axis is None else _listed(layer.axis)
-    op_type = "ReduceMax" if type(layer).__name__ == "Any" else "ReduceMin"
-    found = writer.emit(op_type, writer.recast(x, "int32"), writer.integers(*axes), keepdims=int(layer.keepdims))
-    return writer.recast(found, "bool")
+@operation("Full")
+def full(writer: Writer, layer: Any, fill_value: Any) -> Operand:
+    """One value everywhere, in a given shape."""
+    wide = term(writer, fill_value).node("Expand", writer.integers(*map(int, layer.shape)))
+    return (wide.cast(str(layer.dtype)) if layer.dtype else wide).name
 
 
 @operation("Glu")

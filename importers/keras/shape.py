@@ -78,7 +78,7 @@ def up_sampling(writer: Writer, layer: Any, inputs: Tensor) -> Operand:
     if chosen == "nearest":
         settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     else:
-        settings = {**_mode(layer, chosen), "coordinate_transformation_mode": "half_pixel"}
+        settings = {**interpolation(chosen), "coordinate_transformation_mode": "half_pixel"}
     perm = (0, inputs.rank - 1, *range(1, inputs.rank - 1)), (0, *range(2, inputs.rank), 1)
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     value = writer.transpose(inputs, perm[0]) if last else inputs
@@ -95,13 +95,14 @@ def resizing(writer: Writer, layer: Any, inputs: Tensor) -> Operand:
     value = inputs if inputs.dtype == layer.compute_dtype else value
     first = channels_first(writer, layer, value, inputs.rank)
     sizes = writer.emit("Concat", writer.size(first, 0, 2), writer.integers(layer.height, layer.width), axis=0)
-    settings = {**_mode(layer, layer.interpolation), "coordinate_transformation_mode": "half_pixel"}
+    settings = {**interpolation(layer.interpolation), "coordinate_transformation_mode": "half_pixel"}
     if layer.interpolation == "nearest":
         settings["nearest_mode"] = "round_prefer_ceil"
     return as_keras(writer, layer, writer.emit("Resize", first, None, None, sizes, **settings), inputs.rank)
 
 
-def _mode(layer: Any, interpolation: str) -> dict[str, Any]:
-    if interpolation not in _MODES:
-        raise UnsupportedError(f"interpolation {interpolation!r} has no ONNX form; use one of {', '.join(_MODES)}")
-    return _MODES[interpolation]
+def interpolation(name: str) -> dict[str, Any]:
+    """The attributes of a Resize that interpolates as Keras calls it."""
+    if name not in _MODES:
+        raise UnsupportedError(f"interpolation {name!r} has no ONNX form; use one of {', '.join(_MODES)}")
+    return _MODES[name]

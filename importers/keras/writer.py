@@ -18,6 +18,7 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.importers.onnx import CALLS, SCOPES
 
 OPSET = 23
+_NEWER = {"CumProd": 26}  # operators that a later opset brought
 IR_VERSION = 11
 _COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _MEANT = (("f", "i"), ("i", "f"), ("u", "f"))  # kinds of number: declared, and read
@@ -65,6 +66,7 @@ class Writer:
         self._names: Counter[str] = Counter()
         self._taken: set[str] = set()
         self._scopes: list[str] = []
+        self.opset = OPSET
 
     @property
     def scope(self) -> str:
@@ -109,6 +111,7 @@ class Writer:
 
     def emit_all(self, op_type: str, *operands: Operand | None, results: int, **attributes: Any) -> list[str]:
         """Write a node; returns the names of its results."""
+        self.opset = max(self.opset, _NEWER.get(op_type, 0))
         stem = f"{self.scope}/{op_type}" if self._scopes else op_type
         names = [self._unique(stem) for _ in range(results)]
         node = helper.make_node(op_type, [_name(each) for each in operands], names, names[0], **attributes)
@@ -229,7 +232,7 @@ class Writer:
         graph = helper.make_graph(self.nodes, name, inputs, declared, list(self._initializers.values()))
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", self.opset)],
             ir_version=IR_VERSION,
             producer_name="backtrace-jax",
         )
