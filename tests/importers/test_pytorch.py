@@ -378,7 +378,8 @@ def test_large_weights_lie_in_a_folder_that_goes(monkeypatch, tmp_path):
 
 def test_the_file_says_nothing_of_this_machine():
     proto = read(Plain(), _examples()).proto
-    assert {entry.key for node in proto.graph.node for entry in node.metadata_props} == {"pkg.torch.onnx.name_scopes"}
+    kept = {entry.key for node in proto.graph.node for entry in node.metadata_props}
+    assert kept == {"pkg.torch.onnx.name_scopes", "backtrace_jax.calls"}
     assert b".py" not in proto.SerializeToString()
     assert {"first.weight", "second.bias"} <= {tensor.name for tensor in proto.graph.initializer}
 
