@@ -56,11 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from . import explain
     from .importers import read
+    from .layout import axes_of, inputs_first
 
     _check_writable(arguments)
     model = read(arguments.model)
     file = _read_file(arguments.inputs, model, arguments)
-    _check_example(file.inputs, arguments.example)
+    axes = axes_of(model, arguments.batch_axis)
+    _check_example(inputs_first(file.inputs, [known.name for known in model.inputs], axes), arguments.example)
     baseline = _baseline(arguments, model)
     with _progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", RelevanceWarning)
@@ -106,7 +108,7 @@ def _report(explanation: Any, arguments: argparse.Namespace, feature_names: Sequ
 def _check(arguments: argparse.Namespace) -> int:
     from . import check
 
-    report = check(arguments.model, _example_inputs(arguments), mode=_mode(arguments))
+    report = check(arguments.model, _example_inputs(arguments), mode=_mode(arguments), batch_axis=arguments.batch_axis)
     _say(str(report))
     return 0 if report.ok else 1
 
@@ -114,7 +116,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from . import show
 
-    _say(show(arguments.model, _example_inputs(arguments)))
+    _say(show(arguments.model, _example_inputs(arguments), batch_axis=arguments.batch_axis))
     return 0
 
 
@@ -155,6 +157,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "layers",
         "wrt",
         "chunk",
+        "batch_axis",
         "dtype",
         "precision",
         "prepare",
@@ -306,6 +309,23 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, or several: 0.485,0.456,0.406") from None
 
 
+def _batch_axis(text: str) -> Any:
+    """Read `1` (for all inputs), `none` (no batch) or `h=1,s=none` (by input; the others have it first)."""
+    if "=" not in text:
+        return _axis(text)
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    if not all(name.strip() for name, _, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=AXIS, such as h=1,s=none")
+    return {name.strip(): _axis(axis) for name, _, axis in pairs}
+
+
+def _axis(text: str) -> int | None:
+    try:
+        return None if text.strip().lower() == "none" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an axis (1) nor 'none'; by input: h=1,s=none") from None
+
+
 def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
@@ -346,7 +366,18 @@ def _add_model_command(commands: Any, name: str, command: Any, text: str) -> arg
     added.set_defaults(command=command)
     added.add_argument("model", metavar="MODEL", type=Path, help="ONNX or Keras file")
     added.add_argument("inputs", metavar="INPUTS", type=Path, nargs="?", help="example inputs, for sizes left open")
+    _add_batch_axis(added)
     return added
+
+
+def _add_batch_axis(group: Any) -> None:
+    group.add_argument(
+        "--batch-axis",
+        metavar="AXIS",
+        type=_batch_axis,
+        default=0,
+        help="axis of the batch in the inputs, or none; by input: h=1,s=none, where none is shared by all (0)",
+    )
 
 
 def _add_export(commands: Any) -> None:
@@ -400,6 +431,7 @@ def _add_settings(group: Any) -> None:
     )
     group.add_argument("--layers", metavar="NAME", nargs="+", help="also keep relevance of these values or modules")
     group.add_argument("--wrt", metavar="NAME", nargs="+", help="only these inputs bear relevance")
+    _add_batch_axis(group)
     group.add_argument("--chunk", type=_natural, help="examples per compiled call")
     group.add_argument("--dtype", default="float32", help="float32, or float64 for audits (%(default)s)")
     group.add_argument("--precision", default="highest", help="of contractions (%(default)s)")

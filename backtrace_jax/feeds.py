@@ -111,7 +111,10 @@ def _position(array: np.ndarray, wrong: np.ndarray) -> str:
 
 def _check_shape(array: np.ndarray, declared: InputType) -> None:
     if array.ndim == 0:
-        raise InputError(f"input {declared.name!r} is a single number; the first axis must be the batch")
+        raise InputError(
+            f"input {declared.name!r} is a single number; the first axis must be the batch, or, if all examples share "
+            f"it, pass batch_axis={{{declared.name!r}: None}}"
+        )
     if array.shape[0] == 0:
         raise InputError(f"input {declared.name!r} is an empty batch; pass at least one example")
     if declared.dims is None:
@@ -125,7 +128,7 @@ def _check_shape(array: np.ndarray, declared: InputType) -> None:
 
 
 _MENDING = {  # from a shape with zeros for new axes, and what the user would write
-    "the batch axis is missing: x[None]": lambda n: (None, *range(n)),
+    "the batch axis is missing: x[None], or batch_axis=None for a model without batch": lambda n: (None, *range(n)),
     "batch and channel axes are missing: x[None, None]": lambda n: (None, None, *range(n)),
     "the channel axis is missing: x[:, None]": lambda n: (0, None, *range(1, n)),
     "channels last? x.transpose(0, 3, 1, 2)": lambda n: (0, 3, 1, 2) if n == 4 else (),
@@ -150,7 +153,11 @@ def _hint(shape: Sequence[int], dims: Sequence[int | None]) -> str:
 def _check_batch(feeds: Mapping[str, np.ndarray]) -> None:
     sizes = {name: len(array) for name, array in feeds.items()}
     if len(set(sizes.values())) > 1:
-        raise InputError(f"inputs disagree on the batch size: {sizes}")
+        last = next(reversed(sizes))
+        raise InputError(
+            f"inputs disagree on the batch size: {sizes}; name the axis of each whose batch is not the first, or None "
+            f"for what all examples share: batch_axis={{{last!r}: 1}}, batch_axis={{{last!r}: None}}"
+        )
 
 
 def check_indices(feeds: Mapping[str, np.ndarray], tables: Sequence[tuple[str, int]]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .batch import Leaving
 from .engine.plan import plan_walk
 from .errors import BacktraceError, ModelError, UnsupportedError
 from .feeds import Inputs, read_inputs
-from .importers import Imported, read
+from .importers import Imported, InputType, read
 from .ir import Program
+from .layout import Axes, BatchAxis, axes_of, batch_first, inputs_first, kept, leavings, left, rows_of
 from .passes import simplify
 from .rules import Mode, find_mode
 
@@ -47,6 +49,7 @@ class SupportReport:
     mode: str
     rows: tuple[SupportRow, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -61,7 +64,7 @@ class SupportReport:
         closing = [f"missing: {problem}" for problem in self.problems] or [
             f"every operator has a rule in mode {self.mode!r}"
         ]
-        return "\n".join([f"{self.model}", *_aligned(table), *closing])
+        return "\n".join([f"{self.model}", *_aligned(table), *closing, *(f"note: {note}" for note in self.notes)])
 
 
 def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
@@ -70,19 +73,23 @@ def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") -> SupportReport:
+def check(
+    model: Any, inputs: Inputs = None, *, mode: str | Mode = "default", batch_axis: BatchAxis = 0
+) -> SupportReport:
     """Say for every operator which kind and rule it has, and what is missing; compiles nothing.
 
     Args:
         model: As `explain` takes it.
         inputs: Example inputs; without them dynamic axes are taken as 64.
         mode: The mode to find rules in.
+        batch_axis: Axis of the batch in the inputs, as `explain` takes it.
 
     Raises:
         ModelError: When the model cannot be read.
-        SettingError: When the mode does not exist.
+        SettingError: When the mode, or an axis, does not exist.
     """
-    found, imported = find_mode(mode), read(model, inputs)
+    found, imported = find_mode(mode), read(model, inputs, batch_axis)
+    axes = axes_of(imported, batch_axis)
     problems = imported.unsupported()
     if problems:
         rows = tuple(SupportRow(node, operator, problem=reason) for node, operator, reason in problems)
@@ -90,9 +97,10 @@ def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") ->
             imported.name, found.name, rows, tuple(sorted({f"{row.problem} (node {row.node!r})" for row in rows}))
         )
     try:
-        program = simplify(_lowered(imported, inputs))
+        lowered, notes = _lowered(imported, axes, inputs)
     except UnsupportedError as error:
         return SupportReport(imported.name, found.name, (), (str(error),))
+    program = simplify(lowered)
     output = next((var for var in program.graph.outputs if var.is_float), program.graph.outputs[0])
     try:
         steps = {step.eqn.outvars[0].name: step for step in plan_walk(program.graph, found, output).steps}
@@ -104,24 +112,55 @@ def check(model: Any, inputs: Inputs = None, *, mode: str | Mode = "default") ->
         rows.append(
             SupportRow(eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule_name) if step else ())
         )
-    return SupportReport(imported.name, found.name, tuple(rows), ())
+    return SupportReport(imported.name, found.name, tuple(rows), (), notes)
 
 
-def show(model: Any, inputs: Inputs = None) -> str:
+def show(model: Any, inputs: Inputs = None, *, batch_axis: BatchAxis = 0) -> str:
     """The lowered graph, printed like a jaxpr; without inputs, dynamic axes are taken as 64."""
-    return str(simplify(_lowered(read(model, inputs), inputs)).graph)
+    imported = read(model, inputs, batch_axis)
+    lowered, _ = _lowered(imported, axes_of(imported, batch_axis), inputs)
+    return str(simplify(lowered).graph)
 
 
-def _lowered(model: Imported, inputs: Inputs) -> Program:
+def _lowered(model: Imported, axes: Axes, inputs: Inputs) -> tuple[Program, tuple[str, ...]]:
+    """The graph that `explain` would explain, and what is to be known about it."""
+    model = kept(model)
+    first = batch_first(model, axes)
+    rows = rows_of(first.inputs)
     if inputs is not None:
-        feeds = read_inputs(model.arrays(inputs), model.inputs)
-        return model.lower({name: (1, *array.shape[1:]) for name, array in feeds.items()})
-    shapes = {}
-    for known in model.inputs:
-        if known.dims is None:
-            raise ModelError(f"input {known} declares no rank; pass inputs= so that shapes are known")
-        shapes[known.name] = tuple(size or NOMINAL for size in (1, *known.dims[1:]))
+        given = inputs_first(model.arrays(inputs), [entry.name for entry in first.inputs], axes)
+        feeds = read_inputs(given, first.inputs)
+        shapes = {name: array.shape[1:] for name, array in feeds.items()}
+        return _laid_out(model, axes, shapes, rows, leavings(model, axes, shapes, len(next(iter(feeds.values()))))), ()
+    shapes = {entry.name: _nominal(entry) for entry in first.inputs}
     try:
-        return model.lower(shapes)
+        leaving, notes = _followed(model, axes, shapes, max(rows, 2))
+        return _laid_out(model, axes, shapes, rows, leaving), notes
     except ModelError as error:
         raise ModelError(f"{error}. Dynamic axes were taken as {NOMINAL}; pass inputs= to use real sizes") from error
+
+
+def _nominal(entry: InputType) -> tuple[int, ...]:
+    if entry.dims is None:
+        raise ModelError(f"input {entry} declares no rank; pass inputs= so that shapes are known")
+    return tuple(size or NOMINAL for size in entry.dims[1:])
+
+
+def _followed(
+    model: Imported, axes: Axes, shapes: Mapping[str, tuple[int, ...]], count: int
+) -> tuple[tuple[Leaving, ...] | None, tuple[str, ...]]:
+    """Where outputs hold the examples; where they cannot be told apart, that only one of them can be explained."""
+    try:
+        return leavings(model, axes, shapes, count), ()
+    except UnsupportedError as error:
+        return leavings(model, axes, shapes, 1), (f"one example at a time: {error}",)
+
+
+def _laid_out(
+    model: Imported,
+    axes: Axes,
+    shapes: Mapping[str, tuple[int, ...]],
+    rows: int,
+    leaving: tuple[Leaving, ...] | None,
+) -> Program:
+    return left(batch_first(model, axes).lower({name: (rows, *shape) for name, shape in shapes.items()}), leaving, rows)

@@ -99,13 +99,14 @@ class Imported:
         return inputs if self.feed is None else self.feed(inputs)
 
 
-def read(model: Any, example: Any = None) -> Imported:
+def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
     """Read a model.
 
     Args:
         model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, a Keras model or the path of its file, or an
             Imported.
         example: Inputs that a PyTorch module is traced with.
+        batch_axis: Axis of the batch in a module's inputs, or one by input name; None where there is none.
 
     Raises:
         ModelError: When it cannot be read.
