@@ -94,7 +94,7 @@ class Explainer:
             prove,
         )
         self.device = jax.devices()[0]
-        self._imported = read(model, example)
+        self._imported = read(model, example, self.settings.axes)
         self._inputs_of(self._imported)
         self._proven: _Known | None = None
         self._deciding: dict[str, frozenset[str]] = {}  # by the model's hash, names of inputs it is specialised to
@@ -374,7 +374,7 @@ def explain(
         prepare,
         prove,
     )
-    imported = read(model, inputs)
+    imported = read(model, inputs, settings.axes)
     explainer = _kept_explainer(_Known.of(imported), settings)
     asked = _Asked(target, against, position, start, baseline, conditions, progress)
     _, found = explainer._explain_proven(imported, inputs, asked)

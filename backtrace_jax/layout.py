@@ -35,24 +35,39 @@ def axes_of(model: Imported, batch_axis: BatchAxis) -> dict[str, int | None]:
     Raises:
         SettingError: When an axis, or an input, does not exist.
     """
-    axes = {entry.name: _axis(entry, batch_axis) for entry in model.inputs}
-    if isinstance(batch_axis, Mapping) and batch_axis.keys() - axes.keys():
-        unknown = ", ".join(sorted(map(str, batch_axis.keys() - axes.keys())))
-        raise SettingError(f"batch_axis: no input is called {unknown}; there are: {', '.join(axes)}")
-    return axes
+    return _axes(
+        {entry.name: (str(entry), None if entry.dims is None else len(entry.dims)) for entry in model.inputs},
+        batch_axis,
+    )
 
 
-def _axis(entry: InputType, batch_axis: BatchAxis) -> int | None:
-    axis = batch_axis.get(entry.name, 0) if isinstance(batch_axis, Mapping) else batch_axis
-    if axis is None:
-        return None
-    rank = None if entry.dims is None else len(entry.dims)
-    if rank == 0 and axis == 0:
-        return 0  # left for the check of the inputs, which has more to say
+def axes_in(shapes: Mapping[str, Shape], batch_axis: BatchAxis) -> dict[str, int | None]:
+    """The axis of the batch in inputs of these shapes.
+
+    Raises:
+        SettingError: When an axis, or an input, does not exist.
+    """
+    return _axes({name: (f"{name} {list(shape)}", len(shape)) for name, shape in shapes.items()}, batch_axis)
+
+
+def _axes(inputs: Mapping[str, tuple[str, int | None]], batch_axis: BatchAxis) -> dict[str, int | None]:
+    """The axis of the batch in inputs that are described and of a rank, which may not be declared."""
+    if isinstance(batch_axis, Mapping) and batch_axis.keys() - inputs.keys():
+        unknown = ", ".join(sorted(map(str, batch_axis.keys() - inputs.keys())))
+        raise SettingError(f"batch_axis: no input is called {unknown}; there are: {', '.join(inputs)}")
+    chosen = {name: batch_axis.get(name, 0) if isinstance(batch_axis, Mapping) else batch_axis for name in inputs}
+    return {name: _axis(chosen[name], *inputs[name]) for name in inputs}
+
+
+def _axis(axis: Any, described: str, rank: int | None) -> int | None:
+    if axis is None or (rank == 0 and axis == 0):  # a number without axes: the check of the inputs has more to say
+        return axis
     if not isinstance(axis, int) or isinstance(axis, bool) or (rank is not None and not -rank <= axis < rank):
-        raise SettingError(f"batch_axis={axis!r} is no axis of input {entry}; None stands for an input without batch")
+        raise SettingError(
+            f"batch_axis={axis!r} is no axis of input {described}; None stands for an input without batch"
+        )
     if rank is None and axis < 0:
-        raise SettingError(f"batch_axis={axis!r}: input {entry} declares no rank; count from the front")
+        raise SettingError(f"batch_axis={axis!r}: input {described} declares no rank; count from the front")
     return axis % rank if rank else axis
 
 
@@ -82,12 +97,13 @@ def inputs_first(inputs: Any, names: Sequence[str], axes: Axes) -> Any:
         given = {names[0]: inputs}
     if isinstance(inputs, tuple) and len(inputs) != len(names):
         return inputs
-    first = {name: _moved_first(name, value, axes.get(name, 0)) for name, value in given.items()}
+    first = {name: moved_first(name, value, axes.get(name, 0)) for name, value in given.items()}
     count = next((len(array) for name, array in first.items() if axes.get(name, 0) is not None and array.ndim), 1)
     return {name: array if axes.get(name, 0) is not None else _repeated(array, count) for name, array in first.items()}
 
 
-def _moved_first(name: str, value: Any, axis: int | None) -> np.ndarray:
+def moved_first(name: str, value: Any, axis: int | None) -> np.ndarray:
+    """An array with its batch in front; one without a batch is a batch of one."""
     array = np.asarray(value)
     if axis is None:
         return array[None]

@@ -120,7 +120,7 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
     from .strangers import refuse_strangers
 
     if pytorch.is_module(model):
-        return pytorch.read(model, example)
+        return pytorch.read(model, example, batch_axis)
     if keras.is_model(model) or (isinstance(model, str | Path) and Path(model).suffix in keras.SUFFIXES):
         return keras.read(model, example)
     refuse_strangers(model)

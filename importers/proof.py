@@ -8,14 +8,14 @@ batch of another size; and the outputs of every call are compared with the sourc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from backtrace_jax.engine.compile import compile_forward
 from backtrace_jax.errors import ImportMismatchError
-from backtrace_jax.layout import rows_of
+from backtrace_jax.layout import Axes, batch_first, kept, leavings, left, rows_of
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.passes import simplify
 
@@ -31,7 +31,7 @@ _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another e
 _FILL = 1e30  # from here on an entry is no quantity: logits left out are filled with the lowest float
 
 
-def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES) -> None:
+def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES, axes: Axes | None = None) -> None:
     """Compare an imported model with its source, on the first examples given and on perturbed ones.
 
     Args:
@@ -39,18 +39,22 @@ def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES)
         run: The source.
         feeds: Inputs by name, batch first.
         examples: How many are compared at most.
+        axes: The axis of the batch in each of the import's inputs, where it is not the first.
 
     Raises:
         ImportMismatchError: When they disagree, with both values.
     """
-    rows = rows_of(imported.inputs)
+    axes = axes or dict.fromkeys(feeds, 0)
+    declared = batch_first(imported, axes).inputs
+    rows = rows_of(declared)
     count = rows if rows > 1 else min(examples, len(next(iter(feeds.values()))))
     given = resized(feeds, count)
-    fixed = any(entry.dims and entry.dims[0] is not None for entry in imported.inputs)
-    _agree(imported, run, (given, perturbed(given, count if fixed else count + 1)))
+    fixed = any(entry.dims and entry.dims[0] is not None for entry in declared if axes[entry.name] is not None)
+    single = fixed or all(axis is None for axis in axes.values())
+    _agree(imported, run, (given, perturbed(given, count if single else count + 1)), axes)
 
 
-def prove_alone(imported: Imported, run: Run, feeds: Arrays) -> None:
+def prove_alone(imported: Imported, run: Run, feeds: Arrays, axes: Axes | None = None) -> None:
     """Compare an import that is good for these inputs only: on all of them, and on others next to them.
 
     Next to an input a module goes the same way, but what a trace took for a constant has another value already.
@@ -58,14 +62,21 @@ def prove_alone(imported: Imported, run: Run, feeds: Arrays) -> None:
     Raises:
         ImportMismatchError: When they disagree, with both values.
     """
-    _agree(imported, run, (feeds, perturbed(feeds, len(next(iter(feeds.values()))), _NEAR)))
+    trials = (feeds, perturbed(feeds, len(next(iter(feeds.values()))), _NEAR))
+    _agree(imported, run, trials, axes or dict.fromkeys(feeds, 0))
 
 
-def _agree(imported: Imported, run: Run, trials: Iterable[Arrays]) -> None:
+def _agree(imported: Imported, run: Run, trials: Iterable[Arrays], axes: Axes) -> None:
     forward = None
-    for arrays in trials:
-        forward = forward or _forward(imported, arrays, rows_of(imported.inputs))
+    for trial in trials:
+        arrays = {name: array if axes[name] is not None else _shared(array) for name, array in trial.items()}
+        forward = forward or _forward(imported, arrays, axes)
         compare(imported, forward(arrays), run(arrays), arrays)
+
+
+def _shared(array: np.ndarray) -> np.ndarray:
+    """What all examples share, for each of them."""
+    return np.repeat(array[:1], len(array), 0)
 
 
 def perturbed(feeds: Arrays, count: int, noise: float = _APART) -> dict[str, np.ndarray]:
@@ -92,9 +103,13 @@ def resized(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
     return {name: array[np.arange(count) % len(array)] for name, array in feeds.items()}
 
 
-def _forward(imported: Imported, feeds: Arrays, rows: int) -> Run:
-    """The lowered model, run by run of its graph."""
-    program = simplify(imported.lower({name: (rows, *array.shape[1:]) for name, array in feeds.items()}))
+def _forward(imported: Imported, feeds: Arrays, axes: Axes) -> Run:
+    """The lowered model, run by run of its graph, batch first."""
+    imported = kept(imported)
+    first, count = batch_first(imported, axes), len(next(iter(feeds.values())))
+    rows, shapes = rows_of(first.inputs), {name: array.shape[1:] for name, array in feeds.items()}
+    leaving = leavings(imported, axes, shapes, max(rows, 2 if count > 1 else 1))
+    program = simplify(left(first.lower({name: (rows, *shape) for name, shape in shapes.items()}), leaving, rows))
     graph = program.graph
     types = {var.name: var.dtype for var in graph.inputs}
     function = compile_forward(
@@ -108,10 +123,16 @@ def _forward(imported: Imported, feeds: Arrays, rows: int) -> Run:
                 function(program.weights, {name: arrays[name][i : i + rows].astype(types[name]) for name in types})
                 for i in range(0, count, rows)
             ]
-        results = [np.concatenate([np.asarray(each) for each in found]) for found in zip(*parts, strict=True)]
+        results = [np.concatenate([_stacked(each, rows) for each in found]) for found in zip(*parts, strict=True)]
         return dict(zip(graph.output_names, results, strict=True))
 
     return run
+
+
+def _stacked(found: Any, rows: int) -> np.ndarray:
+    """An output of one run of the graph; one without a batch belongs to each of its examples."""
+    array = np.asarray(found)
+    return array if array.shape[:1] == (rows,) else np.repeat(array[None], rows, 0)
 
 
 def compare(imported: Imported, found: Arrays, expected: Arrays, feeds: Arrays) -> None:

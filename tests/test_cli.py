@@ -19,6 +19,8 @@ from PIL import Image
 from backtrace_jax import MODES, Explanation, cli, demo, explain, mode
 from tests import handmade
 
+CASES = Path(__file__).parent / "cases"
+
 DIGITS = demo.sample("digits")
 TUMOURS = demo.sample("breast_cancer")
 
@@ -412,6 +414,8 @@ def test_unknown_picture_formats_are_refused_before_the_work(run, digits, tmp_pa
         ["explain", "m", "x", "--position", ","],
         ["explain", "m", "x", "--option", "gamma"],
         ["check", "m", "--option", "=1"],
+        ["check", "m", "--batch-axis", "first"],
+        ["show", "m", "--batch-axis", "=1"],
         ["check"],
     ],
 )
@@ -479,3 +483,44 @@ def test_an_interruption_ends_quietly(run, digits, monkeypatch):
 
     monkeypatch.setattr("backtrace_jax.explain", interrupt)
     assert run("explain", DIGITS.model, digits) == (130, "", "interrupted\n")
+
+
+@pytest.fixture(scope="module")
+def mixing(tmp_path_factory):
+    """A folder with rows, and with rows beside what they share."""
+    folder = tmp_path_factory.mktemp("batch")
+    np.save(folder / "x.npy", np.arange(12, dtype=np.float32).reshape(3, 4) % 5)
+    np.savez(folder / "shared.npz", x=np.ones((3, 4), np.float32), s=np.float32(2))
+    return folder
+
+
+def test_rows_that_are_compared_with_each_other(run, mixing):
+    model, x = CASES / "minus_mean_of_rows.onnx", mixing / "x.npy"
+    assert_one_error(run("explain", model, x), "node 'm' (ai.onnx.ReduceMean) mixes", "batch_axis=None")
+    assert_one_error(run("show", model, x), "node 'm'")
+    code, out, _ = run("check", model, x)
+    assert (code, "missing: node 'm' (ai.onnx.ReduceMean) mixes" in out) == (1, True)
+    code, out, _ = run("check", model)
+    assert (code, "note: one example at a time: node 'm'" in out) == (0, True)
+    for command in ("check", "show"):
+        code, out, _ = run(command, model, x, "--batch-axis", "none")
+        assert (code, "mixes" in out) == (0, False)
+    assert run("explain", model, x, "--batch-axis", "none", "--target", "(0, 1)")[0] == 0
+
+
+def test_an_input_that_all_examples_share(run, mixing):
+    model, inputs = CASES / "shared_scalar.onnx", mixing / "shared.npz"
+    assert_one_error(run("explain", model, inputs), "'s' is a single number", "batch_axis={'s': None}")
+    assert run("check", model, inputs, "--batch-axis", "s=none")[0] == 0
+    assert run("explain", model, inputs, "--batch-axis", "s=none", "--example", "2")[0] == 0
+
+
+def test_states_whose_batch_is_another_axis(run, tmp_path):
+    model = CASES / "squeeze_all_state.onnx"
+    np.savez(tmp_path / "in.npz", x=np.ones((3, 1, 5, 4), np.float32), h=np.ones((2, 3, 3), np.float32))
+    assert_one_error(
+        run("explain", model, tmp_path / "in.npz"), "batch size", "'x': 3", "'h': 2", "batch_axis={'h': 1}"
+    )
+    assert run("check", model, tmp_path / "in.npz", "--batch-axis", "h=1")[0] == 0
+    code, out, _ = run("show", model, tmp_path / "in.npz", "--batch-axis", "h=1")
+    assert (code, "[1,2,3]" in out.replace(" ", "")) == (0, True)

@@ -21,16 +21,17 @@ def is_module(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def read(module: Any, example: Any) -> Imported:
+def read(module: Any, example: Any, batch_axis: Any = 0) -> Imported:
     """Import a torch module, in evaluation mode.
 
     A second call with the same module, unchanged, and inputs of the same shapes exports nothing.
 
     Args:
         module: A `torch.nn.Module`; it is left exactly as it is.
-        example: Inputs as the module's user passes them, batch first: a tensor or array, a tuple of positional
-            arguments, or a mapping of keyword arguments (None entries are left out). Everything in them that is no
-            tensor or array is a constant of the import.
+        example: Inputs as the module's user passes them: a tensor or array, a tuple of positional arguments, or a
+            mapping of keyword arguments (None entries are left out). Everything in them that is no tensor or array is a
+            constant of the import.
+        batch_axis: Axis of the batch in the inputs, or one by input name; None where there is none.
 
     Returns:
         The import; its inputs are named after the parameters of `forward`, its outputs after the fields returned.
@@ -43,4 +44,4 @@ def read(module: Any, example: Any) -> Imported:
     """
     from .reading import read_module
 
-    return read_module(module, example)
+    return read_module(module, example, batch_axis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,7 +49,7 @@ def run(
         InputError: When it cannot be called so.
     """
     device = device_of(module)
-    args, kwargs = call.filled({name: as_tensor(feeds[name], device) for name in call.names})
+    args, kwargs = call.filled({name: as_tensor(call.own(name, feeds[name]), device) for name in call.names})
     try:
         with torch.no_grad(), watched:
             result = module(*args, **kwargs)
@@ -112,8 +112,9 @@ def _hint(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) 
 
 
 def _takes(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> bool:
-    args, kwargs = call.filled({name: as_tensor(feeds[name], device_of(module)) for name in call.names})
     try:
+        own = {name: as_tensor(call.own(name, feeds[name]), device_of(module)) for name in call.names}
+        args, kwargs = call.filled(own)
         with torch.no_grad():
             module(*args, **kwargs)
     except Exception:  # the module's own, whatever it is: the answer is no
@@ -121,8 +122,10 @@ def _takes(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray])
     return True
 
 
-def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Names of the answers that have the batch as their first axis.
+def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> dict[str, int | None]:
+    """The answers that have a batch, and the axis that it is; None where the inputs have none.
+
+    Where some answers have it in front, the others (last states, say) are left out.
 
     Raises:
         UnsupportedError: When there are none, or when two runs give different ones.
@@ -137,24 +140,33 @@ def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.
             f"output {changed[0]!r} of {type(module).__name__} differs between two runs on the same inputs: its "
             "forward draws random numbers or keeps a state even in evaluation mode; make it a function of its inputs"
         )
-    rows = len(next(iter(feeds.values())))
-    found = tuple(name for name, array in once.items() if array.ndim and len(array) == rows)
-    found = _growing(module, call, feeds, found)
+    if set(call.axes) == {None}:
+        return dict.fromkeys(once)
+    found = _growing(module, call, feeds, once)
     if not found:
-        raise UnsupportedError(f"{type(module).__name__} returns no tensor whose first axis is the batch")
-    return found
+        raise UnsupportedError(
+            f"{type(module).__name__} returns no tensor with an axis for the batch; batch_axis= says where the inputs "
+            "have it (None: no batch)"
+        )
+    leading = {name: axis for name, axis in found.items() if axis == 0}
+    return leading or found
 
 
 def _growing(
-    module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray], names: Sequence[str]
-) -> tuple[str, ...]:
-    """Those answers whose first axis grows with the batch; all of them where the module takes this batch only."""
-    count = len(next(iter(feeds.values()))) + 1
+    module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray], once: Mapping[str, np.ndarray]
+) -> dict[str, int | None]:
+    """The axis of each answer that grows with the batch; the first one where the module takes this batch only."""
+    rows = len(next(iter(feeds.values())))
     try:
-        larger = run(module, call, resized(feeds, count))
+        larger = run(module, call, resized(feeds, rows + 1))
     except InputError:
-        return tuple(names)
-    return tuple(name for name in names if name in larger and len(larger[name]) == count)
+        return {name: 0 for name, array in once.items() if array.shape[:1] == (rows,)}
+    sizes = {
+        name: list(zip(array.shape, larger[name].shape, strict=False))
+        for name, array in once.items()
+        if name in larger and array.ndim == larger[name].ndim
+    }
+    return {name: each.index((rows, rows + 1)) for name, each in sizes.items() if (rows, rows + 1) in each}
 
 
 def reads_values(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> bool:

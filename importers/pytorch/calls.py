@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from backtrace_jax.errors import InputError
+from backtrace_jax.layout import BatchAxis, axes_in, inputs_first
 
 from .trees import arrays_of, is_array, join, mapped
 
@@ -39,12 +40,27 @@ class Call:
         positional: Names of the parameters of `forward` that can be passed by position.
         arguments: Positional and keyword arguments, a `Slot` in the place of each array.
         floating: Type of the module's own floats, which NumPy arrays are converted to.
+        axes: The axis of the batch in each array; None where it has none.
     """
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
     arguments: Arguments
     floating: torch.dtype
+    axes: tuple[int | None, ...]
+
+    def axis(self, name: str) -> int | None:
+        """The axis of the batch in the array of this name."""
+        return self.axes[self.names.index(name)]
+
+    def own(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An array with its batch in front as the module takes it."""
+        axis = self.axis(name)
+        return array[0] if axis is None else np.moveaxis(array, 0, axis)
+
+    def first(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Arrays by name with their batch in front, from what the module's user passes."""
+        return inputs_first(self.arrays(inputs), self.names, dict(zip(self.names, self.axes, strict=True)))
 
     def filled(self, tensors: Mapping[str, torch.Tensor]) -> Arguments:
         """The arguments with tensors in their places."""
@@ -73,11 +89,12 @@ class Call:
         return {name: as_numpy(value, self.floating) for name, value in named.items()}
 
 
-def read_call(module: torch.nn.Module, inputs: Any) -> Call:
+def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -> Call:
     """How these inputs call the module.
 
     Raises:
         InputError: When there is no array among them, or one without a batch axis.
+        SettingError: When the axis of the batch, or the input it is said of, does not exist.
     """
     args, kwargs = _arguments(inputs)
     positional = _parameters(module)
@@ -87,10 +104,16 @@ def read_call(module: torch.nn.Module, inputs: Any) -> Call:
     _check_numbers(named)
     if not named:
         raise InputError("the module is imported for its inputs; pass tensors or arrays, batch first")
-    for name, value in named.items():
-        if value.ndim == 0 or len(value) == 0:
-            raise InputError(f"input {name!r} of shape {list(value.shape)} has no batch; its first axis must be one")
-    return Call(tuple(named), positional, _without_arrays(args, kwargs, positional), _floating(module))
+    shapes = {name: tuple(value.shape) for name, value in named.items()}
+    axes = axes_in(shapes, batch_axis)
+    for name, axis in axes.items():
+        if axis is not None and (not shapes[name] or shapes[name][axis] == 0):
+            raise InputError(
+                f"input {name!r} of shape {list(shapes[name])} has no batch; its first axis must be one, or "
+                "batch_axis= says otherwise (None: no batch)"
+            )
+    arguments = _without_arrays(args, kwargs, positional)
+    return Call(tuple(named), positional, arguments, _floating(module), tuple(axes.values()))
 
 
 def as_numpy(value: Any, floating: torch.dtype) -> np.ndarray:

@@ -32,6 +32,8 @@ from .calls import Call, as_tensor, device_of
 from .names import PREFIX, Calls, rename
 from .substitutions import exportable
 
+_Axes = Mapping[str, int | None]
+
 TRACED = 3
 """Examples that a dynamic batch is traced with: one would be taken for a constant."""
 
@@ -107,15 +109,16 @@ class Adapter(torch.nn.Module):
         return tuple(found[name] for name in self._outputs)
 
 
-def attempts(module: torch.nn.Module, rows: int, *, frozen: bool) -> list[Attempt]:
+def attempts(module: torch.nn.Module, rows: int, *, frozen: bool, batched: bool = True) -> list[Attempt]:
     """Ways to export a module, in the order in which they are tried: any batch, single examples, this batch.
 
     Args:
         module: The module.
         rows: Size of the batch.
         frozen: Whether a trace freezes what the module decides by values: then it is for the inputs it is made with.
+        batched: Whether the inputs have a batch at all.
     """
-    sizes = (None, 1) if rows == 1 else (None, 1, rows)
+    sizes = (1,) if not batched else (None, 1) if rows == 1 else (None, 1, rows)
     newer = [Attempt("dynamo", _opset(module), size) for size in sizes]
     if frozen:
         return [
@@ -137,46 +140,55 @@ def _unrolls(module: torch.nn.Module) -> bool:
 
 
 def export(
-    module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray], outputs: Sequence[str], attempt: Attempt
+    module: torch.nn.Module,
+    call: Call,
+    feeds: Mapping[str, np.ndarray],
+    outputs: Mapping[str, int | None],
+    attempt: Attempt,
 ) -> Export:
-    """Export a module in one way; its outputs are those of these names.
+    """Export a module in one way; its outputs are those of these names, with the batch along these axes.
 
     Raises:
         UnsupportedError: When the file is not of the opset asked for.
         Exception: Whatever the exporter raises.
     """
     examples = feeds if attempt.alone else resized(feeds, attempt.rows or TRACED)
-    tensors = tuple(as_tensor(examples[name], device_of(module)) for name in call.names)
+    own = {name: call.own(name, examples[name]) for name in call.names}
+    tensors = tuple(as_tensor(array, device_of(module)) for array in own.values())
     with _quiet(), torch.no_grad(), exportable(module):
         modules = {name for name, _ in module.named_modules()}
-        adapter = Adapter(module, call, outputs)
-        found = _EXPORTERS[attempt.exporter](adapter, tensors, call.names, outputs, attempt)
+        adapter = Adapter(module, call, tuple(outputs))
+        axes = dict(zip(call.names, call.axes, strict=True))
+        found = _EXPORTERS[attempt.exporter](adapter, tensors, axes, outputs, attempt)
     versions = [entry.version for entry in found.proto.opset_import if entry.domain in ("", "ai.onnx")]
     if versions != [attempt.opset]:
         raise UnsupportedError(f"opset {attempt.opset} was asked for, the file has {versions}")
     rename(found.proto, modules, found.calls)
-    _declare(found.proto, {name: examples[name] for name in call.names}, attempt)
+    _declare(found.proto, call, own, attempt)
     found.proto.graph.name = type(module).__name__
     if found.folder is not None:
         found.folder.model.write_bytes(found.proto.SerializeToString())
     return found
 
 
-def _declare(proto: onnx.ModelProto, examples: Mapping[str, np.ndarray], attempt: Attempt) -> None:
+def _declare(proto: onnx.ModelProto, call: Call, examples: Mapping[str, np.ndarray], attempt: Attempt) -> None:
     """Declare the inputs that an exporter dropped because nothing depends on them; they are passed all the same."""
     known = {value.name: value for value in proto.graph.input}
     for name, array in examples.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        shape = (attempt.rows or "batch", *array.shape[1:])
+        shape = tuple(
+            (attempt.rows or "batch") if axis == call.axis(name) else size for axis, size in enumerate(array.shape)
+        )
         known.setdefault(name, onnx.helper.make_tensor_value_info(name, kind, shape))
     del proto.graph.input[:]
     proto.graph.input.extend(known[name] for name in examples)
 
 
 def _dynamo(
-    adapter: Adapter, tensors: Sequence[torch.Tensor], inputs: Sequence[str], outputs: Sequence[str], attempt: Attempt
+    adapter: Adapter, tensors: Sequence[torch.Tensor], inputs: _Axes, outputs: _Axes, attempt: Attempt
 ) -> Export:
     batch = torch.export.Dim("batch")
+    dynamic = tuple({} if axis is None else {axis: batch} for axis in inputs.values())
     program = torch.onnx.export(
         adapter,
         tuple(tensors),
@@ -184,7 +196,7 @@ def _dynamo(
         opset_version=attempt.opset,
         input_names=list(inputs),
         output_names=list(outputs),
-        dynamic_shapes=None if attempt.rows else (tuple({0: batch} for _ in tensors),),
+        dynamic_shapes=None if attempt.rows else (dynamic,),
         external_data=False,
         verbose=False,
     )
@@ -209,9 +221,10 @@ def _numbered(key: str, path: str) -> str:
 
 
 def _torchscript(
-    adapter: Adapter, tensors: Sequence[torch.Tensor], inputs: Sequence[str], outputs: Sequence[str], attempt: Attempt
+    adapter: Adapter, tensors: Sequence[torch.Tensor], inputs: _Axes, outputs: _Axes, attempt: Attempt
 ) -> Export:
     folder = Folder()
+    dynamic = {name: {axis: "batch"} for name, axis in (*inputs.items(), *outputs.items()) if axis is not None}
     torch.onnx.export(
         adapter,
         tuple(tensors),
@@ -220,7 +233,7 @@ def _torchscript(
         opset_version=attempt.opset,
         input_names=list(inputs),
         output_names=list(outputs),
-        dynamic_axes=None if attempt.rows else {name: {0: "batch"} for name in (*inputs, *outputs)},
+        dynamic_axes=None if attempt.rows else dynamic,
     )
     if len(list(folder.path.iterdir())) > 1:  # weights too large for one file
         return Export(onnx.load(folder.model, load_external_data=False), folder)

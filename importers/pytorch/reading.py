@@ -24,6 +24,7 @@ from backtrace_jax.errors import (
     UnsupportedError,
 )
 from backtrace_jax.importers import Imported, Source, onnx, proof
+from backtrace_jax.layout import BatchAxis, moved_first
 
 from .answers import batched_answers, reads_values, run
 from .calls import Call, read_call
@@ -49,11 +50,13 @@ class _Form:
         state: Hash of the module.
         call: The arguments without their arrays.
         types: Name, shape of a single example and type of every array.
+        axes: The axis of the batch in every array.
     """
 
     state: str
     call: str
     types: tuple[tuple[str, tuple[int, ...], str], ...]
+    axes: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ class _Kept:
     """An import and, where it is good for those inputs alone, the hash of the inputs it was made with."""
 
     imported: Imported
-    outputs: tuple[str, ...]
+    outputs: dict[str, int | None]
     inputs: str
 
-    def takes(self, feeds: Feeds) -> bool:
+    def takes(self, call: Call, feeds: Feeds) -> bool:
         """Whether it may be used for these inputs: a batch that the file fixes is one of the module's own."""
         rows = len(next(iter(feeds.values())))
-        fits = all(entry.dims is None or entry.dims[0] in (None, 1, rows) for entry in self.imported.inputs)
+        pairs = ((entry.dims, call.axis(entry.name)) for entry in self.imported.inputs)
+        fits = all(dims is None or axis is None or dims[axis] in (None, 1, rows) for dims, axis in pairs)
         return fits and (not self.imported.alone or self.inputs == _hash(feeds))
 
 
@@ -77,10 +81,11 @@ class _Source(Source):
 
     module: torch.nn.Module
     call: Call
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, int | None]
 
     def read(self, inputs: Any, *, anew: bool = False) -> Imported:
-        return read_module(self.module, inputs, anew=anew)
+        axes = dict(zip(self.call.names, self.call.axes, strict=True))
+        return read_module(self.module, inputs, axes, anew=anew)
 
     def answer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         with evaluating(self.module):
@@ -89,26 +94,25 @@ class _Source(Source):
             raise ImportMismatchError(
                 f"{type(self.module).__name__} returns no {missing[0]!r} on these inputs, but {', '.join(found)}"
             )
-        return {name: found[name] for name in self.outputs}
+        return {name: moved_first(name, found[name], axis) for name, axis in self.outputs.items()}
 
 
 _KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, _Kept]] = WeakKeyDictionary()
 
 
-def read_module(module: torch.nn.Module, example: Any, *, anew: bool = False) -> Imported:
+def read_module(module: torch.nn.Module, example: Any, batch_axis: BatchAxis = 0, *, anew: bool = False) -> Imported:
     """Import a module for inputs like these, or find the import of it that there is; `read` says more."""
     if example is None:
         raise InputError("a PyTorch module is exported for its inputs; pass example= to Explainer, or inputs")
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingDependencyError("torch exports through onnxscript: pip install 'backtrace-jax[torch]'")
     _check_loaded(module)
-    call = read_call(module, example)
-    feeds = call.arrays(example)
-    form = _Form(
-        state_of(module), repr(call.arguments), tuple((n, a.shape[1:], str(a.dtype)) for n, a in feeds.items())
-    )
+    call = read_call(module, example, batch_axis)
+    feeds = call.first(example)
+    types = tuple((name, array.shape[1:], str(array.dtype)) for name, array in feeds.items())
+    form = _Form(state_of(module), repr(call.arguments), types, call.axes)
     kept = {known: found for known, found in _KEPT.get(module, {}).items() if known.state == form.state}
-    if anew or form not in kept or not kept[form].takes(feeds):
+    if anew or form not in kept or not kept[form].takes(call, feeds):
         rows = len(next(iter(feeds.values())))
         traced = form in kept and kept[form].imported.alone
         kept[form] = _import(module, call, feeds, rows if anew else proof.EXAMPLES, traced=traced)
@@ -143,12 +147,13 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
         outputs = batched_answers(module, call, feeds)
         frozen = traced or reads_values(module, call, feeds)
     failures: dict[Attempt, BaseException] = {}
-    ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen)
+    batched = set(call.axes) != {None}
+    ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen, batched=batched)
     for attempt in [way for way in ways if way.alone or not traced]:
         try:
             exported = export(module, call, feeds, outputs, attempt)
             imported = _imported(module, call, exported, attempt, failures)
-            _prove(imported, _Source(module, call, outputs).answer, feeds, attempt, examples)
+            _prove(imported, _Source(module, call, outputs), feeds, attempt, examples)
         except Exception as error:  # exporters raise anything; what was raised is recorded, or raised in the end
             failures[attempt] = error
         else:
@@ -164,12 +169,13 @@ def _with_a_gap(array: np.ndarray) -> np.ndarray:
     return np.concatenate([array[..., :-1], np.zeros_like(array[..., -1:])], axis=-1) if masks else array
 
 
-def _prove(imported: Imported, source: proof.Run, feeds: Feeds, attempt: Attempt, examples: int) -> None:
+def _prove(imported: Imported, source: _Source, feeds: Feeds, attempt: Attempt, examples: int) -> None:
+    axes = dict(zip(source.call.names, source.call.axes, strict=True))
     if attempt.alone:
-        proof.prove_alone(imported, source, feeds)
+        proof.prove_alone(imported, source.answer, feeds, axes)
         return
     for trial in _trials(feeds, attempt):
-        proof.prove(imported, source, trial, examples)
+        proof.prove(imported, source.answer, trial, examples, axes)
 
 
 def _imported(
