@@ -27,11 +27,13 @@ class Bounds:
         step: What the number of the example is multiplied by and added.
         low: The least that they can be for the first example.
         high: The most.
+        void: Where some may instead name nothing at all (a place past the end, or -1): whatever says which, by name.
     """
 
     step: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    void: str = ""
 
     @property
     def counts(self) -> bool:
@@ -40,7 +42,11 @@ class Bounds:
 
     def each(self, function: Callable[[np.ndarray], np.ndarray]) -> Bounds:
         """The same after a move of the entries."""
-        return Bounds(function(self.step), function(self.low), function(self.high))
+        return Bounds(function(self.step), function(self.low), function(self.high), self.void)
+
+    def within(self, size: int) -> np.ndarray:
+        """Which of them name one of the `size` entries of their own example."""
+        return (self.step == size) & (self.low >= 0) & (self.high < size)
 
 
 def exact(array: np.ndarray) -> Bounds | None:
@@ -118,8 +124,11 @@ def _sliced(array: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
 
 def _concat(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape: Shape) -> Bounds:
     parts = _all(given, shapes)
-    joined = (np.concatenate([getattr(part, name) for part in parts], params["axis"]) for name in _FIELDS)
-    return Bounds(*joined)
+    return _of(*(np.concatenate([getattr(part, name) for part in parts], params["axis"]) for name in _FIELDS))
+
+
+def _of(step: np.ndarray, low: np.ndarray, high: np.ndarray) -> Bounds:
+    return Bounds(step, low, high)
 
 
 _FIELDS = ("step", "low", "high")
@@ -127,12 +136,12 @@ _FIELDS = ("step", "low", "high")
 
 def _add(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape: Shape) -> Bounds:
     parts = _all(given, shapes)
-    return Bounds(*(sum((getattr(part, name) for part in parts), np.zeros(shape)) for name in _FIELDS))
+    return _of(*(sum((getattr(part, name) for part in parts), np.zeros(shape)) for name in _FIELDS))
 
 
 def _sub(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape: Shape) -> Bounds:
     a, b = _all(given, shapes)
-    return Bounds(*(np.broadcast_to(each, shape) for each in (a.step - b.step, a.low - b.high, a.high - b.low)))
+    return _of(*(np.broadcast_to(each, shape) for each in (a.step - b.step, a.low - b.high, a.high - b.low)))
 
 
 def _mul(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape: Shape) -> Bounds | None:
@@ -143,7 +152,7 @@ def _mul(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape
         return None
     with np.errstate(invalid="ignore"):
         ends = [np.nan_to_num(each * b.low, nan=0.0, posinf=np.inf, neginf=-np.inf) for each in (a.low, a.high)]
-    return Bounds(*(np.broadcast_to(each, shape) for each in (a.step * b.low, np.minimum(*ends), np.maximum(*ends))))
+    return _of(*(np.broadcast_to(each, shape) for each in (a.step * b.low, np.minimum(*ends), np.maximum(*ends))))
 
 
 _RULES: dict[str, Rule] = {
@@ -161,8 +170,19 @@ _RULES: dict[str, Rule] = {
     "mul": _mul,
 }
 _SOURCES = ("argmax", "argmin", "order", "mod", "clip")
-READERS = ("gather", "gather_nd", "last_writers", "scatter_add", "scatter_max", "scatter_min", "tuple_cells")
-"""Operations that know what to do with numbers of examples; their own rules look at them."""
+_KEEPING_VOID = ("reshape", "maximum")
+_READ = {"gather": 1, "gather_nd": 1, "last_writers": 0, "scatter_add": 1, "scatter_max": 2, "scatter_min": 2}
+_READ |= {"tuple_cells": 0, "greater_equal": 0}
+"""Which operand of an operation may be places in the whole batch: its own rule looks at them."""
+
+
+def _kept_above(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape: Shape) -> Bounds | None:
+    """What names nothing by -1 names the first entry then."""
+    a, b = given
+    return a if a is not None and a.void and b is not None and not np.any(b.high) and not np.any(b.low) else None
+
+
+_RULES["maximum"] = _kept_above
 
 
 def bounds_of(
@@ -189,6 +209,9 @@ def bounds_of(
     counts = any(each is not None and each.counts for each in given)
     known = op in _RULES and whole and (counts or op in _SOURCES or any(each is not None for each in given))
     found = _RULES[op](given, shapes, params, shape) if known and int(np.prod(shape)) <= _MOST else None
-    if found is None and counts and op not in READERS:
-        raise MixedError(COUNTS)
+    for number, each in enumerate(given):
+        lost = each is not None and ((each.counts and found is None) or (each.void and op not in _KEEPING_VOID))
+        readable = _READ.get(op) == number and (op != "greater_equal" or (each is not None and each.void))
+        if lost and not readable:
+            raise MixedError(COUNTS)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .counting import Bounds, counted
+from .counting import COUNTS, Bounds, counted
 from .places import MixedError, Operand, Place, Shape, Step, inner
 
 _PICKED = "it picks examples by their position in the batch"
@@ -24,6 +24,7 @@ def _gather(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequ
         return Step((x.place, place, *others), (Place(axis + place.axis, place.outer),), params)
     if x.place is not None and index.place is not None:
         raise MixedError(_CROSSED)
+    _check_plain(index)
     if index.place is not None:
         return Step((None, index.place, *others), (Place(axis + index.place.axis, index.place.outer),), params)
     if x.place is None:
@@ -32,15 +33,25 @@ def _gather(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequ
     return Step((x.place, None, *others), (Place(after, x.place.outer),), params)
 
 
+def _check_plain(index: Operand) -> None:
+    if index.bounds is not None and index.bounds.counts:
+        raise MixedError(COUNTS)
+
+
 def _own_rows(index: Operand, table: Place, width: int, count: int) -> Place:
-    """Where indices hold the examples that name entries of their own example among all."""
-    for place, bounds in _candidates(index, count):
-        if table.outer == 1 and np.all((bounds.step == width) & (bounds.low >= 0) & (bounds.high < width)):
+    """Where indices hold the examples that name entries of their own example among all; some may be of no account."""
+    for place, bounds in candidates(index, count):
+        if table.outer == 1 and np.all(bounds.within(width) | unused(bounds)):
             return place
     raise MixedError(_PICKED)
 
 
-def _candidates(index: Operand, count: int) -> list[tuple[Place, Bounds]]:
+def unused(bounds: Bounds) -> np.ndarray:
+    """Which indices are the very first one for all examples: so are those of which a condition says they name none."""
+    return (bounds.step == 0) & (bounds.low == 0) & (bounds.high == 0)
+
+
+def candidates(index: Operand, count: int) -> list[tuple[Place, Bounds]]:
     """Where indices could hold the examples, and what is known of them then."""
     if index.place is not None:
         return [] if index.bounds is None else [(index.place, index.bounds)]
@@ -68,12 +79,14 @@ def _gather_nd(operands: Sequence[Operand], params: Mapping[str, Any], shapes: S
     shared, last, depth = params["batch_dims"], len(index.shape) - 1, index.shape[-1]
     place = x.place or index.place
     if place is not None and place.axis < shared:
+        _check_plain(index)
         return Step((place, place), (place,), params)
     if x.place is not None and x.place.axis < shared + depth:
         at = _own_column(index, x, x.place.axis - shared, count)
         return Step((x.place, at), (at,), params)
     if x.place is not None and index.place is not None:
         raise MixedError(_CROSSED)
+    _check_plain(index)
     if index.place is not None and index.place.axis < last:
         return Step((None, index.place), (index.place,), params)
     if x.place is None:
@@ -84,7 +97,7 @@ def _gather_nd(operands: Sequence[Operand], params: Mapping[str, Any], shapes: S
 def _own_column(index: Operand, x: Operand, column: int, count: int) -> Place:
     """Where tuples of indices hold the examples, when one entry of them is the number of the example itself."""
     plain = x.place is not None and x.shape[x.place.axis] == count
-    for place, bounds in _candidates(index, count):
+    for place, bounds in candidates(index, count):
         if plain and place.axis < len(index.shape) - 1 and is_own_column(bounds, column):
             return place
     raise MixedError(_PICKED)

@@ -41,6 +41,7 @@ def proven(one: Program, batch: Program, axes: Mapping[str, int | None], count: 
     terms = Terms(ENTRYWISE)
     places = {name: None if axis is None else Place(axis) for name, axis in axes.items()}
     together = follow(batch, places, Over(count, terms))
+    _check_free(batch.graph, together)
     apart = follow(one, dict.fromkeys(axes), Over(1, terms))
     _check_same(one.graph, batch.graph, apart, together)
     return tuple(_leaving(together[var.name], count) for var in batch.graph.outputs)
@@ -55,6 +56,14 @@ def leaving_of(program: Program, axes: Mapping[str, int | None], count: int) -> 
     places = {name: None if axis is None else Place(axis) for name, axis in axes.items()}
     together = follow(program, places, Over(count, Terms(ENTRYWISE)))
     return tuple(_leaving(together[var.name], count) for var in program.graph.outputs)
+
+
+def _check_free(graph: Graph, values: Mapping[str, Followed]) -> None:
+    """Outputs are no positions in the whole batch."""
+    for var in graph.outputs:
+        if not values[var.name].free:
+            node = named(_before(graph, [var])[-1:])
+            raise UnsupportedError(f"node {node} numbers entries of the whole batch, and is an output. {WAYS_OUT}")
 
 
 def _leaving(output: Followed, count: int) -> Leaving:

@@ -14,6 +14,7 @@ from .contractions import CONTRACTIONS
 from .indexing import INDEXING
 from .moves import MOVES
 from .places import MixedError, Operand, Place, Shape, Step, first_place, fitted, widened
+from .writing import WRITING
 
 Rule: TypeAlias = Callable[[Sequence[Operand], Mapping[str, Any], Sequence[Shape], int], Step]
 """From operands, params, shapes of the results and the number of examples."""
@@ -132,7 +133,7 @@ RULES: dict[str, Rule] = {
     "lp_norm": _over(_axis, "its norm is that of all examples"),
     "order": _over(_axis, "it sorts the examples"),
     "cumsum": _over(_axis, "it adds examples to those before them"),
-    "group_norm": _leading(1),
+    **dict.fromkeys(("group_norm", "max_positions"), _leading(1)),
     "local_response_norm": _leading(1),
     **dict.fromkeys(("avg_pool", "max_pool"), _leading(2)),
     "sample": _sample,
@@ -144,4 +145,5 @@ RULES: dict[str, Rule] = {
     **MOVES,
     **CONTRACTIONS,
     **INDEXING,
+    **WRITING,
 }

@@ -11,9 +11,10 @@ import numpy as np
 from ..errors import UnsupportedError
 from ..ir import Eqn, Graph, Program, Var
 from .counting import COUNTS, Bounds, bounds_of, counted, exact
-from .places import MixedError, Operand, Place, Step, alone, of_one
+from .places import MixedError, Operand, Place, Shape, Step, alone, of_one
 from .rules import RULES
 from .terms import Term, Terms
+from .writing import Doubt, doubt, places_named
 
 OPEN = Place(-1)
 """The place of a state whose place the body of a loop has yet to tell."""
@@ -34,6 +35,7 @@ class Followed:
         term: What it is for one example.
         known: Its value, where that is known.
         bounds: What is known of its integers.
+        doubt: Entries that may belong to another example.
     """
 
     var: Var
@@ -41,6 +43,12 @@ class Followed:
     term: Term
     known: np.ndarray | None = None
     bounds: Bounds | None = None
+    doubt: Doubt | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it is free of the positions of examples in the batch."""
+        return self.doubt is None and (self.bounds is None or not self.bounds.counts)
 
 
 @dataclass(frozen=True)
@@ -107,13 +115,21 @@ def _step(eqn: Eqn, operands: Sequence[Followed], over: Over) -> list[Followed]:
     shapes = [alone(var.shape, place, over.count) for var, place in zip(eqn.outvars, step.results, strict=True)]
     terms = over.terms.results(eqn.op, step.params, [each.term for each in own], shapes)
     rest = OPEN if any(each.place is OPEN for each in operands) else None
-    given, sizes = [each.bounds for each in own], [each.term.shape for each in own]
-    bounds = [
-        bounds_of(eqn.op, given, sizes, step.params, shape, var.is_integer)
-        for var, shape in zip(eqn.outvars, shapes, strict=True)
+    found = zip(eqn.outvars, step.results, terms, strict=True)
+    return [
+        Followed(var, place or rest, term, None, *_facts(eqn.op, var, term.shape, step, own))
+        for var, place, term in found
     ]
-    found = zip(eqn.outvars, step.results, terms, bounds, strict=True)
-    return [Followed(var, place or rest, term, bounds=each) for var, place, term, each in found]
+
+
+def _facts(op: str, var: Var, shape: Shape, step: Step, own: Sequence[Followed]) -> tuple[Bounds | None, Doubt | None]:
+    """What is known of the integers of a result, and which entries may belong to another example."""
+    sizes, params = [each.term.shape for each in own], step.params
+    bounds = bounds_of(op, [each.bounds for each in own], sizes, params, shape, var.is_integer)
+    if step.results[0] is not None:
+        bounds = bounds or places_named(op, var.name, params, sizes, shape)
+    seen = [Operand(each.term.shape, each.place, each.known, each.bounds) for each in own]
+    return bounds, doubt(op, params, [each.doubt for each in own], seen, shape)
 
 
 def _ruled(eqn: Eqn, operands: Sequence[Followed], count: int) -> Step:
@@ -139,7 +155,7 @@ def _conforming(value: Followed, place: Place | None, over: Over) -> Followed:
         raise MixedError(f"{value.var.name!r}, which all examples share, meets them as if it held one entry for each")
     part = of_one(value.known, place, over.count)
     if part is not None:
-        return Followed(value.var, place, over.terms.array(part), bounds=exact(part))
+        return Followed(value.var, place, over.terms.array(part), part, exact(part))
     numbers = counted(value.known, place, over.count)
     if numbers is None:
         raise MixedError(f"{value.var.name!r} has different entries for the examples")
@@ -191,7 +207,7 @@ def _loop_results(
     results = [*places, *(None if place is None else replace(place, axis=place.axis + 1) for place in stacked)]
     wanted = [*places, *(each.place for each in operands[len(places) :])]
     own = [_conforming(each, place, over) for each, place in zip(operands, wanted, strict=True)]
-    if any(each.bounds is not None and each.bounds.counts for each in own):
+    if not all(each.free for each in (*own, *found)):
         raise MixedError(COUNTS)
     sizes = [alone(var.shape, place, over.count) for var, place in zip(eqn.outvars, results, strict=True)]
     outcome = over.terms.outcome([each.term for each in found])

@@ -72,6 +72,35 @@ ALONE = {  # name: (kind of input, graph)
         "tokens",
         "<float[6,2] table = {1,2,3,4,5,6,7,8,9,1,2,3}> { e = Gather(table, x) y = Exp(e) }",
     ),
+    "written to features": (
+        "rows",
+        """{ a = ArgMax<axis=1, keepdims=1>(x) s = ReduceMax<axes=[1]>(x) z = Exp(s)
+        y = ScatterElements<axis=1>(x, a, z) }""",
+    ),
+    "added to features": (
+        "rows",
+        """{ a = ArgMax<axis=1, keepdims=1>(x) s = ReduceMax<axes=[1]>(x)
+        y = ScatterElements<axis=1, reduction="add">(x, a, s) }""",
+    ),
+    "written to a known feature": (
+        "rows",
+        """<int64 zero = {0}, int64 one = {1}, int64[1] column = {1}>
+        { shape = Shape(x) n = Gather(shape, zero) rows = Range(zero, n, one) at = Unsqueeze(rows, column)
+        none = Sub(at, at) second = Add(none, one) index = Concat<axis=1>(at, second)
+        s = ReduceMax<axes=[1], keepdims=0>(x) y = ScatterND(x, index, s) }""",
+    ),
+    "written to the largest": (
+        "rows",
+        """<int64 zero = {0}, int64 one = {1}, int64[1] column = {1}>
+        { shape = Shape(x) n = Gather(shape, zero) rows = Range(zero, n, one) at = Unsqueeze(rows, column)
+        a = ArgMax<axis=1, keepdims=1>(x) index = Concat<axis=1>(at, a) s = ReduceMin<axes=[1], keepdims=0>(x)
+        y = ScatterND(x, index, s) }""",
+    ),
+    "unpooled": (
+        "images",
+        """{ p, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)
+        y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(p, i) }""",
+    ),
     "scan over time": (
         "series",
         """<int64 at = {0}> { t = Transpose<perm=[1,0,2]>(x) first = Gather<axis=1>(x, at) z = Sub(first, first)
@@ -190,6 +219,21 @@ MIXED = {  # name: (kind of input, graph); the node called `bad`, or that which 
         "images",
         """<int64[3] s = {1,1,-1}, float[1] one = {1}, float[1] zero = {0}> { r = Reshape(x, s)
         n = InstanceNormalization(r, one, zero) shape = Shape(x) y = Reshape(n, shape) }""",
+    ),
+    "written to the first row": (
+        "rows",
+        """<int64[1,1] first = {0}> { s = ReduceMax<axes=[0]>(x) y = ScatterND(x, first, s) }""",
+    ),
+    "written to a row that is looked up": (
+        "rows",
+        """<int64 two = {2}> { a = ArgMax<axis=1, keepdims=1>(x) m = Mod(a, two) y = ScatterND(x, m, x) }""",
+    ),
+    "places in the whole batch": ("images", "{ p, y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) }"),
+    "positions as values": (
+        "rows",
+        """<int64 zero = {0}, int64 one = {1}, float[9] table = {1,2,3,4,5,6,7,8,9}>
+        { s = Shape(x) n = Gather(s, zero) r = Range(zero, n, one) a = ArgMax<axis=1, keepdims=0>(x)
+        i = Add(r, a) y = Gather(table, i) }""",
     ),
     "identity matrix": (
         "rows",
