@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .batch import Leaving, leaving_of, proven
-from .errors import BacktraceError, InputError, ModelError, SettingError, UnsupportedError
+from .errors import BacktraceError, DataDependentError, InputError, ModelError, SettingError, UnsupportedError
 from .importers import Imported, InputType
 from .ir import Eqn, Graph, Program, Var
 
@@ -182,6 +182,8 @@ def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int
         ) from error
     try:
         batch = model.lower(_sized(shapes, axes, count), examples=count)
+    except DataDependentError:  # the caller knows the values of inputs that may decide
+        raise
     except BacktraceError as error:
         raise UnsupportedError(
             f"the model takes one example, but not {count} together: {error}. Explain them one by one"
