@@ -151,7 +151,7 @@ class Explainer:
         expected = imported.source.answer(feeds)  # first: what cannot be called is not compiled
         found = self._explain(imported, inputs, asked)
         floats = {name: array for name, array in expected.items() if array.dtype.kind not in "biu"}
-        compare(imported, found.outputs, floats, feeds)
+        compare(imported, found.outputs, floats, feeds, {found.output: found.target})
         return found
 
     def _inputs_of(self, imported: Imported) -> Imported:

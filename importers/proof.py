@@ -25,6 +25,8 @@ Arrays: TypeAlias = Mapping[str, np.ndarray]
 Run: TypeAlias = Callable[[Arrays], Arrays]
 """The framework's own model: outputs by name from inputs by name, batch first."""
 
+NOTHING: Mapping[str, np.ndarray | None] = {}
+
 EXAMPLES = 4  # that an import is compared on at most; a wrong export is wrong on the first
 _TOLERANCE = 1e-4  # relative to the largest entry of an output
 _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another example, and one that goes the same way
@@ -135,10 +137,19 @@ def _stacked(found: Any, rows: int) -> np.ndarray:
     return array if array.shape[:1] == (rows,) else np.repeat(array[None], rows, 0)
 
 
-def compare(imported: Imported, found: Arrays, expected: Arrays, feeds: Arrays) -> None:
+def compare(
+    imported: Imported, found: Arrays, expected: Arrays, feeds: Arrays, asked: Mapping[str, np.ndarray | None] = NOTHING
+) -> None:
     """Compare outputs of an import with those of its source on the same inputs, but for rounding.
 
     Positions that an attention mask leaves out are not compared: what stands there is nobody's answer.
+
+    Args:
+        imported: The import.
+        found: Its outputs.
+        expected: Those of the source.
+        feeds: The inputs.
+        asked: By output, flat indices of the units [batch] that are explained; these are compared wherever they stand.
 
     Raises:
         ImportMismatchError: When they disagree, with both values.
@@ -152,7 +163,12 @@ def compare(imported: Imported, found: Arrays, expected: Arrays, feeds: Arrays) 
             raise ImportMismatchError(
                 f"{where}: shape {list(ours.shape)} after the import, {list(theirs.shape)} before; the export is wrong"
             )
-        _compare(where, ours, theirs, max(imported.rounding, _rounding(theirs.dtype)), left_out(name, theirs, feeds))
+        ignored = left_out(name, theirs, feeds)
+        units = asked.get(name)
+        if units is not None and ignored.any():
+            known = np.flatnonzero((units >= 0) & (units < ignored[0].size))
+            ignored.reshape(len(ignored), -1)[known, units[known]] = False
+        _compare(where, ours, theirs, max(imported.rounding, _rounding(theirs.dtype)), ignored)
 
 
 def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:

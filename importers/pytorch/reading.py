@@ -165,7 +165,7 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
 
 def _with_a_gap(array: np.ndarray) -> np.ndarray:
     """A mask that leaves something out: transformers look past one of ones, whatever its shape."""
-    masks = array.dtype.kind in "biu" and bool((array == 1).all())
+    masks = array.ndim > 1 and array.dtype.kind in "biu" and bool((array == 1).all())
     return np.concatenate([array[..., :-1], np.zeros_like(array[..., -1:])], axis=-1) if masks else array
 
 

@@ -12,6 +12,8 @@ import torch
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import ImportMismatchError, InputError, SettingError, UnsupportedError
 from backtrace_jax.exporting import export
+from backtrace_jax.importers import Imported
+from backtrace_jax.importers.proof import compare
 from backtrace_jax.importers.pytorch import reading
 from tests.importers.changing import BY_VALUES, EDITS, Branch, Two, examples
 
@@ -133,3 +135,21 @@ def test_what_explain_keeps_lets_the_module_go():
     del module
     gc.collect()
     assert known() is None
+
+
+def _never(*_):
+    raise AssertionError
+
+
+def test_what_stands_at_padding_is_compared_only_where_it_is_explained():
+    imported = Imported("padded", "", (), _never, _never)
+    ours, mask = np.ones((2, 3, 4)), np.array([[1, 1, 1], [0, 1, 1]])
+    theirs = ours.copy()
+    theirs[1, 0] = np.nan
+    feeds, unit = {"attention_mask": mask}, np.array([0, 2])
+    compare(imported, {"logits": ours}, {"logits": theirs}, feeds)
+    compare(imported, {"logits": ours}, {"logits": theirs}, feeds, {"logits": unit + 4})
+    with pytest.raises(ImportMismatchError, match=r"nan before, at \[1, 0, 2\]"):
+        compare(imported, {"logits": ours}, {"logits": theirs}, feeds, {"logits": unit})
+    with pytest.raises(ImportMismatchError):
+        compare(imported, {"logits": ours}, {"logits": theirs}, {"attention_mask": np.ones_like(mask)})
