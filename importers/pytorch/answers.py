@@ -148,8 +148,8 @@ def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.
             f"{type(module).__name__} returns no tensor with an axis for the batch; batch_axis= says where the inputs "
             "have it (None: no batch)"
         )
-    leading = {name: axis for name, axis in found.items() if axis == 0}
-    return leading or found
+    leading: dict[str, int | None] = {name: axis for name, axis in found.items() if axis == 0}
+    return leading or {**found}
 
 
 def _growing(
