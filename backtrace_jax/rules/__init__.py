@@ -3,7 +3,7 @@
 from . import modes, modes_gradient
 from .catalogue import MODES, Entry, composite, find_mode, mode
 from .composite import AgainstReference, AlongPath, Mode, Node, Once, Procedure, Rule, Selector, WithNoise
-from .parts import ACTIVATIONS, PASSING_ON, SHARES, WEIGHTED
+from .parts import ACTIVATIONS, FROM_ZERO, PASSING_ON, SHARES, WEIGHTED
 from .site import (
     BIAS,
     CONSTANT,
@@ -25,6 +25,7 @@ __all__ = [
     "CONSTANT",
     "DEAD",
     "EMBEDDING",
+    "FROM_ZERO",
     "INDEX",
     "MODES",
     "PASSING_ON",

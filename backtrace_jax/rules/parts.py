@@ -48,6 +48,8 @@ MOVING = {
     EMBEDDING: Rule("token", shared.embedding, keeps_sign=True),
     INDEX: Rule("index", shared.index, keeps_sign=True),
 }
+FROM_ZERO = Rule("from zero", shared.from_zero, takers=first)
+"""For one-input functions with f(0) ≠ 0, in composites of the user's own."""
 PASSING_ON = {**MOVING, POINTWISE: TAKE_ALL}
 """Rules that hand relevance to single entries as it is."""
 _SHARED = {

@@ -15,7 +15,7 @@ from jax import Array, lax
 from ..ops.linear import same_rank
 from ..ops.selecting import lowest
 from ..ops.windows import Padding, Sizes, around, cut, entries, holders, interleaved, spatial_sizes
-from .site import DEAD, Kept, Shares, Site, fit, spread
+from .site import BIAS, DEAD, Kept, Shares, Site, fit, spread
 
 
 def move(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -139,8 +139,27 @@ _WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {
 
 
 def identity(site: Site, R: Array) -> tuple[Shares, Kept]:
-    """The operand that bears relevance takes all of it (RULES 4 for quotients, 5, 6, 7)."""
+    """The operand that bears relevance takes all of it (RULES 4 for quotients, 5, 6, 7).
+
+    A function with f(0) ≠ 0 is no exception (RULES 5), though R/x is then unbounded near 0; see `from_zero`.
+    """
     return {site.bearer: fit(R, site.operands[site.bearer])}, {}
+
+
+def from_zero(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """What a one-input function gives of nothing is a constant: R_x = R (f(x) − f(0))/f(x), the rest is bias.
+
+    That keeps R/x bounded where f(0) ≠ 0 (sigmoid, softplus, cos), which docs/activations.md shows to matter in the
+    epsilon family. No mode has it of its own accord: RULES 5 and the papers have the identity. Where f(0) is 0 or not
+    finite it is the identity.
+    """
+    x, y = site.operands[site.bearer], site.result
+    offset = site.call({site.bearer: jnp.zeros_like(x)})
+    offset = jnp.where(jnp.isfinite(offset), offset, 0)
+    rate, dead = spread(R, y, jnp.maximum(jnp.max(jnp.abs(y - offset), initial=0), jnp.max(jnp.abs(offset), initial=1)))
+    whole = offset == 0
+    share = jnp.where(whole, R, rate * (y - offset))
+    return {site.bearer: fit(share, x)}, {BIAS: jnp.where(whole, 0, rate * offset), DEAD: jnp.where(whole, 0, dead)}
 
 
 def embedding(site: Site, R: Array) -> tuple[Shares, Kept]:
