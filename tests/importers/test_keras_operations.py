@@ -157,7 +157,7 @@ def test_reasons_are_short_and_show_a_way_out(name):
         (lambda x: ops.quantile(x, ops.abs(x[0, 0]), axis=1), "give them as numbers"),
         (lambda x: ops.segment_sum(x, np.zeros(3, int)), "give num_segments"),
     ],
-    ids=str,
+    ids=["roll", "repeat", "sort", "split", "norm", "isclose", "pad", "quantile", "segment_sum"],
 )
 def test_settings_that_have_no_form_are_named(build, message):
     with pytest.raises(UnsupportedError, match=message):
