@@ -16,6 +16,7 @@ from backtrace_jax.ir import Builder, Program, Value, Var
 
 from .limits import Limits
 from .load import OnnxModel
+from .ordering import in_order
 from .scope import Held, Scope, TensorSequence, opsets_of
 
 LowerNode = Callable[["Lowering", onnx.NodeProto], None]
@@ -78,7 +79,7 @@ class Lowering(Builder):
 
     def lower_nodes(self, nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> list[Held]:
         """Lower nodes one after the other, and give the values of these names."""
-        for node in nodes:
+        for node in in_order(nodes):
             self._lower_node(self, node)
         return [self._result(name) for name in names]
 

@@ -11,6 +11,7 @@ from backtrace_jax.errors import UnsupportedError
 
 from .load import OnnxModel
 from .operators import find_operator
+from .ordering import in_order
 from .schemas import schema_of
 from .scope import opsets_of
 from .signature import input_types
@@ -45,7 +46,7 @@ def unsupported_nodes(model: OnnxModel) -> list[Unsupported]:
     found: list[Unsupported] = []
     while waiting:
         part = waiting.pop()
-        for node in part.nodes:
+        for node in in_order(part.nodes):
             if not _depends(part, node):
                 continue
             called = (node.domain, node.op_type, node.overload)

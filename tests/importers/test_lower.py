@@ -225,6 +225,21 @@ def test_cycles():
     )
 
 
+def test_nodes_in_no_order():
+    branch = helper.make_graph(
+        [node("Identity", "a", "inner")], "branch", [], [helper.make_empty_tensor_value_info("inner")]
+    )
+    nodes = [
+        node("Add", "chosen c", "y"),
+        node("If", "true", "chosen", then_branch=branch, else_branch=branch),
+        node("Relu", "b", "a"),
+        node("Neg", "x", "b"),
+        node("Abs", "x", "c"),
+    ]
+    model = model_of(nodes, X, ["y"], {"true": np.asarray(True)})
+    assert ops(lowered(model)) == ["neg", "relu", "abs", "add"]
+
+
 def test_duplicate_values():
     nodes = [node("Relu", "x", "y"), node("Sigmoid", "x", "y")]
     assert "value 'y' is computed twice; the file is not valid ONNX" in failure(ModelError, nodes, X, ["y"])

@@ -14,7 +14,6 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 from onnxruntime.transformers.optimizer import optimize_model
 
 from backtrace_jax import explain
@@ -101,10 +100,8 @@ def few_bits(model, x, path):
 
 
 def half(model, x, path):
-    """The converter leaves nodes in no order; its callers sort them."""
-    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-    converted.topological_sort()
-    onnx.save(converted.model, path)
+    """The converter leaves nodes in no order; onnxruntime runs them nonetheless."""
+    onnx.save(convert_float_to_float16(model, keep_io_types=True), path)
 
 
 def optimised(model, x, path, model_type="bert"):
