@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
 
-from ..ir import Eqn, Graph
+import numpy as np
+
+from ..ir import Eqn, Graph, Var
 from ..ops import MOVE, OPS, PRODUCT, SELECT
 from ..rules import ACTIVATIONS, SHARES
 
-Range = tuple[float, float]
+Range: TypeAlias = tuple[Any, Any]
+"""Bounds (l, u): numbers, or arrays of them that broadcast against a value."""
 
 SATURATION: dict[str, Range] = {
     "tanh": (-2.0, 2.0),
@@ -19,32 +23,80 @@ SATURATION: dict[str, Range] = {
 }
 """Outside (l, u) the activation no longer answers to evidence on that side (RULES 1.1)."""
 
-_REARRANGING = {
-    "reshape",
-    "transpose",
-    "turn",
-}  # every entry once and unchanged, so the activation behind still consumes z alone
+_NOWHERE = [[-math.inf], [math.inf]]  # bounds, one above the other, that close nothing
 _NEVER_NEGATIVE = {"abs", "exp", "relu", "sigmoid", "softmax", "softplus", "sqrt"}
 _SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "add", "cast"}
 
 
 def saturation(graph: Graph) -> dict[str, Range]:
-    """Saturation range of every value that one saturating activation alone consumes, by the value's name."""
+    """Saturation range of every value that one saturating activation alone consumes, by the value's name.
+
+    Where a value is read in parts, each by another activation, the bounds are arrays that broadcast against it.
+    """
     readers, outputs = graph.consumers(), {var.name for var in graph.outputs}
     found: dict[str, Range] = {}
-    for eqn in reversed(graph.eqns):
-        for var in eqn.outvars:
-            alone = readers[var.name][0] if len(readers[var.name]) == 1 and var.name not in outputs else None
-            limits = _limits(alone, found) if alone else None
-            if limits:
-                found[var.name] = limits
+    for var in reversed([var for eqn in graph.eqns for var in eqn.outvars]):
+        reading = readers[var.name] if var.name not in outputs else []
+        if len(reading) == 1:
+            limits = _limits(reading[0], var, found)
+        else:
+            limits = _in_parts(reading, var, found) if reading and all(e.op == "slice" for e in reading) else None
+        if limits:
+            found[var.name] = limits
     return found
 
 
-def _limits(reader: Eqn, found: dict[str, Range]) -> Range | None:
-    if reader.op in _REARRANGING:
-        return found.get(reader.outvars[0].name)
-    return SATURATION.get(reader.op)
+def _limits(reader: Eqn, var: Var, found: dict[str, Range]) -> Range | None:
+    if reader.op == "slice":
+        return _in_parts([reader], var, found)
+    given = found.get(reader.outvars[0].name) if reader.op in _REARRANGING else SATURATION.get(reader.op)
+    if given is None or all(np.ndim(bound) == 0 for bound in given):
+        return given
+    low, high = (_REARRANGING[reader.op](reader, var, np.asarray(bound)) for bound in given)
+    return None if low is None or high is None else (low, high)
+
+
+def _in_parts(slices: Sequence[Eqn], var: Var, found: dict[str, Range]) -> Range | None:
+    """Bounds along the one axis that a value is cut along; a part that two read, or none, has none."""
+    cut = {axis for eqn in slices for axis, size in enumerate(eqn.outvars[0].shape) if size != var.shape[axis]}
+    if len(cut) != 1:
+        return None
+    axis = cut.pop()
+    bounds, count = np.full((2, var.shape[axis]), _NOWHERE, var.dtype), np.zeros(var.shape[axis])
+    for eqn in slices:
+        part = slice(*(eqn.params[name][axis] for name in ("start", "limit", "stride")))
+        count[part] += 1
+        for bound, given in zip(bounds, found.get(eqn.outvars[0].name, (-math.inf, math.inf)), strict=True):
+            if np.ndim(given):
+                return None
+            bound[part] = given
+    bounds[:, count > 1] = _NOWHERE
+    low, high = bounds.reshape(2, *(-1 if each == axis else 1 for each in range(len(var.shape))))
+    return (low, high) if np.isfinite(bounds).any() else None
+
+
+def _before_transpose(eqn: Eqn, var: Var, bound: np.ndarray) -> np.ndarray:
+    return bound.transpose(np.argsort(eqn.params["perm"]))
+
+
+def _before_reshape(eqn: Eqn, var: Var, bound: np.ndarray) -> np.ndarray | None:
+    """Only where nothing but axes of size 1 has come or gone: a bound never takes the size of the value."""
+    sizes = eqn.outvars[0].shape
+    if [size for size in sizes if size != 1] != [size for size in var.shape if size != 1]:
+        return None
+    lengths = iter([length for size, length in zip(sizes, bound.shape, strict=True) if size != 1])
+    return bound.reshape([1 if size == 1 else next(lengths) for size in var.shape])
+
+
+_REARRANGING: dict[str, Callable[[Eqn, Var, np.ndarray], np.ndarray | None]] = {
+    "reshape": _before_reshape,
+    "transpose": _before_transpose,
+    "turn": _before_transpose,
+    "cast": lambda eqn, var, bound: bound.astype(var.dtype),
+    "concat": lambda eqn, var, bound: None,
+}
+"""Moves after which every entry is there once and unchanged, so that the activation behind still consumes z alone; and
+what bounds that are arrays are before them, None where that is not followed."""
 
 
 def nonnegative_values(graph: Graph) -> frozenset[str]:

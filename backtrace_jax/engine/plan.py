@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
@@ -38,7 +39,7 @@ class Step:
     kind: str
     rule: Rule | None
     bears: tuple[bool, ...]
-    saturation: tuple[float, float] | None = None
+    saturation: tuple[Any, Any] | None = None
     nonnegative: tuple[bool, ...] = ()
     gate: int | None = None
     breaks: bool = False

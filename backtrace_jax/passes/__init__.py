@@ -6,11 +6,15 @@ from .affine import fold_affine
 from .attention import scale_queries
 from .channels_last import channels_last
 from .dead_code import drop_dead_code
+from .kept_axes import keep_axes
 from .lookups import recognise_lookups
+from .normal_forms import bounds, normal_forms
 from .norms import recognise_norms
 from .padding import fuse_padding
 from .precision import with_float_type
 from .softmax import recognise_division, recognise_softmax
+from .sums import flatten_sums
+from .tidy import tidy
 
 __all__ = [
     "channels_last",
@@ -29,14 +33,20 @@ __all__ = [
 
 _PASSES = (
     drop_dead_code,
+    tidy,
+    keep_axes,
+    bounds,
     recognise_lookups,
     recognise_norms,  # before scales and shifts are folded into what comes before them
     recognise_softmax,
     recognise_activations,
     recognise_division,  # what no formula above has claimed
+    normal_forms,
     scale_queries,
     fuse_padding,
     fold_affine,
+    tidy,
+    flatten_sums,
     drop_dead_code,
 )
 

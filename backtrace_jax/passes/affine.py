@@ -2,18 +2,19 @@
 
 A constant added to a linear map is its bias where it varies only along axes along which the weights vary; a position
 table, which varies along time as well, stays an operand of a sum. A constant factor folds into the weights likewise.
-A transposition between the two, as layers with channels last have it, changes places with the constant first.
+Moves between the two, which keep every entry once (reshapes, transpositions, casts), change places with the constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..ir import Eqn, Program, Var
 from ..ops import OPS, PRODUCT
+from .tidy import narrowed
 
 
 def fold_affine(program: Program) -> Program:
@@ -36,100 +37,96 @@ class _Folding:
         self.outputs = {var.name for var in program.graph.outputs}
 
     def visit(self, eqn: Eqn) -> None:
-        move = self._transposition(eqn)
-        if move is not None and self._visit_before(move, eqn):
+        found = self._behind(eqn)
+        folded = self._folded(eqn, *found) if found else None
+        if found is None or folded is None:
+            self.eqns[eqn.outvars[0].name] = eqn
             return
-        folded = self._fold(eqn)
-        if folded:
-            del self.eqns[self._producer(eqn)]
-        self.eqns[eqn.outvars[0].name] = folded or eqn
+        before, moves = found
+        for each in (before, *moves):
+            del self.eqns[each.outvars[0].name]
+        for each in self._moved(folded, moves, eqn.outvars[0]):
+            self.eqns[each.outvars[0].name] = each
 
-    def _transposition(self, eqn: Eqn) -> Eqn | None:
-        """The transposition that a constant is added to or multiplied with, if nothing else reads it."""
+    def _behind(self, eqn: Eqn) -> tuple[Eqn, list[Eqn]] | None:
+        """The linear map that a constant is added to or multiplied with, and the moves between, outermost first."""
         operands = [var for var in eqn.invars if var.name not in self.weights]
-        if eqn.op not in _FOLDS or len(operands) != 1 or len(eqn.invars) != 2:
+        if eqn.op not in _FOLDS or len(operands) != 1 or len(eqn.invars) > 2:
             return None
-        before = self.eqns.get(operands[0].name)
-        moves = before is not None and before.op == "transpose" and operands[0].shape == eqn.outvars[0].shape
-        return before if moves and self._alone(operands[0]) else None
+        var, moves = operands[0], []
+        if var.shape != eqn.outvars[0].shape:
+            return None
+        while (before := self.eqns.get(var.name)) is not None and self._alone(var):
+            if not _is_move(before):
+                return before, moves
+            moves.append(before)
+            var = before.invars[0]
+        return None
 
-    def _visit_before(self, move: Eqn, eqn: Eqn) -> bool:
-        """Fold a constant into what is transposed; both orders give the same."""
-        result, (source,) = eqn.outvars[0], move.invars
-        position = next(i for i, var in enumerate(eqn.invars) if var.name in self.weights)
-        constant = self.weights[eqn.invars[position].name]
-        aligned = constant.reshape((1,) * (len(result.shape) - constant.ndim) + constant.shape)
-        turned = self._param(f"{result.name}.turned", aligned.transpose(np.argsort(move.params["perm"])), result.dtype)
-        inner = Var(f"{result.name}.transposed", source.shape, result.dtype)
-        operands = tuple(turned if i == position else source for i in (0, 1))
-        folded = self._fold(replace(eqn, invars=operands, outvars=(inner,)))
-        del self.params[turned.name], self.weights[turned.name]
-        if folded is None:
-            return False
-        del self.eqns[source.name], self.eqns[move.outvars[0].name]
-        self.readers[inner.name] = [move]
-        self.eqns[inner.name] = folded
-        self.eqns[result.name] = replace(move, invars=(inner,), outvars=eqn.outvars)
-        return True
+    def _folded(self, eqn: Eqn, before: Eqn, moves: Sequence[Eqn]) -> Eqn | None:
+        """The linear map with the constant in it."""
+        weight, known = _weight_position(before, self.weights), [v for v in eqn.invars if v.name in self.weights]
+        if weight is None:
+            return None
+        array = self.weights[known[0].name] if known else np.array(-1.0)
+        rank = len(eqn.outvars[0].shape)
+        constant = _pulled_back(array.reshape((1,) * (rank - array.ndim) + array.shape), moves)
+        varying = {axis for axis, size in enumerate(constant.shape) if size > 1}
+        if not np.isfinite(constant).all() or not varying <= _feature_axes(before, weight):
+            return None
+        result = before.outvars[0] if moves else eqn.outvars[0]
+        result = replace(result, name=self._unique(f"{eqn.outvars[0].name}.moved") if moves else result.name)
+        return _FOLDS[eqn.op](self, eqn, before, weight, constant, result)
+
+    def _moved(self, folded: Eqn, moves: Sequence[Eqn], result: Var) -> list[Eqn]:
+        """A linear map, and the moves behind it that lead to a result."""
+        eqns = [folded]
+        for place, move in reversed(list(enumerate(moves))):
+            (value,), (old,) = eqns[-1].outvars, move.outvars
+            new = result if place == 0 else replace(old, name=self._unique(f"{result.name}.moved"))
+            eqns.append(replace(move, invars=(value,), outvars=(new,)))
+            self.readers[value.name] = [eqns[-1]]
+        return eqns
 
     def finish(self) -> Program:
         graph = replace(self.graph, params=tuple(self.params.values()), eqns=tuple(self.eqns.values()))
         return Program(graph, self.weights)
 
-    def _producer(self, eqn: Eqn) -> str:
-        return next(var.name for var in eqn.invars if var.name not in self.weights)
-
-    def _fold(self, eqn: Eqn) -> Eqn | None:
-        """The linear map before `eqn` with `eqn` folded in, or None."""
-        combine = _FOLDS.get(eqn.op)
-        others = [var for var in eqn.invars if var.name not in self.weights]
-        if combine is None or len(others) != 1 or len(eqn.invars) != 2:
-            return None
-        before = self.eqns.get(others[0].name)
-        weight = _weight_position(before, self.weights) if before else None
-        if before is None or weight is None or not self._alone(others[0]):
-            return None
-        constant = self._constant(eqn, before, weight)
-        return None if constant is None else combine(self, before, weight, constant, eqn)
-
     def _alone(self, var: Var) -> bool:
         return len(self.readers[var.name]) == 1 and var.name not in self.outputs
 
-    def _constant(self, eqn: Eqn, before: Eqn, weight: int) -> np.ndarray | None:
-        """The constant operand in the rank of the result, if it varies only along axes of the weights."""
-        result = eqn.outvars[0]
-        if result.shape != before.outvars[0].shape:
-            return None
-        position = next(i for i, var in enumerate(eqn.invars) if var.name in self.weights)
-        constant = self.weights[eqn.invars[position].name]
-        aligned = constant.reshape((1,) * (len(result.shape) - constant.ndim) + constant.shape)
-        varying = {axis for axis, size in enumerate(aligned.shape) if size > 1}
-        if not np.isfinite(aligned).all() or not varying <= _feature_axes(before, weight):
-            return None
-        return _signed(eqn, position, aligned)
-
-    def shift(self, before: Eqn, weight: int, constant: np.ndarray, eqn: Eqn) -> Eqn | None:
+    def shift(self, eqn: Eqn, before: Eqn, weight: int, constant: np.ndarray, result: Var) -> Eqn | None:
         """add: the constant joins the bias."""
         bias = constant
         if len(before.invars) == 3:
             bias = self.weights[before.invars[2].name].astype(np.float64) + bias
-        operands = (
-            *before.invars[:2],
-            self._param(eqn.outvars[0].name + ".bias", bias, eqn.outvars[0].dtype),
-        )
-        return replace(before, invars=operands, outvars=eqn.outvars)
+        operands = (*before.invars[:2], self._param(result.name + ".bias", bias, result.dtype))
+        return replace(before, invars=operands, outvars=(result,))
 
-    def scale(self, before: Eqn, weight: int, constant: np.ndarray, eqn: Eqn) -> Eqn | None:
-        """mul: the constant scales the weights' rows and the bias."""
-        dtype, wide = eqn.outvars[0].dtype, constant.astype(np.float64)
+    def scale(self, eqn: Eqn, before: Eqn, weight: int, constant: np.ndarray, result: Var) -> Eqn | None:
+        """mul, neg: the constant scales the weights' rows and the bias."""
+        wide = constant.astype(np.float64)
         scaled = _scaled(before, weight, self.weights[before.invars[weight].name].astype(np.float64), wide)
         if scaled is None:
             return None
         operands = list(before.invars)
-        operands[weight] = self._param(eqn.outvars[0].name + ".weight", scaled, dtype)
+        operands[weight] = self._param(result.name + ".weight", scaled, result.dtype)
         if len(operands) == 3:
-            operands[2] = self._param(eqn.outvars[0].name + ".bias", self.weights[operands[2].name] * wide, dtype)
-        return replace(before, invars=tuple(operands), outvars=eqn.outvars)
+            operands[2] = self._param(result.name + ".bias", self.weights[operands[2].name] * wide, result.dtype)
+        return replace(before, invars=tuple(operands), outvars=(result,))
+
+    def difference(self, eqn: Eqn, before: Eqn, weight: int, constant: np.ndarray, result: Var) -> Eqn | None:
+        """sub: a constant less the map is the map of the opposite weights, with the constant in its bias."""
+        if eqn.invars[0].name not in self.weights:
+            return self.shift(eqn, before, weight, -constant, result)
+        opposite = self.scale(eqn, before, weight, np.full((1,) * constant.ndim, -1.0), result)
+        return opposite and self.shift(eqn, opposite, weight, constant, result)
+
+    def _unique(self, name: str) -> str:
+        while name in self.params or name in self.readers:
+            name += "'"
+        self.readers[name] = []
+        return name
 
     def _param(self, name: str, array: np.ndarray, dtype: np.dtype) -> Var:
         while name in self.params or name in self.readers:
@@ -141,16 +138,27 @@ class _Folding:
 
 _FOLDS: dict[str, Callable[..., Eqn | None]] = {
     "add": _Folding.shift,
-    "sub": _Folding.shift,
+    "sub": _Folding.difference,
     "mul": _Folding.scale,
+    "neg": _Folding.scale,
 }
 
 
-def _signed(eqn: Eqn, position: int, constant: np.ndarray) -> np.ndarray | None:
-    """The constant as it is added or multiplied; None for constant - x, which is no shift of x."""
-    if eqn.op != "sub":
-        return constant
-    return -constant if position == 1 else None
+def _is_move(eqn: Eqn) -> bool:
+    """Whether every entry is in the result once, in another place or float type."""
+    return eqn.op in ("reshape", "transpose") or (eqn.op == "cast" and eqn.invars[0].is_float)
+
+
+def _pulled_back(constant: np.ndarray, moves: Sequence[Eqn]) -> np.ndarray:
+    """What a constant is before the moves, outermost first, that lead to the value it meets."""
+    for move in moves:
+        if move.op == "transpose":
+            constant = constant.transpose(np.argsort(move.params["perm"]))
+        if move.op == "reshape":
+            shape = move.invars[0].shape
+            wide = constant if constant.size == 1 else np.broadcast_to(constant, move.outvars[0].shape)
+            constant = wide.reshape((1,) * len(shape)) if wide.size == 1 else narrowed(wide.reshape(shape))
+    return constant
 
 
 def _weight_position(eqn: Eqn, weights: Mapping[str, np.ndarray]) -> int | None:
@@ -192,8 +200,10 @@ def _scaled(eqn: Eqn, weight: int, K: np.ndarray, constant: np.ndarray) -> np.nd
         return np.multiply(K, constant.reshape(()), out=np.empty_like(K))
     if eqn.op == "mul":
         return K * constant
-    if eqn.op == "matmul" and weight == 1 and K.ndim == 2:
-        return K * constant.reshape(1, -1)
+    if eqn.op == "matmul" and K.ndim == 2:
+        return K * constant.reshape((1, -1) if weight == 1 else (-1, 1))
+    if eqn.op == "einsum":
+        return _scaled_by_letters(eqn.params["equation"], weight, K, constant)
     if eqn.op == "conv":
         return K * constant.reshape(-1, *(1,) * (K.ndim - 1))
     if eqn.op == "conv_transpose":
@@ -201,3 +211,23 @@ def _scaled(eqn: Eqn, weight: int, K: np.ndarray, constant: np.ndarray) -> np.nd
         grouped = K.reshape(groups, -1, *K.shape[1:])
         return (grouped * constant.reshape(groups, 1, -1, *(1,) * (K.ndim - 2))).reshape(K.shape)
     return None
+
+
+def _scaled_by_letters(equation: str, weight: int, K: np.ndarray, constant: np.ndarray) -> np.ndarray | None:
+    """An einsum's weights times a constant in the rank of its result."""
+    terms, result = equation.replace(" ", "").split("->")
+    own = terms.split(",")[weight]
+    if "." in own or len(set(own)) < len(own):
+        return None
+    axes = sorted(
+        (own.index(result[axis]), axis) for axis, size in enumerate(constant.shape[-len(result) :]) if size > 1
+    )
+    shape = [1] * K.ndim
+    for place, axis in axes:
+        shape[place] = constant.shape[axis]
+    return K * constant.transpose([*(axis for _, axis in axes), *_others(constant, axes)]).reshape(shape)
+
+
+def _others(constant: np.ndarray, axes: Sequence[tuple[int, int]]) -> list[int]:
+    used = {axis for _, axis in axes}
+    return [axis for axis in range(constant.ndim) if axis not in used]

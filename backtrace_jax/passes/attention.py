@@ -9,16 +9,19 @@ from .rewriting import Replacement, Rewriting, rewritten
 
 _PRODUCTS = {"matmul", "einsum"}
 _ON_THE_WAY = {"add", "sub", "where", "cast", "reshape", "transpose"}  # masks, position biases, heads put in order
+_MOVES = {"reshape", "transpose"}
 _REACH = 6  # equations between scale and softmax
 _READERS = 3  # of each value in between that are looked at
 
 
 def scale_queries(program: Program) -> Program:
-    """softmax(s · QKᵀ + mask), for a positive number s, becomes softmax((s · Q)Kᵀ + mask)."""
+    """softmax(s · QKᵀ + mask) and softmax(Q(s · K)ᵀ + mask) become softmax((s · Q)Kᵀ + mask), for a number s > 0."""
     return rewritten(program, _step)
 
 
 def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    if _is_of_two(rewriting, eqn):
+        return _from_keys(rewriting, eqn)
     if eqn.op not in ("mul", "div") or len(eqn.invars) != 2:
         return None
     for scores, factor in (eqn.invars, eqn.invars[::-1]) if eqn.op == "mul" else (eqn.invars,):
@@ -27,6 +30,37 @@ def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
             continue
         if rewriting.reads(scores) == 1 and _reaches_softmax(rewriting, eqn.outvars[0], _REACH):
             return _moved(rewriting, product, factor, eqn)
+    return None
+
+
+def _from_keys(rewriting: Rewriting, product: Eqn) -> Replacement:
+    """Scores of scaled keys are those of scaled queries; moves may lie between the keys' scale and the product."""
+    queries, keys = product.invars
+    moves, var = [], keys
+    while (before := rewriting.producers.get(var.name)) is not None and rewriting.reads(var) == 1:
+        if before.op not in _MOVES:
+            break
+        moves.append(before)
+        var = before.invars[0]
+    found = _scaled(rewriting, before) if before is not None and rewriting.reads(var) == 1 else None
+    if found is None or not _reaches_softmax(rewriting, product.outvars[0], _REACH):
+        return None
+    eqns, (plain, factor) = [], found
+    for move in reversed(moves):
+        eqns.append(rewriting.equation(move, move.op, plain, name=f"{move.outvars[0].name}.plain", **move.params))
+        plain = eqns[-1].outvars[0]
+    name = f"{product.outvars[0].name}.queries"
+    eqns.append(rewriting.equation(before or product, "mul", queries, factor, name=name))
+    return *eqns, replace(product, invars=(eqns[-1].outvars[0], plain))
+
+
+def _scaled(rewriting: Rewriting, eqn: Eqn) -> tuple[Var, Var] | None:
+    """A value and the positive number that it is multiplied by here."""
+    if eqn.op != "mul":
+        return None
+    for value, factor in (eqn.invars, eqn.invars[::-1]):
+        if _is_positive(rewriting, factor) and (value.shape, value.dtype) == (eqn.outvars[0].shape, factor.dtype):
+            return value, factor
     return None
 
 

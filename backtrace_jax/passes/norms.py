@@ -20,7 +20,7 @@ _mean = Reduced("reduce_mean", x)
 _centred = x - _mean
 _square = Reduced("reduce_mean", x * x)
 _variance = Reduced("reduce_mean", _centred * _centred) | _square - _mean * _mean
-_variance = _variance | call("relu", _square - _mean * _mean)
+_variance = _variance | call("relu", _variance)
 
 
 def _over_root(numerator: Callable[[Pattern], Pattern], spread: Pattern) -> Pattern:
@@ -95,11 +95,19 @@ def _grouped(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     if norm is None or before is None or before.op != "reshape" or not _is_plain(rewriting, norm):
         return None
     value, between, axes = before.invars[0], before.outvars[0].shape, tuple(norm.params["axes"])
-    if len(value.shape) < 3 or len(between) < 3 or axes != tuple(range(2, len(between))):
+    shape = eqn.outvars[0].shape
+    if len(shape) < 3 or len(between) < 3 or axes != tuple(range(2, len(between))):
         return None
-    if between[0] != value.shape[0] or value.shape[1] % between[1] or value.shape != eqn.outvars[0].shape:
+    if between[0] != shape[0] or shape[1] % between[1]:
         return None
-    return (rewriting.equation(eqn, "group_norm", value, groups=between[1], epsilon=norm.params["epsilon"]),)
+    given = (
+        []
+        if value.shape == shape
+        else [rewriting.equation(eqn, "reshape", value, name=f"{value.name}.image", shape=shape)]
+    )
+    image = given[0].outvars[0] if given else value
+    settings = {"groups": between[1], "epsilon": norm.params["epsilon"]}
+    return (*given, rewriting.equation(eqn, "group_norm", image, **settings))
 
 
 def _is_plain(rewriting: Rewriting, norm: Eqn) -> bool:
@@ -115,18 +123,26 @@ def _with_affine(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     for position in (0, 1) if eqn.op != "sub" else (1,):
         known, value = eqn.invars[position], eqn.invars[1 - position]
         norm = rewriting.origin(value)
-        if known.name in rewriting.weights and norm is not None and _takes(rewriting, norm, known, eqn):
+        if (
+            known.name not in rewriting.weights
+            or norm is None
+            or (len(norm.invars) > 1 and rewriting.reads(value) != 1)
+        ):
+            continue
+        if _takes(rewriting, norm, known, eqn):
             return _joined(rewriting, norm, known, eqn)
     return None
 
 
 def _takes(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> bool:
-    """Whether a normalisation has room for this scale or shift, and it varies only where theirs do."""
-    room = len(norm.invars) == 1 or (eqn.op != "mul" and len(norm.invars) == 2)
-    if norm.op not in _AFFINE or not room or eqn.outvars[0].shape != norm.outvars[0].shape:
+    """Whether a normalisation has room for this scale or shift: it varies only where its own may."""
+    if norm.op not in _AFFINE or eqn.outvars[0].shape != norm.outvars[0].shape:
+        return False
+    if any(var.name not in rewriting.weights for var in norm.invars[1:]):
         return False
     rank = len(eqn.outvars[0].shape)
-    varying = {axis + rank - len(known.shape) for axis, size in enumerate(known.shape) if size > 1}
+    given = [known, *norm.invars[1:]]
+    varying = {axis + rank - len(var.shape) for var in given for axis, size in enumerate(var.shape) if size > 1}
     return any(varying <= axes for axes in _AFFINE[norm.op](norm)) and bool(
         np.isfinite(rewriting.weights[known.name]).all()
     )
@@ -146,11 +162,19 @@ def _channels(norm: Eqn) -> set[int]:
 
 
 def _joined(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> Replacement:
-    array, dtype = rewriting.weights[known.name], norm.invars[0].dtype
-    affine = list(norm.invars[1:])
-    if eqn.op != "mul" and not affine:
-        affine.append(rewriting.param(eqn.outvars[0].name + ".scale", np.ones((), dtype)))
-    shift = rewriting.param(known.name, -array) if eqn.op == "sub" else known
-    return _with_type(
-        rewriting, eqn, norm.op, norm.invars[0], *affine, _retyped(rewriting, shift, dtype), **norm.params
-    )
+    """The scale multiplies what the normalisation has of its own; a shift is added to it."""
+    array, own = rewriting.weights[known.name], [rewriting.weights[var.name] for var in norm.invars[1:]]
+    scale, shift = (own[0] if own else np.ones(())), (own[1] if len(own) > 1 else None)
+    if eqn.op == "mul":
+        scale, shift = scale * array, None if shift is None else shift * array
+    else:
+        signed = -array if eqn.op == "sub" else array
+        shift = signed if shift is None else shift + signed
+    name, dtype = eqn.outvars[0].name, norm.invars[0].dtype
+    parts = [(".scale", known if eqn.op == "mul" and not own else None, scale), (".shift", None, shift)]
+    affine = [
+        _retyped(rewriting, var, dtype) if var else rewriting.param(name + suffix, np.asarray(each, dtype))
+        for suffix, var, each in parts
+        if each is not None
+    ]
+    return _with_type(rewriting, eqn, norm.op, norm.invars[0], *affine, **norm.params)

@@ -16,8 +16,9 @@ from .dead_code import drop_dead_code
 from .matching import Bound, Matcher
 from .patterns import Pattern, alternatives, functions, roots
 
-Replacement: TypeAlias = Sequence[Eqn] | None
-"""Equations that compute what another one did, its result last; None where there is nothing to replace."""
+Replacement: TypeAlias = Sequence[Eqn] | Var | None
+"""Equations that compute what another one did, its result last; or a value that is its result already; None where there
+is nothing to replace."""
 
 _BITS = {name: 1 << position for position, name in enumerate(OPS)}
 _DEPTH = 9  # equations from the result of a form to the first of its functions, numbers and casts on the way included
@@ -39,6 +40,7 @@ class Rewriting(Matcher):
         self._taken: set[str] | None = None
         self._behind: dict[str, tuple[int, ...]] = {}
         self._outputs = [var.name for var in program.graph.outputs]
+        self._same: dict[str, Var] = {}
 
     def param(self, name: str, array: np.ndarray) -> Var:
         """A new known array under a name like this one."""
@@ -57,12 +59,19 @@ class Rewriting(Matcher):
         """The program with every equation replaced that `step` has a replacement for."""
         eqns: list[Eqn] = []
         for eqn in self.program.graph.eqns:
-            for new in self._replaced(eqn, step):
+            for new in self._replaced(self._with_same(eqn), step):
                 eqns.append(new)
                 self.producers.update((var.name, new) for var in new.outvars)
                 self._behind.update(dict.fromkeys((var.name for var in new.outvars), self._levels(new)))
-        graph = replace(self.program.graph, params=tuple(self._params), eqns=tuple(eqns))
+        outputs = tuple(self._same.get(var.name, var) for var in self.program.graph.outputs)
+        graph = replace(self.program.graph, params=tuple(self._params), eqns=tuple(eqns), outputs=outputs)
         return drop_dead_code(Program(graph, self.weights))
+
+    def _with_same(self, eqn: Eqn) -> Eqn:
+        """The equation, with values in place of those that have been found to be the same."""
+        if not any(var.name in self._same for var in eqn.invars):
+            return eqn
+        return replace(eqn, invars=tuple(self._same.get(var.name, var) for var in eqn.invars))
 
     @functools.cached_property
     def readers(self) -> dict[str, list[Eqn]]:
@@ -86,7 +95,11 @@ class Rewriting(Matcher):
 
     def _replaced(self, eqn: Eqn, step: Step) -> Sequence[Eqn]:
         eqn = self._with_body(eqn, step) if eqn.op == "scan" else eqn
-        return step(self, eqn) or (eqn,)
+        found = step(self, eqn)
+        if isinstance(found, Var):
+            self._same[eqn.outvars[0].name] = found
+            return ()
+        return found or (eqn,)
 
     def _with_body(self, eqn: Eqn, step: Step) -> Eqn:
         """A scan with its body rewritten; operands that every step reads and that are known are known in the body."""
@@ -182,4 +195,4 @@ class Recogniser:
             for form in likely
             for bound in rewriting.match(form.pattern, eqn.outvars[0], {})
         )
-        return next((new for new in found if new and same_result(new[-1], eqn)), None)
+        return next((new for new in found if new and not isinstance(new, Var) and same_result(new[-1], eqn)), None)

@@ -5,6 +5,8 @@ Each unit hands its relevance to its operands in proportion to the magnitude of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -29,7 +31,7 @@ def _open(site: Site, R: Array, *, ignored: bool) -> tuple[Shares, Kept]:
     return evidence.push(shared.rate), _kept(b, shared)
 
 
-def _gated(site: Site, R: Array, lower: float, upper: float, *, ignored: bool) -> tuple[Shares, Kept]:
+def _gated(site: Site, R: Array, lower: Any, upper: Any, *, ignored: bool) -> tuple[Shares, Kept]:
     """What is open takes all; what it hands on is told apart by terms of one sign.
 
     Of the evidence, p is enough unless the bias is ignored: n = p - Kx, and p + n = 2p - Kx. That is exact to a few

@@ -45,7 +45,7 @@ class Site:
     params: Mapping[str, Any]
     kind: str
     bears: tuple[bool, ...]
-    saturation: tuple[float, float] | None
+    saturation: tuple[Any, Any] | None
     nonnegative: tuple[bool, ...]
     gate: int | None
     operands: tuple[Array, ...]

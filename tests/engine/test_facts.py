@@ -48,6 +48,36 @@ def test_limits_reach_through_reshapes_and_transposes():
     assert limits(build) == dict.fromkeys(("z", "reshape", "transpose"), (-1, 2))
 
 
+def tanh_of(builder, z, start, limit):
+    """tanh of some columns of z [2, 4]."""
+    return builder.emit("tanh", builder.emit("slice", z, start=(0, start), limit=(2, limit), stride=(1, 1)))
+
+
+def test_limits_of_parts_are_arrays():
+    """As for gates that come from one product: each part is consumed by its own activation, the last by none."""
+
+    def build(builder, z):
+        gate = builder.emit("sigmoid", builder.emit("slice", z, start=(0, 2), limit=(2, 3), stride=(1, 1)))
+        return {"y": builder.emit("mul", tanh_of(builder, z, 0, 2), builder.emit("expand", gate, shape=(2, 2)))}
+
+    low, high = limits(build)["z"]
+    np.testing.assert_array_equal(low, [[-2, -2, -4, -np.inf]])
+    np.testing.assert_array_equal(high, [[2, 2, 4, np.inf]])
+
+
+def test_what_two_parts_share_has_no_limits():
+    low, high = limits(lambda b, z: b.emit("add", tanh_of(b, z, 0, 3), tanh_of(b, z, 2, 3)))["z"]
+    np.testing.assert_array_equal(low, [[-2, -2, -np.inf, -np.inf]])
+    np.testing.assert_array_equal(high, [[2, 2, np.inf, np.inf]])
+
+
+def test_limits_reach_through_concatenations():
+    def build(builder, z):
+        return builder.emit("tanh", builder.emit("concat", z, np.ones((2, 1)), axis=1))
+
+    assert limits(build)["z"] == (-2, 2)
+
+
 NOT_ALONE = {
     "two activations": lambda b, z: b.emit("add", b.emit("tanh", z), b.emit("sigmoid", z)),
     "the same twice": lambda b, z: b.emit("add", b.emit("tanh", z), b.emit("tanh", z)),
@@ -59,7 +89,6 @@ NOT_ALONE = {
         b.emit("exp", b.emit("reshape", z, shape=(8,))),
     ),
     "a sum before the activation": lambda b, z: b.emit("tanh", b.emit("add", z, np.ones((2, 4)))),
-    "only a part": lambda b, z: b.emit("tanh", b.emit("slice", z, start=(0, 0), limit=(2, 2), stride=(1, 1))),
     "copies": lambda b, z: b.emit("tanh", b.emit("expand", z, shape=(3, 2, 4))),
 }
 

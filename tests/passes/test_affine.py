@@ -43,6 +43,31 @@ def channels_last(builder, x):
 
 IMAGE, ROWS = (1, 4, 5, 5), (1, 3, 4)
 FOLDED = {
+    "constant minus x": (
+        lambda b, x: b.emit("sub", array(5), b.emit("matmul", x, array(4, 5))),
+        ROWS,
+        ["matmul"],
+    ),
+    "bias behind moves": (
+        lambda b, x: b.emit(
+            "add",
+            b.emit("reshape", b.emit("transpose", conv(b, x, array(6, 4, 3, 3)), perm=(0, 2, 3, 1)), shape=(25, 2, 3)),
+            array(2, 3),
+        ),
+        IMAGE,
+        ["conv", "transpose", "reshape"],
+    ),
+    "scale by -1 behind a reshape": (
+        lambda b, x: b.emit("neg", b.emit("reshape", b.emit("matmul", x, array(4, 5)), shape=(15,))),
+        ROWS,
+        ["matmul", "reshape"],
+    ),
+    "scale of an einsum": (
+        lambda b, x: b.emit("mul", b.emit("einsum", x, array(2, 4, 5), equation="btd,hde->bhte"), array(2, 1, 5)),
+        ROWS,
+        ["einsum"],
+    ),
+    "scale of rows": (lambda b, x: b.emit("mul", b.emit("matmul", array(6, 3), x), array(6, 1)), ROWS, ["matmul"]),
     "conv, channels last, batch norm": (
         lambda b, x: b.emit(
             "sub", b.emit("mul", channels_last(b, conv(b, x, array(6, 4, 3, 3))), array(6)), array(1, 1, 1, 6)
@@ -126,6 +151,10 @@ def test_a_bias_is_summed_not_replaced():
 
 
 KEPT = {
+    "position table behind a reshape": (
+        lambda b, x: b.emit("add", b.emit("reshape", b.emit("matmul", x, array(4, 5)), shape=(3, 5)), array(3, 5)),
+        ROWS,
+    ),
     "position table": (lambda b, x: b.emit("add", b.emit("matmul", x, array(4, 5)), array(3, 5)), ROWS),
     "position table of one number per token": (
         lambda b, x: b.emit("add", b.emit("matmul", x, array(4, 5)), array(3, 1)),
@@ -141,7 +170,6 @@ KEPT = {
         lambda b, x: b.emit("add", b.emit("matmul", x, array(4, 5)), np.array([0, 0, -np.inf, 0, 0])),
         ROWS,
     ),
-    "constant minus x": (lambda b, x: b.emit("sub", array(5), b.emit("matmul", x, array(4, 5))), ROWS),
     "broadcasting shift": (lambda b, x: b.emit("add", b.emit("matmul", x, array(4, 5)), array(2, 1, 5)), ROWS),
     "two values": (lambda b, x: b.emit("add", b.emit("matmul", x, x), array(4)), (4, 4)),
     "shift per token after an ellipsis": (

@@ -181,8 +181,6 @@ def test_what_is_near_is_left_alone(name):
 
 APART = {
     "a position table": (lambda w, x: w.add(w.mul(layer_norm(w, x), GAMMA), np.ones((3, 4))), ROWS, "add"),
-    "a second shift": (lambda w, x: w.add(affine(w, layer_norm(w, x)), BETA), ROWS, "add"),
-    "a second scale": (lambda w, x: w.mul(w.mul(layer_norm(w, x), GAMMA), GAMMA), ROWS, "mul"),
     "a scale per place": (lambda w, x: w.mul(layer_norm(w, x), np.ones((3, 4)) + GAMMA), ROWS, "mul"),
     "a mask": (lambda w, x: w.add(layer_norm(w, x), np.where(GAMMA > 1, -np.inf, 0)), ROWS, "add"),
     "a wider shift": (lambda w, x: w.add(layer_norm(w, x), np.ones((2, 1, 4))), ROWS, "add"),
@@ -192,6 +190,25 @@ APART = {
     "groups that split channels": (lambda w, x: grouped(w, x, groups=6), IMAGE, "reshape"),
     "a shift per pixel": (lambda w, x: grouped(w, x, beta=np.ones((3, 5))), IMAGE, "add"),
 }
+
+
+SECOND = {
+    "shift": (lambda w, x: w.add(affine(w, layer_norm(w, x)), BETA), [GAMMA, 2 * BETA]),
+    "scale": (lambda w, x: w.mul(w.mul(layer_norm(w, x), GAMMA), GAMMA), [GAMMA**2]),
+    "both": (lambda w, x: affine(w, affine(w, layer_norm(w, x))), [GAMMA**2, GAMMA * BETA + BETA]),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_scale_or_shift_joins_the_first(name):
+    """A file may keep a scale of ones in the operator and the true one behind it."""
+    expression, affine_parts = SECOND[name]
+    before = program(written(expression), ROWS)
+    after = recognise_norms(before)
+    assert operations(after) == ["layer_norm"]
+    check_unchanged(before, after)
+    found = [after.weights[var.name] for var in after.graph.eqns[0].invars[1:]]
+    np.testing.assert_allclose(found[: len(affine_parts)], affine_parts)
 
 
 @pytest.mark.parametrize("name", APART)
