@@ -3,10 +3,12 @@
 The package pins an old TensorFlow, so it lives in an environment of its own, made with Python 3.11:
 
     python3.11 -m venv reference
-    reference/bin/pip install dl-backtrace==0.0.24 tensorflow-cpu==2.14.1 numpy==1.26.4 tqdm
+    reference/bin/pip install dl-backtrace==0.0.24 tensorflow-cpu==2.14.1 numpy==1.26.4 tqdm onnx==1.16.2
     reference/bin/python tests/peers/record_dl_backtrace.py
 
-That rewrites `dl_backtrace.npz` beside this file. Only 0.0.24 may be used here: later versions are not open source.
+That rewrites `dl_backtrace.npz` beside this file, and `dl_backtrace_file.npz` for a network whose weights are those of
+an ONNX file (x, y, default/0, positive/0, negative/0); `... --file` rewrites the latter alone.
+Only 0.0.24 may be used here: later versions are not open source.
 A network is a list of values: value 0 is the input, value k the result of layer k. Per case the archive holds
 
     x, y                    inputs and outputs, examples first, channels last
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -332,7 +335,43 @@ def _kept(found: dict[str, np.ndarray], case: Case) -> dict[str, np.ndarray]:
     return {key: relevance for key, relevance in found.items() if key.startswith("default") or key.endswith(ends)}
 
 
+FILE = Path(__file__).parents[1] / "cases" / "conv1d_bias_behind_squeeze.onnx"
+"""A Keras network of 1-D convolutions as tf2onnx wrote it."""
+
+FILE_CASE = Case(
+    (8, 8),
+    [
+        layer("Conv1D", filters=8, kernel_size=3, activation="relu", padding="same", dilation_rate=2),
+        layer("MaxPooling1D"),
+        layer("Conv1D", filters=8, kernel_size=2, activation="relu"),
+        layer("GlobalAveragePooling1D"),
+        dense(10, "softmax"),
+    ],
+)
+
+
+def record_file() -> dict[str, np.ndarray]:
+    """What the package makes of the network that the file holds, in Keras layers with the file's weights."""
+    from onnx import load, numpy_helper
+
+    graph = load(FILE).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    read = [name for node in graph.node if node.op_type in ("Conv", "Add", "Gemm") for name in node.input]
+    given = [arrays[name] for name in read if name in arrays]  # kernel and bias of each layer in turn
+    weights = [w[:, :, 0].transpose(2, 1, 0) if w.ndim == 4 else w for w in given]
+    network, x = chain(FILE_CASE.shape, FILE_CASE.layers), inputs(FILE_CASE)
+    pairs = zip(weights, network.model.weights, strict=True)
+    network.model.set_weights([w.reshape(variable.shape) for w, variable in pairs])
+    found = explained(network, x, FILE_CASE)
+    check_steady(FILE.name, FILE_CASE, network, x, found)
+    check_untied(FILE.name, found)
+    return {"x": x, "y": network.model(x, training=False).numpy(), **_kept(found, FILE_CASE)}
+
+
 def main() -> None:
+    np.savez_compressed(Path(__file__).with_name("dl_backtrace_file.npz"), **record_file())
+    if "--file" in sys.argv:
+        return
     arrays: dict[str, np.ndarray] = {}
     for name, case in CASES.items():
         arrays.update(record(name, case))

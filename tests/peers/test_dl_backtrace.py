@@ -254,6 +254,24 @@ def test_contrastive(name):
     np.testing.assert_array_equal(explanation.relevance["value0"], channels["positive"] - channels["negative"])
 
 
+FROM_FILE = Path(__file__).parents[1] / "cases" / "conv1d_bias_behind_squeeze.onnx"
+
+
+@pytest.mark.parametrize("mode", CHANNELS)
+def test_a_file_with_its_biases_behind_moves(mode):
+    """The package explains the Keras network whose weights the file has; tf2onnx wrote it as Conv, Squeeze, Add."""
+    recorded = dict(np.load(Path(__file__).with_name("dl_backtrace_file.npz")))
+    explanation = explain(FROM_FILE, recorded["x"], mode=mode, dtype="float64")
+    assert difference(explanation.outputs[explanation.output], recorded["y"]) <= TOLERANCE
+    found = {
+        "default": explanation.relevance["input"],
+        **({} if mode == "default" else {c: getattr(explanation, c)["input"] for c in CHANNELS[mode]}),
+    }
+    for channel in CHANNELS[mode]:
+        assert difference(found[channel], recorded[f"{channel}/0"]) <= TOLERANCE
+    assert explanation.ledger.error.max() <= 1e-12
+
+
 @pytest.mark.parametrize("name", ["dense_relu", "several_sigmoids", "conv_max_pool"])
 @pytest.mark.parametrize("mode", CHANNELS)
 def test_given_start(name, mode):
