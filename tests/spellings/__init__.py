@@ -1,0 +1,1 @@
+"""Tests that relevance belongs to the network, not to how a file spells it (RULES section 13)."""
