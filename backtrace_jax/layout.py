@@ -26,7 +26,7 @@ Axes: TypeAlias = Mapping[str, int | None]
 Shape: TypeAlias = tuple[int, ...]
 
 _FOLLOWED = 2**18  # bytes of inputs of the batch that is followed, if it is one of more than a few examples
-_FEW = 4
+_FEW = 8
 
 
 def axes_of(model: Imported, batch_axis: BatchAxis) -> dict[str, int | None]:

@@ -36,6 +36,7 @@ class Followed:
         known: Its value, where that is known.
         bounds: What is known of its integers.
         doubt: Entries that may belong to another example.
+        copied: What a shared value was copied from, where it was.
     """
 
     var: Var
@@ -44,6 +45,7 @@ class Followed:
     known: np.ndarray | None = None
     bounds: Bounds | None = None
     doubt: Doubt | None = None
+    copied: Term | None = None
 
     @property
     def free(self) -> bool:
@@ -116,8 +118,9 @@ def _step(eqn: Eqn, operands: Sequence[Followed], over: Over) -> list[Followed]:
     terms = over.terms.results(eqn.op, step.params, [each.term for each in own], shapes)
     rest = OPEN if any(each.place is OPEN for each in operands) else None
     found = zip(eqn.outvars, step.results, terms, strict=True)
+    copied = own[0].term if eqn.op == "expand" else None
     return [
-        Followed(var, place or rest, term, None, *_facts(eqn.op, var, term.shape, step, own))
+        Followed(var, place or rest, term, None, *_facts(eqn.op, var, term.shape, step, own), copied)
         for var, place, term in found
     ]
 
@@ -151,6 +154,9 @@ def _conforming(value: Followed, place: Place | None, over: Over) -> Followed:
         return value if value.known is None else replace(value, bounds=exact(value.known))
     if value.place is not None:
         raise MixedError("it combines different examples")
+    copies = _copies(value, place, over)
+    if copies is not None:
+        return copies
     if value.known is None or place is None:
         raise MixedError(f"{value.var.name!r}, which all examples share, meets them as if it held one entry for each")
     part = of_one(value.known, place, over.count)
@@ -160,6 +166,19 @@ def _conforming(value: Followed, place: Place | None, over: Over) -> Followed:
     if numbers is None:
         raise MixedError(f"{value.var.name!r} has different entries for the examples")
     return Followed(value.var, place, over.terms.array(numbers[0]), bounds=numbers[1])
+
+
+def _copies(value: Followed, place: Place | None, over: Over) -> Followed | None:
+    """A shared value that was copied for each example, as one of the copies."""
+    if value.copied is None or place is None:
+        return None
+    shape, given = value.var.shape, value.copied.shape
+    axis = place.axis - (len(shape) - len(given))
+    if place.outer > 1 or shape[place.axis] != over.count or (axis >= 0 and given[axis] != 1):
+        return None
+    own = alone(shape, place, over.count)
+    (term,) = over.terms.results("expand", {"shape": own}, [value.copied], [own])
+    return Followed(value.var, place, term)
 
 
 def _scan(eqn: Eqn, operands: Sequence[Followed], over: Over) -> list[Followed]:

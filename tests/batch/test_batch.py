@@ -125,6 +125,18 @@ def test_an_input_that_all_examples_share(count):
     np.testing.assert_allclose(explanation.relevance["s"], expected.sum(1), rtol=1e-4, atol=1e-6)
 
 
+def test_what_all_examples_share_may_be_copied_for_each():
+    found = onnx.load(CASES / "shared_scalar.onnx")
+    nodes = [onnx.helper.make_node("Shape", ["x"], ["shape"]), onnx.helper.make_node("Expand", ["s", "shape"], ["e"])]
+    found.graph.node[0].input[1] = "e"
+    for node in reversed(nodes):
+        found.graph.node.insert(0, node)
+    x, s = RNG.normal(size=(3, 4)).astype(np.float32), np.float32(1.5)
+    explanation = explained(found, {"x": x, "s": s}, batch_axis={"s": None})
+    np.testing.assert_allclose(explanation.outputs["y"], reference(found, x, s), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(explanation.relevance["s"], explanation.relevance["x"].sum(1), rtol=1e-4, atol=1e-6)
+
+
 def test_a_size_of_minus_one_is_dynamic():
     found, x = onnx.load(CASES / "dim_minus_one.onnx"), RNG.normal(size=(3, 4)).astype(np.float32)
     np.testing.assert_allclose(explain(found, x).outputs["y"], reference(found, x), rtol=1e-5, atol=1e-6)
