@@ -22,7 +22,8 @@ from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
 from .importers import Imported, read
 from .importers.proof import compare
 from .ir import Program
-from .layout import BatchAxis, axes_of, batch_first, inputs_first, kept, leavings, rows_of
+from .layout import BatchAxis, axes_of, batch_first, inputs_first, kept, rows_of
+from .leaving import leavings
 from .questions import Question
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode

@@ -7,15 +7,14 @@ given to each of them. Where outputs hold the examples, and that nothing mixes t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .batch import Leaving, leaving_of, proven
-from .errors import BacktraceError, DataDependentError, InputError, ModelError, SettingError, UnsupportedError
+from .batch import Leaving
+from .errors import InputError, SettingError
 from .importers import Imported, InputType
 from .ir import Eqn, Graph, Program, Var
 
@@ -24,9 +23,6 @@ BatchAxis: TypeAlias = "int | Mapping[str, int | None] | None"
 
 Axes: TypeAlias = Mapping[str, int | None]
 Shape: TypeAlias = tuple[int, ...]
-
-_FOLLOWED = 2**18  # bytes of inputs of the batch that is followed, if it is one of more than a few examples
-_FEW = 8
 
 
 def axes_of(model: Imported, batch_axis: BatchAxis) -> dict[str, int | None]:
@@ -136,104 +132,14 @@ def kept(model: Imported) -> Imported:
     return model if isinstance(model.lower, _Kept) else replace(model, lower=_Kept(model.lower))
 
 
-def leavings(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...] | None:
-    """What each output is for one example; None where all outputs are batch first as they come.
-
-    Args:
-        model: The model as it was read.
-        axes: The axis of the batch in each of its inputs.
-        shapes: Shape of each input for one example, without the batch.
-        count: How many examples are explained.
-
-    Raises:
-        UnsupportedError: Naming the node that does something to several examples that it does not do to each alone.
-        InputError: When a batch of the size that the file fixes would have to be filled up, and its examples interact.
-    """
-    if all(axis is None for axis in axes.values()):
-        return None
-    sizes = _declared_sizes(model, axes)
-    rows = max((size for size in sizes if size), default=1)
-    if rows > 1:
-        return _of_fixed_batch(model, axes, shapes, count, rows)
-    if count == 1 or 1 in sizes:
-        return _of_one(model, axes, shapes)
-    return _proven(model, axes, shapes, _followed_count(model, shapes, count))
-
-
-def _declared_sizes(model: Imported, axes: Axes) -> list[int | None]:
-    """The sizes of the batch in each input that has one, None where it is dynamic."""
-    pairs = ((entry.dims, axes[entry.name]) for entry in model.inputs)
-    return [dims[axis] if dims else None for dims, axis in pairs if axis is not None]
-
-
-def _followed_count(model: Imported, shapes: Mapping[str, Shape], count: int) -> int:
-    """As many examples as there are, unless known values of their size would take long to compute."""
-    each = sum(math.prod(shapes[entry.name]) * entry.dtype.itemsize for entry in model.inputs)
-    return min(count, max(_FEW, _FOLLOWED // max(1, each)))
-
-
-def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...]:
-    try:
-        one = model.lower(_sized(shapes, axes, 1))
-    except ModelError as error:
-        raise ModelError(
-            f"the model does not take an example alone: {error}. If the inputs are one example together, pass "
-            "batch_axis=None"
-        ) from error
-    try:
-        batch = model.lower(_sized(shapes, axes, count), examples=count)
-    except DataDependentError:  # the caller knows the values of inputs that may decide
-        raise
-    except BacktraceError as error:
-        raise UnsupportedError(
-            f"the model takes one example, but not {count} together: {error}. Explain them one by one"
-        ) from error
-    return proven(one, batch, axes, count)
-
-
-def _of_one(model: Imported, axes: Axes, shapes: Mapping[str, Shape]) -> tuple[Leaving, ...] | None:
-    """One example at a time is what the model computes, whatever it would do to several."""
-    one = model.lower(_sized(shapes, axes, 1))
-    if all(var.shape[:1] == (1,) for var in one.graph.outputs):
-        return None
-    try:
-        return _proven(model, axes, shapes, 2)
-    except BacktraceError:  # no batch to be told: each output belongs to the example as a whole
-        return None
-
-
-def _of_fixed_batch(
-    model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int, rows: int
-) -> tuple[Leaving, ...] | None:
-    """Runs of the size that the file fixes, whose examples may interact as long as no run is filled up."""
-    program = model.lower(_sized(shapes, axes, rows))
-    full = count % rows == 0
-    if full and all(var.shape[:1] == (rows,) for var in program.graph.outputs):
-        return None
-    try:
-        return leaving_of(program, axes, rows)
-    except UnsupportedError as error:
-        if full:
-            return None
-        raise InputError(
-            f"{count} examples do not fill batches of {rows}, which the file fixes, and its examples interact: "
-            f"{error}. Pass a multiple of {rows} examples"
-        ) from error
-
-
-def _sized(shapes: Mapping[str, Shape], axes: Axes, count: int) -> dict[str, Shape]:
-    """Full shapes of the model's own inputs for so many examples."""
-    return {name: _own((count, *shape), axes[name]) for name, shape in shapes.items()}
-
-
-def _own(shape: Shape, axis: int | None) -> Shape:
+def own_shape(shape: Shape, axis: int | None) -> Shape:
     """A shape with the batch in front as the model itself has it."""
     return shape[1:] if axis is None else (*shape[1 : axis + 1], shape[0], *shape[axis + 1 :])
 
 
 def _entered(model: Imported, shapes: Mapping[str, Shape], axes: Axes) -> Program:
     """The model's graph behind moves that bring the batch from the front to its own place."""
-    program = model.lower({name: _own(shape, axes[name]) for name, shape in shapes.items()})
+    program = model.lower({name: own_shape(shape, axes[name]) for name, shape in shapes.items()})
     graph = program.graph
     first = [_entering(var, shapes[var.name], axes[var.name]) for var in graph.inputs]
     inner = {var.name: eqn.outvars[0] for var, eqn in zip(graph.inputs, first, strict=True) if eqn}

@@ -13,7 +13,8 @@ from .errors import BacktraceError, ModelError, UnsupportedError
 from .feeds import Inputs, read_inputs
 from .importers import Imported, InputType, read
 from .ir import Program
-from .layout import Axes, BatchAxis, axes_of, batch_first, inputs_first, kept, leavings, left, rows_of
+from .layout import Axes, BatchAxis, axes_of, batch_first, inputs_first, kept, left, rows_of
+from .leaving import leavings
 from .passes import simplify
 from .rules import Mode, find_mode
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from backtrace_jax.engine.compile import compile_forward
 from backtrace_jax.errors import ImportMismatchError
-from backtrace_jax.layout import Axes, batch_first, kept, leavings, left, rows_of
+from backtrace_jax.layout import Axes, batch_first, kept, left, rows_of
+from backtrace_jax.leaving import leavings
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.passes import simplify
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-Draw = Callable[[st.SearchStrategy], int]
+Draw = Callable[[st.SearchStrategy], Any]
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Sketch:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
-    def emit(self, op: str, *operands: str, rank: int | None = None, outputs: int = 1, **attributes: object) -> str:
+    def emit(self, op: str, *operands: str, rank: int | None = None, outputs: int = 1, **attributes: Any) -> str:
         """Add a node; its first result is the value at hand."""
         names = [f"v{len(self.nodes)}.{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, list(operands), names, name=f"n{len(self.nodes)}", **attributes))
@@ -150,8 +151,3 @@ def graphs(draw: Callable) -> onnx.ModelProto:
     outputs = [helper.make_empty_tensor_value_info(sketch.value)]
     graph = helper.make_graph(sketch.nodes, "random", inputs, outputs, sketch.constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def operators(model: onnx.ModelProto) -> Iterator[str]:
-    """The operators of a model."""
-    return (node.op_type for node in model.graph.node)

@@ -9,7 +9,8 @@ from onnx.reference import ReferenceEvaluator
 
 from backtrace_jax import BacktraceError
 from backtrace_jax.importers import read
-from backtrace_jax.layout import leavings, left
+from backtrace_jax.layout import left
+from backtrace_jax.leaving import leavings
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.ops.control import run
 from tests.batch.random_graphs import graphs
@@ -36,6 +37,7 @@ def alone(model, x):
     """What is explained: each example through the graph for one, and where the batch of its output was."""
     imported = read(model)
     leaving = leavings(imported, {"x": 0}, {"x": x.shape[1:]}, len(x))
+    assert leaving is not None
     program = left(imported.lower({"x": (1, *x.shape[1:])}), leaving)
     (output,) = program.graph.outputs
     with exact_types():
