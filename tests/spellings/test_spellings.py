@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,7 +50,8 @@ def spellings(name: str) -> dict[str, onnx.ModelProto]:
 
 
 def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
-    return list(ReferenceEvaluator(in_doubles(model)).run(None, feeds(model)))
+    results: Any = ReferenceEvaluator(in_doubles(model)).run(None, feeds(model))
+    return list(results)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -35,7 +35,7 @@ def sum_as_difference(sheet, node, new):
 def owned(sheet, node):
     """Whether a sum adds a constant to a linear map, whose bias it is."""
     known = [sheet.known(name) for name in node.input]
-    source = sheet.writers.get(node.input[known.index(False)])
+    source = sheet.writers.get(node.input[known.index(False)]) if False in known else None
     return any(known) and source is not None and source.op_type in ("MatMul", "Conv", "Gemm")
 
 
@@ -47,8 +47,10 @@ def sum_of_many(sheet, node, new):
     operands = []
     for name in node.input:
         writer = sheet.writers.get(name)
-        inner = writer is not None and writer.op_type == "Add" and sheet.alone(name) and not owned(sheet, writer)
-        operands += writer.input if inner else [name]
+        if writer is None or writer.op_type != "Add" or not sheet.alone(name) or owned(sheet, writer):
+            operands.append(name)
+        else:
+            operands += writer.input
     return new.Sum(*operands)
 
 
