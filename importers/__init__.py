@@ -106,7 +106,7 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
         model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, a Keras model or the path of its file, or an
             Imported.
         example: Inputs that a PyTorch module is traced with.
-        batch_axis: Axis of the batch in a module's inputs, or one by input name; None where there is none.
+        batch_axis: Axis of the batch in the inputs of a module or Keras model, or one by input name; None: no batch.
 
     Raises:
         ModelError: When it cannot be read.
@@ -122,6 +122,6 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
     if pytorch.is_module(model):
         return pytorch.read(model, example, batch_axis)
     if keras.is_model(model) or (isinstance(model, str | Path) and Path(model).suffix in keras.SUFFIXES):
-        return keras.read(model, example)
+        return keras.read(model, example, batch_axis)
     refuse_strangers(model)
     return onnx.read(model)

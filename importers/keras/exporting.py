@@ -63,25 +63,33 @@ class _Written:
 _WRITTEN: WeakKeyDictionary[Any, _Written] = WeakKeyDictionary()
 
 
-def exported(model: Any, loaded: Loaded | None = None, *, anew: bool = False) -> Imported:
-    """The import of a model; the same model with the same weights is written and proven once."""
+def exported(model: Any, loaded: Loaded | None = None, *, together: bool = False, anew: bool = False) -> Imported:
+    """The import of a model; the same model with the same weights is written and proven once.
+
+    Args:
+        model: The model.
+        loaded: The file it is from.
+        together: Whether the examples of a batch are one example, so that inputs come with an axis in front.
+        anew: Whether it is written again in any case.
+    """
     digest = _digest(model)
     written = _WRITTEN.get(model)
     if written is None or written.digest != digest or anew:
         written = _WRITTEN[model] = _write(model, digest, loaded)
-    return replace(written.imported, prove=partial(_prove, model, written), source=_Model(model, loaded, written))
+    source = _Model(model, loaded, written, together)
+    return replace(written.imported, prove=partial(_prove, source), source=source)
 
 
-def exported_file(path: Path) -> Imported:
-    """The import of a file, read once as long as the file does not change."""
+def exported_file(path: Path, *, together: bool = False) -> Imported:
+    """The import of a file, read once as long as the file does not change; `exported` says more."""
     state = path.stat() if path.is_file() else None
-    return _file(path.resolve(), state and (state.st_mtime_ns, state.st_size))
+    loaded = _file(path.resolve(), state and (state.st_mtime_ns, state.st_size))
+    return exported(loaded.model, loaded, together=together)
 
 
 @lru_cache(_FILES_KEPT)
-def _file(path: Path, state: Any) -> Imported:
-    loaded = load(path)
-    return exported(loaded.model, loaded)
+def _file(path: Path, state: Any) -> Loaded:
+    return load(path)
 
 
 @dataclass(frozen=True)
@@ -91,20 +99,25 @@ class _Model(Source):
     model: Any
     loaded: Loaded | None
     written: _Written
+    together: bool
 
     def read(self, inputs: Any, *, anew: bool = False) -> Imported:
-        return exported(self.model, self.loaded, anew=anew)
+        return exported(self.model, self.loaded, together=self.together, anew=anew)
 
     def answer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self.written.runner.run(self.model, feeds)
+        if not self.together:
+            return self.written.runner.run(self.model, feeds)
+        found = self.written.runner.run(self.model, {name: array[0] for name, array in feeds.items()})
+        return {name: array[None] for name, array in found.items()}
 
 
-def _prove(model: Any, written: _Written, feeds: Mapping[str, np.ndarray]) -> None:
+def _prove(source: _Model, feeds: Mapping[str, np.ndarray]) -> None:
     """Compare an import with its model, until it was proven once."""
     from backtrace_jax.importers.proof import prove
 
+    written, axes = source.written, dict.fromkeys(feeds) if source.together else None
     if not written.proven:
-        prove(written.imported, partial(written.runner.run, model), feeds)
+        prove(written.imported, source.answer, feeds, axes=axes)
         written.proven = True
 
 

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from backtrace_jax import Explainer, explain
-from backtrace_jax.errors import ImportMismatchError, InputError, ModelError, UnsupportedError
+from backtrace_jax.errors import ImportMismatchError, InputError, ModelError, SettingError, UnsupportedError
 from backtrace_jax.importers import read
 from tests.importers.keras_zoo import CLASSICS, FAMILIES, L, as_keras_runs, classic, family, keras, ops
 
@@ -460,3 +460,19 @@ def test_operations_without_an_onnx_form_are_named():
 def test_importing_the_package_imports_no_keras():
     code = "import sys, backtrace_jax, backtrace_jax.importers.keras; sys.exit('keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_examples_of_a_batch_as_one_example():
+    with as_keras_runs():
+        x = L.Input((3,), name="x")
+        model = keras.Model(x, ops.subtract(x, ops.mean(x, axis=0, keepdims=True)))
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    with pytest.raises(UnsupportedError, match=r"mixes the examples along axis 0 of 'x'.* batch_axis=None"):
+        explain(model, rows, task="regression")
+    found = explain(model, rows, task="regression", batch_axis=None, mode="gradient", target=(1, 2))
+    np.testing.assert_allclose(found.outputs[found.output][0], rows - rows.mean(0), atol=1e-6)
+    expected = np.zeros((4, 3))
+    expected[:, 2] = [-0.25, 0.75, -0.25, -0.25]
+    np.testing.assert_allclose(found.relevance["x"][0], expected, atol=1e-6)
+    with pytest.raises(SettingError, match="a Keras model has its batch first in every input"):
+        explain(model, rows, batch_axis=1)
