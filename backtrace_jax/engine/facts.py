@@ -35,7 +35,7 @@ def saturation(graph: Graph) -> dict[str, Range]:
     """
     readers, outputs = graph.consumers(), {var.name for var in graph.outputs}
     found: dict[str, Range] = {}
-    for var in reversed([var for eqn in graph.eqns for var in eqn.outvars]):
+    for var in reversed([var for eqn in graph.eqns for var in eqn.outvars if var.is_float]):
         reading = readers[var.name] if var.name not in outputs else []
         if len(reading) == 1:
             limits = _limits(reading[0], var, found)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, LINEAR, MOVE, OPS, SELECT
+from ..ops import CONTROL, LINEAR, MOVE, OPS, SELECT, SUM
 from ..rules import EMBEDDING, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
 from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
 from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
@@ -240,7 +240,8 @@ class _Planning:
             raise UnsupportedError(f"mode {self.mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}")
         signs = tuple(var.name in self.nonnegative for var in eqn.invars)
         breaks = any(var.name in self.breaks for var in (*eqn.outvars, *eqn.invars))
-        return Step(eqn, kind, rule, bears, self.saturation.get(name), signs, gate, breaks)
+        saturation = None if kind == SUM else self.saturation.get(name)  # RULES 3: a sum has no gate
+        return Step(eqn, kind, rule, bears, saturation, signs, gate, breaks)
 
     def _body(self, eqn: Eqn) -> Plan:
         body, inside = eqn.params["body"], bearing_in_body(eqn, self.carrying)

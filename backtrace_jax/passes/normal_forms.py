@@ -33,7 +33,7 @@ def _apply(table: dict[str, Callable[[Rewriting, Eqn], Replacement]], rewriting:
 
 def _number_beside(rewriting: Rewriting, eqn: Eqn) -> tuple[Var, float] | None:
     """The operand that is no number, and the number, of an operation on both that keeps the operand's type."""
-    for value, other in (eqn.invars, eqn.invars[::-1]):
+    for value, other in (eqn.invars, eqn.invars[::-1]) if len(eqn.invars) == 2 else ():
         number = rewriting.number(other)
         if number is not None and (value.shape, value.dtype) == (eqn.outvars[0].shape, eqn.outvars[0].dtype):
             return value, number

@@ -316,7 +316,7 @@ def test_a_second_call_with_an_equal_mode_compiles_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lrp-gama", {}, "lrp-gama.*lrp-gamma.*smoothgrad"),
+        ("lrp-gama", {}, "lrp-gama.*did you mean lrp-gamma"),
         ("lrp-gamma", {"gama": 1}, "no option gama.*gamma, epsilon, bias"),
         ("dlbacktrace-0.0.24", {"epsilon": 1}, "no option epsilon.*none"),
         ("gradient", {"steps": 1}, "no option steps.*none"),
