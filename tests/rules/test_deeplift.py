@@ -166,7 +166,7 @@ def test_recurrence():
 def test_a_choice_that_turns_over_is_reported():
     """A condition carries no relevance; where it differs from the reference, the completeness error says so."""
     model = between(
-        lambda n, h: n.node("Where", n.node("Greater", h, np.array(0.0)), h, n.node("Mul", h, np.array(0.1)))
+        lambda n, h: n.node("Where", n.node("Greater", h, np.array(0.2)), h, n.node("Mul", h, np.array(0.1)))
     )
     found = explain(model, X, mode="deeplift", baseline=REFERENCE, dtype="float64", target=1)
     assert found.completeness_error.max() > 1e-3

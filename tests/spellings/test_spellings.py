@@ -2,8 +2,7 @@
 
 A rewrite leaves a network's function unchanged, which ONNX's reference evaluator confirms in float64. What is explained
 of the two files is then compared: where both come down to the same operations on the same weights, their relevance is
-the same in every mode. Where they do not, it is computed, and compared in float64. Here that is done in one mode for
-each pair, in turn; `python -m benchmarks.spellings` does it in all modes, and for all pairs.
+the same in every mode. Where they do not, it is computed, and compared in float64: the modes and networks take turns.
 """
 
 from __future__ import annotations
