@@ -10,7 +10,7 @@ from .errors import BacktraceError, DataDependentError, InputError, ModelError, 
 from .importers import Imported
 from .layout import Axes, Shape, own_shape
 
-_FOLLOWED = 2**18  # bytes of inputs of the batch that is followed, if it is one of more than a few examples
+_FOLLOWED = 2**26  # bytes of inputs of the batch that is followed, if it is one of more than a few examples
 _FEW = 8
 
 
@@ -50,7 +50,8 @@ def _followed_count(model: Imported, shapes: Mapping[str, Shape], count: int) ->
     return min(count, max(_FEW, _FOLLOWED // max(1, each)))
 
 
-def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...]:
+def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...] | None:
+    """What each output is for one example; None where all are batch first, so that any batch is compiled once."""
     try:
         one = model.lower(_sized(shapes, axes, 1))
     except ModelError as error:
@@ -66,7 +67,9 @@ def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int
         raise UnsupportedError(
             f"the model takes one example, but not {count} together: {error}. Explain them one by one"
         ) from error
-    return proven(one, batch, axes, count)
+    found = proven(one, batch, axes, count)
+    plain = all(each.axis == 0 and each.shape == var.shape for each, var in zip(found, one.graph.outputs, strict=True))
+    return None if plain else found
 
 
 def _of_one(model: Imported, axes: Axes, shapes: Mapping[str, Shape]) -> tuple[Leaving, ...] | None:

@@ -25,14 +25,18 @@ def tidy(program: Program) -> Program:
 
 
 def merge_alike(program: Program) -> Program:
-    """Equations that compute the same are one; of the names the first stays."""
+    """Equations that compute the same are one; of the names the first stays.
+
+    Two calls of a module stay apart, since users ask for each of them by its name.
+    """
     known: dict[Any, Var] = {}
 
     def step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
         if eqn.op not in _SETTLED or rewriting.program is not program:
             return None
         operands = tuple(_identity(rewriting, var) for var in eqn.invars)
-        found = known.setdefault((eqn.op, operands, str(dict(eqn.params))), eqn.outvars[0])
+        key = (eqn.op, operands, tuple(sorted(eqn.params.items())), eqn.source.calls)
+        found = known.setdefault(key, eqn.outvars[0])
         return None if found == eqn.outvars[0] else found
 
     return rewritten(program, step)
@@ -76,9 +80,11 @@ def _transposed(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 
 def _cast(rewriting: Rewriting, eqn: Eqn) -> Replacement:
-    """A cast to a value's own type, or back to it from a wider one."""
+    """A cast to a value's own type, or back to it from a wider one; one that rounds on the way stays."""
     value, result = eqn.invars[0], eqn.outvars[0]
     before = rewriting.producers.get(value.name)
+    if any(each is not None and each.params.get("rounded") for each in (eqn, before)):
+        return None
     if value.dtype == result.dtype:
         return value
     if before is None or before.op != "cast" or before.invars[0].dtype != result.dtype:
