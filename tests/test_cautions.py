@@ -63,8 +63,8 @@ def test_relevance_that_stays_on_the_way():
 
 def test_relevance_that_belongs_to_constants():
     added = node("Add", ["x", "c"], ["z"])
-    model = network([added, node("Mul", ["z", "two"], ["y"])], {"x": (TensorProto.FLOAT, ["batch", 2])},
-                    c=np.full(2, 500.0, np.float32), two=np.full(2, 2.0, np.float32))  # fmt: skip
+    given = {"x": (TensorProto.FLOAT, ["batch", 2])}
+    model = network([added, node("Relu", ["z"], ["y"])], given, c=np.full(2, 500.0, np.float32))
     warned(["reached the inputs", "constant 100%"], model, ONE, target=0)
 
 

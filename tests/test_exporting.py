@@ -81,7 +81,7 @@ def test_a_module_needs_inputs(tmp_path, monkeypatch, capsys):
     (tmp_path / "made_without.py").write_text(MAKER)
     monkeypatch.chdir(tmp_path)
     assert main(["export", "made_without:model", "model.onnx"]) == 1
-    assert "exported for its inputs" in capsys.readouterr().err
+    assert "give INPUTS, an .npy file" in capsys.readouterr().err
 
 
 def test_importing_the_package_imports_no_framework():

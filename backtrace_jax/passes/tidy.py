@@ -27,7 +27,7 @@ def tidy(program: Program) -> Program:
 def merge_alike(program: Program) -> Program:
     """Equations that compute the same are one; of the names the first stays.
 
-    Two calls of a module stay apart, since users ask for each of them by its name.
+    What two modules, or two calls of one, compute stays apart, since users ask for each of them by its name.
     """
     known: dict[Any, Var] = {}
 
@@ -35,7 +35,7 @@ def merge_alike(program: Program) -> Program:
         if eqn.op not in _SETTLED or rewriting.program is not program:
             return None
         operands = tuple(_identity(rewriting, var) for var in eqn.invars)
-        key = (eqn.op, operands, tuple(sorted(eqn.params.items())), eqn.source.calls)
+        key = (eqn.op, operands, tuple(sorted(eqn.params.items())), eqn.source.module, eqn.source.calls)
         found = known.setdefault(key, eqn.outvars[0])
         return None if found == eqn.outvars[0] else found
 
@@ -56,9 +56,17 @@ def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     return rule(rewriting, eqn) if rule else None
 
 
+def _before(rewriting: Rewriting, eqn: Eqn, var: Var) -> Eqn | None:
+    """What made an operand, unless that may be the result of another module, or call, which keeps its own layout."""
+    before = rewriting.producers.get(var.name)
+    own = (eqn.source.module, eqn.source.calls)
+    inside = before is not None and (not before.source.module or (before.source.module, before.source.calls) == own)
+    return before if inside else None
+
+
 def _reshaped(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """A reshape of a reshape is one."""
-    before = rewriting.producers.get(eqn.invars[0].name)
+    before = _before(rewriting, eqn, eqn.invars[0])
     value = before.invars[0] if before is not None and before.op == "reshape" else eqn.invars[0]
     if value.shape == eqn.outvars[0].shape:
         return value
@@ -67,7 +75,7 @@ def _reshaped(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 def _transposed(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """A transposition of a transposition is one; one that moves axes of size 1 only is a reshape."""
-    before, perm = rewriting.producers.get(eqn.invars[0].name), tuple(eqn.params["perm"])
+    before, perm = _before(rewriting, eqn, eqn.invars[0]), tuple(eqn.params["perm"])
     value = eqn.invars[0]
     if before is not None and before.op == "transpose":
         value, perm = before.invars[0], tuple(before.params["perm"][axis] for axis in perm)
@@ -82,7 +90,7 @@ def _transposed(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 def _cast(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """A cast to a value's own type, or back to it from a wider one; one that rounds on the way stays."""
     value, result = eqn.invars[0], eqn.outvars[0]
-    before = rewriting.producers.get(value.name)
+    before = _before(rewriting, eqn, value)
     if any(each is not None and each.params.get("rounded") for each in (eqn, before)):
         return None
     if value.dtype == result.dtype:
@@ -117,14 +125,14 @@ def _neutral(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 def _without_copies(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """Operands as they were before they were copied along axes, where broadcasting copies them anyway."""
     shape = eqn.outvars[0].shape
-    operands = [_uncopied(rewriting, var, shape) for var in eqn.invars]
+    operands = [_uncopied(rewriting, eqn, var) for var in eqn.invars]
     if operands == list(eqn.invars) or np.broadcast_shapes(*(var.shape for var in operands)) != shape:
         return None
     return (rewriting.equation(eqn, eqn.op, *operands, **eqn.params),)
 
 
-def _uncopied(rewriting: Rewriting, var: Var, shape: tuple[int, ...]) -> Var:
-    before, array = rewriting.producers.get(var.name), rewriting.weights.get(var.name)
+def _uncopied(rewriting: Rewriting, eqn: Eqn, var: Var) -> Var:
+    before, array, shape = _before(rewriting, eqn, var), rewriting.weights.get(var.name), eqn.outvars[0].shape
     if before is not None and before.op == "expand":
         return before.invars[0]
     if array is None or array.shape != shape or set(shape[:-1]) <= {1} or not var.is_float:
