@@ -55,6 +55,10 @@ class Settings:
             raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
         if self.prove not in PROOFS:
             raise SettingError(f"prove {self.prove!r} does not exist; there are: {', '.join(PROOFS)}")
+        if not isinstance(self.prepare, bool):
+            raise SettingError(f"prepare must be True or False, found {self.prepare!r}")
+        if self.output is not None and (not isinstance(self.output, str | int) or isinstance(self.output, bool)):
+            raise SettingError(f"output must be a name or an index, found {self.output!r}")
         if self.chunk is not None:
             check_chunk(self.chunk)
         if self.scaler is not None and not _is_number(self.scaler):
@@ -68,10 +72,33 @@ def _is_number(value: object) -> bool:
 
 
 def as_axes(batch_axis: Any) -> Any:
-    """Axes by input name as something that can be a key."""
-    return tuple(sorted(batch_axis.items())) if isinstance(batch_axis, Mapping) else batch_axis
+    """Axes by input name as something that can be a key.
+
+    Raises:
+        SettingError: When an axis is no whole number.
+    """
+    axes = [*batch_axis.values()] if isinstance(batch_axis, Mapping) else [batch_axis]
+    if not all(axis is None or (isinstance(axis, int | np.integer) and not isinstance(axis, bool)) for axis in axes):
+        raise SettingError(
+            f"batch_axis must be a whole number, None, or a dict of these by input; found {batch_axis!r}"
+        )
+    if isinstance(batch_axis, Mapping):
+        return tuple(sorted((name, _whole(axis)) for name, axis in batch_axis.items()))
+    return _whole(batch_axis)
 
 
-def as_names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """One name or several, as a tuple."""
-    return (names,) if isinstance(names, str) else None if names is None else tuple(names)
+def _whole(axis: Any) -> int | None:
+    return None if axis is None else int(axis)
+
+
+def as_names(setting: str, names: Any) -> tuple[str, ...] | None:
+    """One name or several, as a tuple.
+
+    Raises:
+        SettingError: When it is neither.
+    """
+    if names is None or isinstance(names, str):
+        return (names,) if isinstance(names, str) else None
+    if not isinstance(names, Sequence | set | frozenset) or not all(isinstance(name, str) for name in names):
+        raise SettingError(f"{setting} must be a name or a list of names, found {names!r:.80}")
+    return tuple(names)

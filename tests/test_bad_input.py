@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -109,6 +112,7 @@ def test_wrong_targets(lenet, call, error, words):
         ({"wrt": "label"}, SettingError, ["label", "input"]),
         ({"chunk": 3}, SettingError, ["chunk", "multiple of 8"]),
         ({"chunk": 0}, SettingError, ["chunk"]),
+        ({"chunk": 8 * 10**8}, SettingError, ["chunk must be at most 65536"]),
         ({"dtype": "int8"}, SettingError, ["int8", "float32"]),
         ({"precision": "best"}, SettingError, ["best", "highest"]),
         ({"scaler": float("nan")}, SettingError, ["scaler"]),
@@ -116,6 +120,27 @@ def test_wrong_targets(lenet, call, error, words):
 )
 def test_wrong_settings(settings, error, words):
     _fails(error, words, explain, exported("lenet").model, IMAGES, **settings)
+
+
+WRONG_TYPES = {
+    "batch_axis=[0]": "batch_axis must be a whole number, None, or a dict",
+    "batch_axis={'x': 0.5}": "batch_axis must be a whole number",
+    "layers=3": "layers must be a name or a list of names",
+    "wrt=[3]": "wrt must be a name or a list of names",
+    "output=['y']": "output must be a name or an index",
+    "prepare='yes'": "prepare must be True or False",
+}
+
+
+def test_settings_of_the_wrong_type():
+    """In a process of its own: in this one types are checked as the functions are called."""
+    calls = "".join(
+        f"try: backtrace_jax.explain('m.onnx', 0, {call})\nexcept Exception as e: told(e)\n" for call in WRONG_TYPES
+    )
+    code = f"import backtrace_jax\ndef told(e): print(type(e).__name__, e)\n{calls}"
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    for line, words in zip(lines, WRONG_TYPES.values(), strict=True):
+        assert line.startswith(f"SettingError {words}")
 
 
 def test_wrong_files(tmp_path):

@@ -17,6 +17,8 @@ from ..errors import SettingError
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
 _GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
 _GROUP = 2  # divides every chunk above 1
+MOST = 2**16
+"""Examples of the largest chunk that is taken."""
 _ROWS = 8  # XLA's CPU matmuls give a row the same bits at any position in multiples of this many rows
 
 
@@ -40,8 +42,10 @@ def check_chunk(chunk: Any) -> None:
     """Refuse chunk sizes at which an example's bytes would depend on its position.
 
     Raises:
-        SettingError: For anything but 1 or a multiple of 8.
+        SettingError: For anything but 1 or a multiple of 8, and for more than a machine can hold.
     """
+    if isinstance(chunk, int) and chunk > MOST:
+        raise SettingError(f"chunk must be at most {MOST}, found {chunk}: all of a chunk is in memory at once")
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1 or (chunk > 1 and chunk % _ROWS):
         raise SettingError(
             f"chunk must be 1 or a multiple of {_ROWS}, found {chunk!r}: at other sizes the bytes of a result would "
