@@ -37,13 +37,13 @@ def alone(model, x):
     """What is explained: each example through the graph for one, and where the batch of its output was."""
     imported = read(model)
     leaving = leavings(imported, {"x": 0}, {"x": x.shape[1:]}, len(x))
-    assert leaving is not None
     program = left(imported.lower({"x": (1, *x.shape[1:])}), leaving)
     (output,) = program.graph.outputs
     with exact_types():
         weights = {name: jnp.asarray(array) for name, array in program.weights.items()}
         results = [run(program.graph.eqns, {"x": jnp.asarray(row[None]), **weights})[output.name] for row in x]
-    return np.concatenate([np.asarray(each) for each in results]), leaving[0].axis
+    axis = 0 if leaving is None else leaving[0].axis  # None: the output is batch first as it comes
+    return np.concatenate([np.asarray(each) for each in results]), axis
 
 
 def check_same(found, axis, expected):
