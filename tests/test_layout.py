@@ -103,7 +103,7 @@ def test_axes_that_do_not_exist():
     for axis in (2, -3):
         with pytest.raises(SettingError, match="is no axis of input x: float32"):
             explain(model("N"), X, batch_axis=axis)
-    with pytest.raises(SettingError, match="batch_axis must be a whole number.*found True"):
+    with pytest.raises(SettingError, match=r"batch_axis must be a whole number.*found True"):
         explain(model("N"), X, batch_axis=True)
     with pytest.raises(SettingError, match="no input is called z; there are: x"):
         explain(model("N"), X, batch_axis={"z": 0})
