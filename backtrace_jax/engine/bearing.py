@@ -9,7 +9,8 @@ the end, a remainder, a comparison): the look-up is then one by the id, in anoth
 what it gets. Arithmetic that mixes entries (positions counted from a mask) or inputs makes no such index.
 
 Integers and truths that are cast to floats may be quantities (pixels, an age, a flag) or settings (an attention mask),
-and the graph does not tell. They bear relevance when they are said to be quantities: see `plan_walk`.
+and the graph does not tell. They bear relevance when they are said to be quantities: see `plan_walk`. What is computed
+with quantities before the cast is arithmetic as with floats, whatever it mixes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, LINEAR, MOVE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
+from ..ops import CONTROL, LINEAR, MOVE, NONE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
 from ..rules import EMBEDDING, INDEX
 
 
@@ -42,9 +43,12 @@ def bearing(
         quantities: Names of the inputs whose integers or truths are quantities, which bear relevance as floats do.
     """
     search = _Search({*inputs, *quantities}, inputs if varying is None else varying, quantities)
-    for eqn in graph.eqns:
-        search.visit(eqn)
-    return frozenset(search.found)
+    return frozenset(search.over(graph).found)
+
+
+def quantities_in(graph: Graph, inputs: Collection[str], quantities: Collection[str]) -> frozenset[str]:
+    """Names of the integers and truths that stand for quantities, given the inputs that bear and those that do."""
+    return frozenset(_Search({*inputs, *quantities}, inputs, quantities).over(graph).quantities)
 
 
 class _Search:
@@ -52,34 +56,41 @@ class _Search:
 
     Attributes:
         found: Their names.
+        quantities: Names of those that are integers or truths and stand for quantities.
     """
 
     def __init__(self, inputs: Collection[str], varying: Collection[str], quantities: Collection[str]) -> None:
-        self.found, self._quantities = set(inputs), set(quantities)
+        self.found, self.quantities = set(inputs), set(quantities)
         self._varying = set(varying)  # whatever is computed from such inputs, in any way
         self._sources: dict[str, set[str]] = {}  # where integers that bear relevance come from; themselves by default
 
-    def visit(self, eqn: Eqn) -> None:
+    def over(self, graph: Graph) -> _Search:
+        """The same search, after all equations of a graph."""
+        for eqn in graph.eqns:
+            self._visit(eqn)
+        return self
+
+    def _visit(self, eqn: Eqn) -> None:
         """Add the results that bear relevance."""
         if any(var.name in self._varying for var in eqn.invars):
             self._varying.update(var.name for var in eqn.outvars)
         if OPS[eqn.op].kind == CONTROL:
             self.found.update(_scanned(eqn, self.found))
-        elif self._is_worked_out(eqn) if _is_index(eqn) else any(bearers(eqn, self.found)) or self._is_quantity(eqn):
+        elif self._is_quantity(eqn) or (self._is_worked_out(eqn) if _is_index(eqn) else any(bearers(eqn, self.found))):
             self._add(eqn)
 
     def _add(self, eqn: Eqn) -> None:
         sources = self._sources_of(eqn)
         self.found.update(var.name for var in eqn.outvars)
         self._sources.update({var.name: sources for var in eqn.outvars if sources and not var.is_float})
-        if self._is_quantity(eqn) and not _is_index(eqn):
-            self._quantities.update(var.name for var in eqn.outvars)
+        if self._is_quantity(eqn):
+            self.quantities.update(var.name for var in eqn.outvars if not var.is_float)
 
     def _is_quantity(self, eqn: Eqn) -> bool:
-        """Whether quantities are moved, selected or cast."""
-        moved = eqn.op == "cast" or OPS[eqn.op].kind in (MOVE, SELECT)
-        carried = (var.name for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i))
-        return moved and not self._quantities.isdisjoint(carried)
+        """Whether quantities are cast, or something is computed with them as integers or truths."""
+        op, cast = OPS[eqn.op], eqn.op == "cast"
+        carried = (var.name for i, var in enumerate(eqn.invars) if op.carries(i) or eqn.op in _INDEXING)
+        return (cast or not eqn.outvars[0].is_float) and not self.quantities.isdisjoint(carried)
 
     def _sources_of(self, eqn: Eqn) -> set[str]:
         integers = [var.name for var in eqn.invars if not var.is_float and var.name in self.found]
@@ -156,7 +167,7 @@ _COMPARING = ("equal", "less", "less_equal", "greater", "greater_equal")
 _LOGICAL = ("logical_and", "logical_or", "logical_xor", "logical_not")
 _BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "shift_left", "shift_right")
 _ARITHMETIC = ("add", "sub", "mul", "div", "mod", "neg", "abs", "sign", "clip", "integer_pow")
-_INDEXING = frozenset((*_COMPARING, *_LOGICAL, *_BITWISE, *_ARITHMETIC))
+_INDEXING = frozenset((*_COMPARING, *_LOGICAL, *_BITWISE, *_ARITHMETIC, "entrywise"))
 _CHOOSING = ("maximum", "minimum")
 _QUANTISING = ("quantize", "dequantize")
 
@@ -184,19 +195,30 @@ def _carries(eqn: Eqn, position: int, carrying: Collection[str]) -> bool:
 
     Integers that stand for quantities are made of floats, and turned into floats, by operations of their own. A float
     that is cut to a whole number may look up a row, as the code of a category among other features does. What is
-    computed with integers passes nothing on, unless it is an index (`INDEX`).
+    computed with integers passes nothing on, unless it is an index (`INDEX`) or a quantity.
     """
     op, result = OPS[eqn.op], eqn.outvars[0]
     moved = op.kind in (MOVE, SELECT) or op.name in ("cast", *_QUANTISING)
     same = result.is_float == eqn.invars[position].is_float or op.name in _QUANTISING
     same = same or (op.name == "cast" and (result.is_integer or result.name in carrying))  # of quantities to floats
-    return op.carries(position) and same and (result.is_float or moved)
+    return op.carries(position) and same and (result.is_float or moved or result.name in carrying)
 
 
-def kind_of(eqn: Eqn, bears: tuple[bool, ...]) -> str:
-    """The kind of an equation where it stands: a product with one bearing factor is linear, and so on."""
+def measures(eqn: Eqn, quantities: Collection[str]) -> bool:
+    """Whether an equation computes integers or truths from quantities."""
+    return not eqn.outvars[0].is_float and any(var.name in quantities for var in eqn.invars)
+
+
+def kind_of(eqn: Eqn, bears: tuple[bool, ...], quantities: Collection[str] = ()) -> str:
+    """The kind of an equation where it stands: a product with one bearing factor is linear, and so on.
+
+    Args:
+        eqn: The equation.
+        bears: Whether each operand bears relevance.
+        quantities: Names of the integers and truths that stand for quantities.
+    """
     kind = OPS[eqn.op].kind
-    if _is_index(eqn):
+    if _is_index(eqn) and (kind == NONE or not measures(eqn, quantities)):
         return INDEX
     if eqn.op in _LOOK_UPS and not bears[0]:
         return EMBEDDING

@@ -13,8 +13,8 @@ from typing import Any
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
 from ..ops import CONTROL, LINEAR, MOVE, OPS, SELECT, SUM
-from ..rules import EMBEDDING, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
-from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of
+from ..rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
+from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of, measures, quantities_in
 from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
 from .quantities import forgotten_quantities, has_unfollowed_index
 
@@ -33,6 +33,7 @@ class Step:
         gate: Position of the factor that gates the other one, or None.
         breaks: Whether operands or result may hold NaN or Inf that the answer does not show.
         body: Plan of the walk through the body, for control flow.
+        measured: Whether integers or truths are computed from quantities; the rule then sees them as floats.
     """
 
     eqn: Eqn
@@ -44,6 +45,7 @@ class Step:
     gate: int | None = None
     breaks: bool = False
     body: Plan | None = None
+    measured: bool = False
 
     @property
     def rule_name(self) -> str:
@@ -128,20 +130,23 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
         UnsupportedError: Naming an equation without a rule in this mode.
         SettingError: When no relevance can reach the inputs asked for.
     """
-    carrying = bearing(graph, bearing_inputs(graph, wrt))
+    inputs = bearing_inputs(graph, wrt)
+    carrying = bearing(graph, inputs)
     plan = _planned(graph, mode, output, carrying)
     quantities = _quantities(plan, carrying, wrt)
     if quantities:
-        carrying = bearing(graph, bearing_inputs(graph, wrt), quantities=quantities)
-        plan = _planned(graph, mode, output, carrying)
+        carrying = bearing(graph, inputs, quantities=quantities)
+        plan = _planned(graph, mode, output, carrying, quantities_in(graph, inputs, quantities))
     _check_reached(graph, output, plan.inputs, wrt)
     reached = {var.name for var in plan.inputs}
     plan = replace(plan, forgotten=forgotten_quantities(graph, carrying, reached) if wrt is None else ())
-    return plan if mode.procedure == Once() else _ending_at_rows(plan)
+    return plan if mode.procedure == Once() else _ending_at_rows(plan, mode)
 
 
-def _planned(graph: Graph, mode: Mode, output: Var, carrying: Collection[str]) -> Plan:
-    steps, needed = _Planning(graph, mode, carrying).steps([output])
+def _planned(
+    graph: Graph, mode: Mode, output: Var, carrying: Collection[str], quantities: Collection[str] = ()
+) -> Plan:
+    steps, needed = _Planning(graph, mode, carrying, quantities).steps([output])
     reached = tuple(var for var in graph.inputs if var.name in needed and var.name in carrying)
     return Plan(graph, (output,), steps, reached, mode.paired)
 
@@ -154,7 +159,7 @@ def _quantities(plan: Plan, carrying: Collection[str], wrt: Collection[str] | No
     return {v.name for v in plan.graph.inputs if not v.is_float and (wrt is None or v.name in wrt)} - reached
 
 
-def _ending_at_rows(plan: Plan) -> Plan:
+def _ending_at_rows(plan: Plan, mode: Mode) -> Plan:
     """The same walk, ending where values can vary smoothly: at float inputs, and at the floats that integer inputs
     become, as rows they look up or as the quantities they stand for."""
     integers = tuple(var for var in plan.inputs if not var.is_float)
@@ -162,6 +167,11 @@ def _ending_at_rows(plan: Plan) -> Plan:
     before = tuple(step for step in plan.steps if step.eqn.outvars[0].name in names)
     if not before:
         return plan
+    if unsmooth := next((step.eqn for step in before if step.measured), None):
+        raise UnsupportedError(
+            f"mode {mode.name!r} follows numbers that vary smoothly, and {unsmooth.op!r} computes with integers "
+            f"before they are cast to floats; take a relevance mode or 'gradient', in: {unsmooth}"
+        )
     rows = tuple(step.eqn.outvars[0] for step in before if step.eqn.outvars[0].is_float)
     steps = tuple(step for step in plan.steps if step not in before)
     ends = (*(var for var in plan.inputs if var.is_float), *rows)
@@ -199,6 +209,7 @@ class _Planning:
     graph: Graph
     mode: Mode
     carrying: Collection[str]
+    quantities: Collection[str] = ()
     recurrent: bool = False
 
     def __post_init__(self) -> None:
@@ -231,7 +242,7 @@ class _Planning:
         name = eqn.outvars[0].name
         if "body" in eqn.params:
             return Step(eqn, CONTROL, None, bears, body=self._body(eqn))
-        kind, gate = kind_of(eqn, bears), gate_position(eqn, self.gates)
+        kind, gate = kind_of(eqn, bears, self.quantities), gate_position(eqn, self.gates)
         gating = self.gates[eqn.invars[gate].name] if gate is not None else ""
         last = last and not self.recurrent and self._is_weighted(eqn, bears)
         node = Node(eqn, kind, gating, self.recurrent, first=name in self.first, last=last, answer=answer)
@@ -241,7 +252,8 @@ class _Planning:
         signs = tuple(var.name in self.nonnegative for var in eqn.invars)
         breaks = any(var.name in self.breaks for var in (*eqn.outvars, *eqn.invars))
         saturation = None if kind == SUM else self.saturation.get(name)  # RULES 3: a sum has no gate
-        return Step(eqn, kind, rule, bears, saturation, signs, gate, breaks)
+        measured = kind not in (MOVE, SELECT, EMBEDDING, INDEX) and measures(eqn, self.quantities)
+        return Step(eqn, kind, rule, bears, saturation, signs, gate, breaks, measured=measured)
 
     def _body(self, eqn: Eqn) -> Plan:
         body, inside = eqn.params["body"], bearing_in_body(eqn, self.carrying)
@@ -282,8 +294,8 @@ def _check_reached(graph: Graph, output: Var, reached: Iterable[Var], wrt: Colle
         kinds = ", ".join(f"{var.name} ({var.dtype.name})" for var in graph.inputs)
         raise SettingError(
             f"output {output.name!r} takes no relevance from the inputs: {kinds}. Float inputs carry it, integer "
-            "inputs that look up a table (of several that do so together those named in wrt=), and integers that are "
-            "cast to floats before anything is computed with them"
+            "inputs that look up a table (of several that do so together those named in wrt=), and integers that "
+            "become floats"
         )
     lost = sorted(set(wrt or ()) - names)
     if lost:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..ir import Eqn, Graph
+from ..ops import MOVE, OPS, PRODUCT, SELECT, SOFTMAX, SUM
 from ..rules import WEIGHTED
 from .bearing import bearing
 
@@ -17,8 +18,9 @@ from .bearing import bearing
 def forgotten_quantities(graph: Graph, carrying: Collection[str], reached: Collection[str]) -> tuple[str, ...]:
     """Names of the inputs that bear no relevance, though what they hold is treated as a quantity.
 
-    They are cast to floats, and weighed, or joined with values that bear relevance, before they meet any such value in
-    a sum or product, as masks do.
+    What is cast to floats is a quantity where it is weighed by itself, put beside values that bear relevance or
+    compared with them, added to them, or made larger or smaller before it multiplies them. A mask is none of that: it
+    multiplies them as it is, or is added to what a softmax or a maximum then leaves out.
 
     Args:
         graph: The graph.
@@ -30,8 +32,16 @@ def forgotten_quantities(graph: Graph, carrying: Collection[str], reached: Colle
 
 
 def _is_used_as_quantity(graph: Graph, name: str, carrying: Collection[str]) -> bool:
-    own = bearing(graph, (), quantities=[name]) - set(carrying)
-    return any(_weighs(eqn, own, carrying) or _joins(eqn, own, carrying) for eqn in graph.eqns)
+    others = {var.name for var in graph.variables() if var.is_float and var.name in carrying}
+    own = bearing(graph, (), quantities=[name]) - others
+    measured, hiding = _measured(graph, own), _hiding(graph)
+    return any(
+        _weighs(eqn, own, others)
+        or _meets(eqn, own, others, (MOVE, SELECT))
+        or (_meets(eqn, own, others, (SUM,)) and eqn.outvars[0].name not in hiding)
+        or _meets(eqn, measured, others, (PRODUCT,))
+        for eqn in graph.eqns
+    )
 
 
 def _weighs(eqn: Eqn, own: Collection[str], carrying: Collection[str]) -> bool:
@@ -42,9 +52,36 @@ def _weighs(eqn: Eqn, own: Collection[str], carrying: Collection[str]) -> bool:
     )
 
 
-def _joins(eqn: Eqn, own: Collection[str], carrying: Collection[str]) -> bool:
-    names = {var.name for var in eqn.invars if var.is_float}
-    return eqn.op == "concat" and not names.isdisjoint(own) and not names.isdisjoint(carrying)
+def _meets(eqn: Eqn, own: Collection[str], carrying: Collection[str], kinds: Collection[str]) -> bool:
+    """Whether an operation of these kinds joins such values, as floats, with values that bear relevance."""
+    op = OPS[eqn.op]
+    names = {var.name for i, var in enumerate(eqn.invars) if var.is_float and op.carries(i)}
+    return op.kind in kinds and not names.isdisjoint(own) and not names.isdisjoint(carrying)
+
+
+def _measured(graph: Graph, own: Collection[str]) -> set[str]:
+    """What was scaled or shifted by a constant, and what follows from it; 1 - m turns a mask round and is no shift."""
+    params, found = {var.name for var in graph.params}, set()
+    for eqn in graph.eqns:
+        names = [var.name for var in eqn.invars]
+        pairs = {"mul": (names, names[::-1]), "div": (names,), "sub": (names,), "add": (names, names[::-1])}
+        changed = any(pair[0] in own and pair[1] in params for pair in pairs.get(eqn.op, ()))
+        if eqn.outvars[0].name in own and (changed or not found.isdisjoint(names)):
+            found.update(var.name for var in eqn.outvars)
+    return found
+
+
+def _hiding(graph: Graph) -> set[str]:
+    """What leads, moved, scaled and added to, only to a softmax or a largest entry."""
+    outputs = {var.name for var in graph.outputs}
+    hiding, seen = {var.name for eqn in graph.eqns for var in eqn.outvars} - outputs, set()
+    for eqn in reversed(graph.eqns):
+        passes = OPS[eqn.op].kind in (MOVE, SUM) or eqn.op in ("mul", "div", "cast")
+        ends = OPS[eqn.op].kind in (SOFTMAX, SELECT)
+        seen |= {var.name for var in eqn.invars}
+        if not ends and not (passes and hiding.issuperset(var.name for var in eqn.outvars)):
+            hiding -= {var.name for var in eqn.invars}
+    return hiding & seen
 
 
 def has_unfollowed_index(graph: Graph, carrying: Collection[str]) -> bool:

@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from ..errors import SettingError
 from ..ops import LINEAR, NORM, OPS, PRODUCT, QUOTIENT, SOFTMAX, SUM
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Shares, Site
+from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Shares, Site, in_floats
 from .plan import Plan, Step
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
@@ -111,6 +111,7 @@ class _Tour:
         if step.rule is None:
             return self._over_time(step, values, reference, sure)
         R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
+        site = _as_floats(site, R.dtype) if step.measured else site
         R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
         R, site, lost = _finite(R, site) if step.breaks else (R, site, None)
         apply = partial(step.rule.apply, site)
@@ -179,6 +180,15 @@ def site_of(step: Step, values: Values, reference: Values | None = None) -> Site
     compared = site_of(step, reference) if reference is not None else None
     signs = step.nonnegative
     return Site(op, eqn.params, step.kind, step.bears, step.saturation, signs, step.gate, operands, result, compared)
+
+
+def _as_floats(site: Site, dtype: Any) -> Site:
+    """The same arithmetic in floats; integers of 8 and 16 bits, which may overflow, are computed anew."""
+    operands = tuple(in_floats(x, dtype) for x in site.operands)
+    wide = site.result.dtype.itemsize > 2
+    result = in_floats(site.result, dtype) if wide else site.op(*operands, **site.params)
+    reference = site.reference and _as_floats(site.reference, dtype)
+    return replace(site, operands=operands, result=result, reference=reference)
 
 
 def _in_turn(R: Array, site: Site) -> tuple[Array, Site]:

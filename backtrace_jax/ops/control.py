@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax import Array, lax
 
-from .registry import CONTROL, OPS, register
+from .registry import CONTROL, NONE, OPS, register
 
 if TYPE_CHECKING:
     from ..ir import Eqn, Graph
@@ -64,4 +64,11 @@ def scan(*operands: Array, body: Graph, states: int, sequences: int, length: int
     return (*last, *stacked)
 
 
+def entrywise(*operands: Array, function: Graph) -> Array:
+    """A function of the first operand's entries, each on its own, and of constants."""
+    given = {var.name: value for var, value in zip(function.inputs, operands, strict=True)}
+    return run(function.eqns, given)[function.outputs[0].name]
+
+
 register(CONTROL, {"scan": scan}, many=True)
+register(NONE, {"entrywise": entrywise})  # integers, for indices worked out in floats

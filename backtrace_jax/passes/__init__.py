@@ -6,6 +6,7 @@ from .affine import fold_affine
 from .attention import scale_queries
 from .channels_last import channels_last
 from .dead_code import drop_dead_code
+from .indices import recognise_indices
 from .kept_axes import keep_axes
 from .lookups import recognise_lookups
 from .normal_forms import bounds, normal_forms
@@ -23,6 +24,7 @@ __all__ = [
     "fuse_padding",
     "recognise_activations",
     "recognise_division",
+    "recognise_indices",
     "recognise_lookups",
     "recognise_norms",
     "recognise_softmax",
@@ -36,6 +38,7 @@ _PASSES = (
     tidy,
     keep_axes,
     bounds,
+    recognise_indices,
     recognise_lookups,
     recognise_norms,  # before scales and shifts are folded into what comes before them
     recognise_softmax,

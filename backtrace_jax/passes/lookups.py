@@ -52,31 +52,37 @@ def _is_product(eqn: Eqn) -> bool:
     return len(table) == 2 and rows[-1:] == table[0] and result == rows[:-1] + table[1]
 
 
-def _one_hot(rewriting: Rewriting, rows: Var, reach: int) -> _OneHot | None:
-    """What one-hot rows, in numbers, are made of."""
+def _one_hot(rewriting: Rewriting, rows: Var, reach: int, axis: int = -1) -> _OneHot | None:
+    """What one-hot rows along an axis, in numbers, are made of."""
     eqn = rewriting.producers.get(rows.name)
     if eqn is None or not reach:
         return None
-    if eqn.op == "reshape" and eqn.invars[0].shape[-1:] == rows.shape[-1:]:
+    if eqn.op == "transpose" and axis == -1:
+        *others, last = eqn.params["perm"]
+        moved = last - len(others) - 1  # counted from the end, as the shapes of index and keys are aligned
+        return _one_hot(rewriting, eqn.invars[0], reach - 1, moved) if others == sorted(others) else None
+    if eqn.op == "reshape" and axis == -1 and eqn.invars[0].shape[-1:] == rows.shape[-1:]:
         found = _one_hot(rewriting, eqn.invars[0], reach - 1)
         return found and found._replace(shape=rows.shape[:-1])
     if eqn.op == "cast" and eqn.invars[0].dtype != np.bool_:
-        return _one_hot(rewriting, eqn.invars[0], reach - 1)
+        return _one_hot(rewriting, eqn.invars[0], reach - 1, axis)
     if eqn.op == "cast" or (eqn.op == "where" and [rewriting.number(var) for var in eqn.invars[1:]] == [1, 0]):
-        return _compared(rewriting, eqn.invars[0])
+        return _compared(rewriting, eqn.invars[0], axis)
     return None
 
 
-def _compared(rewriting: Rewriting, truths: Var) -> _OneHot | None:
-    """The index and the keys of a comparison along the last axis, each key once."""
+def _compared(rewriting: Rewriting, truths: Var, axis: int) -> _OneHot | None:
+    """The index and the keys of a comparison along an axis, counted from the end; each key once."""
     eqn = rewriting.producers.get(truths.name)
     if eqn is None or eqn.op != "equal" or not truths.shape:
         return None
     for index, keys in (eqn.invars, eqn.invars[::-1]):
         array = rewriting.weights.get(keys.name)
-        if array is None or index.name in rewriting.weights or array.size != truths.shape[-1]:
+        if array is None or index.name in rewriting.weights or array.size != truths.shape[axis]:
             continue
-        fits = keys.shape[-1:] == truths.shape[-1:] and np.prod(index.shape) * array.size == np.prod(truths.shape)
+        fits = len(keys.shape) >= -axis and keys.shape[axis] == array.size
+        fits = fits and np.prod(index.shape) * array.size == np.prod(truths.shape)
         if fits and len(np.unique(array)) == array.size:
-            return _OneHot(index, array.reshape(-1), truths.shape[:-1])
+            at = len(truths.shape) + axis
+            return _OneHot(index, array.reshape(-1), truths.shape[:at] + truths.shape[at + 1 :])
     return None

@@ -47,8 +47,13 @@ def test_integers_turned_into_floats_are_quantities_as_the_only_input(dtype):
     computed = program(
         lambda b, i: b.emit("cast", b.emit("add", i, np.array(1, dtype)), dtype="float64"), i=((2, 4), dtype)
     )
-    with pytest.raises(SettingError, match=rf"takes no relevance.*i \({dtype.name}\).*cast to floats before"):
-        plan_of(computed)
+    assert [step.kind for step in plan_of(computed).steps] == [POINTWISE, SUM]
+    ordered = program(
+        lambda b, i: b.emit("cast", b.emit("argmax", i, axis=1, keepdims=False, last=False), dtype="float64"),
+        i=((2, 4), dtype),
+    )
+    with pytest.raises(SettingError, match=rf"takes no relevance.*i \({dtype.name}\).*that become floats"):
+        plan_of(ordered)
 
 
 def test_floats_turned_into_integers_are_lost():

@@ -51,6 +51,33 @@ SPELLINGS = {
         node("Reshape", "index1 batch", "index"),
         *GATHERED,
     ],
+    "offset in floats": [
+        node("Cast", "ids", "numbers", to=FLOAT),
+        node("Add", "numbers half", "shifted"),
+        node("Floor", "shifted", "whole"),
+        node("Clip", "whole float_zero", "kept"),
+        node("Cast", "kept", "index", to=TensorProto.INT64),
+        *GATHERED,
+    ],
+    "floats, and one-hot rows": [
+        node("Cast", "ids", "numbers", to=FLOAT),
+        node("Cast", "numbers", "again", to=INT),
+        node("OneHot", "again depth values", "rows"),
+        node("MatMul", "rows tab", "emb"),
+        *HEADED,
+    ],
+    "OneHot along the first axis": [
+        node("OneHot", "ids depth values", "rows", axis=0),
+        node("Transpose", "rows", "turned", perm=[1, 2, 0]),
+        node("MatMul", "turned tab", "emb"),
+        *HEADED,
+    ],
+    "OneHot along a middle axis": [
+        node("OneHot", "ids depth values", "rows", axis=1),
+        node("Transpose", "rows", "turned", perm=[0, 2, 1]),
+        node("MatMul", "turned tab", "emb"),
+        *HEADED,
+    ],
     "OneHot": [node("OneHot", "ids depth values", "rows"), node("MatMul", "rows tab", "emb"), *HEADED],
     "flat one-hot rows": [
         node("OneHot", "ids depth values", "rows"),
@@ -75,6 +102,8 @@ NUMBERS = {
     "wide_seven": np.array(7),
     "flat": np.array([5]),
     "batch": np.array([1, 5]),
+    "half": np.float32(0.5),
+    "float_zero": np.float32(0),
     "depth": np.array(7),
     "values": np.float32([0, 1]),
     "matrix": np.array([5, 7]),
@@ -155,6 +184,24 @@ def test_one_hot_rows_of_ids_outside_are_zeros():
     np.testing.assert_allclose(found.result, rows.mean(1) @ HEAD.astype(np.float64), rtol=1e-12)
     assert found.relevance["ids"][0, [1, 3]].tolist() == [0, 0]
     assert np.abs(found.relevance["ids"][0, [0, 2, 4]]).min() > 1e-3
+
+
+def test_ids_that_pass_through_floats_beside_other_inputs():
+    """They look up rows, so nobody has to name them; numbers that are weighed after the same steps do not."""
+    steps = [
+        node("Cast", "ids", "numbers", to=FLOAT),
+        node("Mul", "numbers half", "halved"),
+        node("Cast", "halved", "index", to=TensorProto.INT64),
+    ]
+    joined = [node("MatMul", "x v", "other"), node("Add", "part other", "y")]
+    looked = [*steps, node("Gather", "tab index", "emb"), *HEADED[:1], node("MatMul", "mean w", "part"), *joined]
+    inputs = {"ids": IDS, "x": np.ones((1, 5), np.float32)}
+    model = network(looked, inputs, opset=15, tab=TABLE, w=HEAD, v=floats(5, 3), **NUMBERS)
+    found = walk_back(in_double(model), {**inputs, "x": inputs["x"].astype(np.float64)}, START)
+    rows = TABLE.astype(np.float64)[IDS // 2]
+    np.testing.assert_allclose(found.values["emb"], rows)
+    assert np.abs(found.relevance["ids"]).min() > 1e-3
+    assert_books_close(found.books)
 
 
 def test_a_padding_id_replaced_by_zeros():
