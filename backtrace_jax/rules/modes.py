@@ -73,9 +73,9 @@ def _family(epsilon: float, norm: str, bias: str = KEEP) -> Rules:
     return (*expanded, *normed, *everywhere(_epsilon(epsilon, bias)))
 
 
-def _lrp(rule: Rule, epsilon: float, norm: str, ops: tuple[str, ...] = WEIGHTED) -> Rules:
+def _lrp(rule: Rule, epsilon: float, norm: str, ops: tuple[str, ...] = WEIGHTED, bias: str = KEEP) -> Rules:
     """A rule for linear maps with weights, those of the family elsewhere."""
-    return ((Selector(kind=LINEAR, op=ops), rule), *_family(epsilon, norm))
+    return ((Selector(kind=LINEAR, op=ops), rule), *_family(epsilon, norm, bias))
 
 
 @entry("lrp-epsilon", "shares by signed contributions, stabilised by epsilon", _BACH)
@@ -94,7 +94,7 @@ def _gamma(gamma: float, epsilon: float, bias: str) -> Rule:
 
 @entry("lrp-gamma", "favours contributions of a unit's own sign by 1 + gamma", f"{_OVERVIEW}; Andéol et al. 2021")
 def _lrp_gamma(gamma: float = 0.25, epsilon: float = lrp.EPSILON, bias: str = KEEP, norm: str = LINEAR_NORM) -> Rules:
-    return _lrp(_gamma(gamma, epsilon, bias), epsilon, norm, EVIDENCE)
+    return _lrp(_gamma(gamma, epsilon, bias), epsilon, norm, EVIDENCE, bias)
 
 
 def _alpha_beta(alpha: float, beta: float, epsilon: float, bias: str) -> Rule:
@@ -108,7 +108,7 @@ def _lrp_alpha_beta(
     alpha, beta = number("alpha", alpha), number("beta", beta)
     if not math.isclose(alpha - beta, 1):
         raise SettingError(f"alpha - beta must be 1, or relevance is not conserved; found alpha={alpha}, beta={beta}")
-    return _lrp(_alpha_beta(alpha, beta, epsilon, bias), epsilon, norm, EVIDENCE)
+    return _lrp(_alpha_beta(alpha, beta, epsilon, bias), epsilon, norm, EVIDENCE, bias)
 
 
 def _z_plus(epsilon: float = lrp.EPSILON, bias: str = KEEP) -> Rule:
@@ -118,13 +118,13 @@ def _z_plus(epsilon: float = lrp.EPSILON, bias: str = KEEP) -> Rule:
 @entry("lrp-alpha1-beta0", "positive contributions alone", _BACH)
 @entry("lrp-zplus", "positive contributions alone (the same as alpha 1, beta 0)", _TAYLOR)
 def _lrp_z_plus(epsilon: float = lrp.EPSILON, bias: str = KEEP, norm: str = LINEAR_NORM) -> Rules:
-    return _lrp(_z_plus(epsilon, bias), epsilon, norm, EVIDENCE)
+    return _lrp(_z_plus(epsilon, bias), epsilon, norm, EVIDENCE, bias)
 
 
 @entry("lrp-wsquare", "shares by squared weights, whatever the input", _TAYLOR)
 def _lrp_w_square(epsilon: float = lrp.EPSILON, bias: str = KEEP, norm: str = LINEAR_NORM) -> Rules:
     rule = make("w-square", lrp.w_square, keeps_sign=True, epsilon=number("epsilon", epsilon), bias=options.bias(bias))
-    return _lrp(rule, epsilon, norm)
+    return _lrp(rule, epsilon, norm, bias=bias)
 
 
 def _flat(epsilon: float = lrp.EPSILON) -> Rule:
