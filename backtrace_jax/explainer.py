@@ -16,7 +16,7 @@ from .cautions import warn
 from .compiled import Compiled, DeviceWeights, Form, Outline, Shapes, compile_model, lower_model, outline
 from .constants import named_conditions, read_baseline, read_conditions
 from .engine.compile import Constant
-from .errors import DataDependentError, ImportMismatchError, NumericsError
+from .errors import ImportMismatchError, NumericsError
 from .explanation import Explanation
 from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
 from .importers import Imported, read
@@ -28,7 +28,7 @@ from .questions import Question
 from .results import as_explanation, unbatched
 from .rules import Mode, find_mode
 from .settings import EVERY, FIRST, Settings, as_axes, as_names
-from .specialising import deciding, specialised
+from .specialising import Deciding
 from .targets import read_question, read_start
 from .tasks import QuestionForm, Task
 
@@ -98,7 +98,7 @@ class Explainer:
         self._imported = read(model, example, self.settings.axes)
         self._inputs_of(self._imported)
         self._proven: _Known | None = None
-        self._deciding: dict[str, frozenset[str]] = {}  # by the model's hash, names of inputs it is specialised to
+        self._deciding = Deciding()
         self._weights = DeviceWeights(self.device)
         self.derived_bytes = 0
         self._leaving = lru_cache(_FORMS_KEPT)(self._followed)
@@ -167,13 +167,10 @@ class Explainer:
         feeds, axes = self._feeds(imported, inputs), axes_of(imported, self.settings.axes)
         if imported.prove is not None:
             imported.prove(feeds)
-        while True:
-            known = self._deciding.get(imported.sha256, frozenset())
-            values = {name: feeds[name][0, ...] for name in sorted(known)}
-            try:
-                return self._explain_as(specialised(imported, axes, values), feeds, asked)
-            except DataDependentError as error:
-                self._deciding[imported.sha256] = known | deciding(error, feeds, self.settings.wrt)
+        wrt = self.settings.wrt
+        return self._deciding.settled(
+            imported, axes, feeds, lambda settled: self._explain_as(settled, feeds, asked), wrt
+        )
 
     def _explain_as(self, imported: Imported, feeds: dict[str, np.ndarray], asked: _Asked) -> Explanation:
         """Explain a batch by an import as it is."""

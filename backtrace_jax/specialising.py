@@ -5,9 +5,9 @@ A model is lowered for their values, as it is for the shapes of all inputs; they
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,46 @@ from .fingerprint import digest
 from .importers import Imported
 from .ir import Program
 
+VALUE_OF = "value of "  # an input, as the origin of a specialised model says it
 _MOST = 8  # entries of an example that may be a setting; longer inputs are data
+
+
+Result = TypeVar("Result")
+
+
+class Deciding:
+    """Which inputs a model has been found to be specialised to, by the model's hash."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def settled(
+        self,
+        model: Imported,
+        axes: Mapping[str, int | None],
+        feeds: Mapping[str, np.ndarray],
+        attempt: Callable[[Imported], Result],
+        wrt: Collection[str] | None = None,
+    ) -> Result:
+        """What an attempt makes of the model, specialised to the inputs that decide what is computed.
+
+        Args:
+            model: The model.
+            axes: Axis of the batch in each of its inputs; None where it has none.
+            feeds: The inputs by name, batch first.
+            attempt: What to do with the model; it is told again which inputs decide until none is missing.
+            wrt: Names of the inputs that have to bear relevance.
+
+        Raises:
+            DataDependentError: Where an input that decides is no setting.
+        """
+        while True:
+            known = self._names.get(model.sha256, frozenset())
+            values = {name: feeds[name][0, ...] for name in sorted(known)}
+            try:
+                return attempt(specialised(model, axes, values))
+            except DataDependentError as error:
+                self._names[model.sha256] = known | deciding(error, feeds, wrt)
 
 
 def deciding(error: DataDependentError, feeds: Mapping[str, np.ndarray], wrt: Collection[str] | None) -> frozenset[str]:
@@ -66,6 +105,6 @@ def specialised(model: Imported, axes: Mapping[str, int | None], values: Mapping
         return model.lower(shapes, known=known, **more)
 
     said = {
-        f"value of {name}": str(value.tolist()) if value.size == 1 else digest(value) for name, value in values.items()
+        f"{VALUE_OF}{name}": str(value.tolist()) if value.size == 1 else digest(value) for name, value in values.items()
     }
     return replace(model, lower=lower, origin={**model.origin, **said})

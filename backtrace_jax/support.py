@@ -7,16 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .batch import Leaving
-from .engine.plan import plan_walk
-from .errors import BacktraceError, ModelError, UnsupportedError
+from .cautions import inputs_forgotten
+from .engine.plan import Plan, plan_walk
+from .errors import BacktraceError, DataDependentError, ModelError, UnsupportedError
 from .feeds import Inputs, read_inputs
 from .importers import Imported, InputType, read
-from .ir import Program
+from .ir import Graph, Program
 from .layout import Axes, BatchAxis, axes_of, batch_first, inputs_first, kept, left, rows_of
 from .leaving import leavings
 from .passes import simplify
 from .rules import Mode, find_mode
+from .specialising import VALUE_OF, Deciding
 
 NOMINAL = 64  # size taken for dynamic axes other than the batch where no inputs are given
 
@@ -90,30 +94,37 @@ def check(
         SettingError: When the mode, or an axis, does not exist.
     """
     found, imported = find_mode(mode), read(model, inputs, batch_axis)
-    axes = axes_of(imported, batch_axis)
-    problems = imported.unsupported()
-    if problems:
-        rows = tuple(SupportRow(node, operator, problem=reason) for node, operator, reason in problems)
-        return SupportReport(
-            imported.name, found.name, rows, tuple(sorted({f"{row.problem} (node {row.node!r})" for row in rows}))
-        )
+    name = imported.name
     try:
-        lowered, notes = _lowered(imported, axes, inputs)
-    except UnsupportedError as error:
-        return SupportReport(imported.name, found.name, (), (str(error),))
-    program = simplify(lowered)
-    output = next((var for var in program.graph.outputs if var.is_float), program.graph.outputs[0])
+        lowered, notes = _lowered(imported, axes_of(imported, batch_axis), inputs)
+    except (UnsupportedError, ModelError) as error:
+        rows = tuple(SupportRow(node, operator, problem=reason) for node, operator, reason in imported.unsupported())
+        if not rows and isinstance(error, ModelError):
+            raise
+        reasons = sorted({f"{row.problem} (node {row.node!r})" for row in rows}) or [str(error)]
+        return SupportReport(name, found.name, rows, tuple(reasons), _hints(error, inputs))
+    graph = simplify(lowered).graph
+    output = next((var for var in graph.outputs if var.is_float), graph.outputs[0])
     try:
-        steps = {step.eqn.outvars[0].name: step for step in plan_walk(program.graph, found, output).steps}
+        plan = plan_walk(graph, found, output)
     except BacktraceError as error:
-        return SupportReport(imported.name, found.name, (), (str(error),))
-    rows = []
-    for eqn in program.graph.eqns:
-        step = steps.get(eqn.outvars[0].name)
-        rows.append(
-            SupportRow(eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule_name) if step else ())
-        )
-    return SupportReport(imported.name, found.name, tuple(rows), (), notes)
+        return SupportReport(name, found.name, (), (str(error),))
+    return SupportReport(name, found.name, _rows(graph, plan), (), (*notes, *inputs_forgotten(plan.forgotten)))
+
+
+def _rows(graph: Graph, plan: Plan) -> tuple[SupportRow, ...]:
+    steps = {step.eqn.outvars[0].name: step for step in plan.steps}
+    chosen = ((eqn, steps.get(eqn.outvars[0].name)) for eqn in graph.eqns)
+    return tuple(
+        SupportRow(eqn.source.node, eqn.source.operator, eqn.op, *(step.kind, step.rule_name) if step else ())
+        for eqn, step in chosen
+    )
+
+
+def _hints(error: BacktraceError, inputs: Inputs) -> tuple[str, ...]:
+    if inputs is not None or not isinstance(error, DataDependentError):
+        return ()
+    return (f"with inputs= the model is taken for their values of {', '.join(sorted(error.inputs))}, as explain does",)
 
 
 def show(model: Any, inputs: Inputs = None, *, batch_axis: BatchAxis = 0) -> str:
@@ -131,14 +142,21 @@ def _lowered(model: Imported, axes: Axes, inputs: Inputs) -> tuple[Program, tupl
     if inputs is not None:
         given = inputs_first(model.arrays(inputs), [entry.name for entry in first.inputs], axes)
         feeds = read_inputs(given, first.inputs)
-        shapes = {name: array.shape[1:] for name, array in feeds.items()}
-        return _laid_out(model, axes, shapes, rows, leavings(model, axes, shapes, len(next(iter(feeds.values()))))), ()
+        return Deciding().settled(model, axes, feeds, lambda settled: _lowered_for(settled, axes, feeds))
     shapes = {entry.name: _nominal(entry) for entry in first.inputs}
     try:
         leaving, notes = _followed(model, axes, shapes, max(rows, 2))
         return _laid_out(model, axes, shapes, rows, leaving), notes
     except ModelError as error:
         raise ModelError(f"{error}. Dynamic axes were taken as {NOMINAL}; pass inputs= to use real sizes") from error
+
+
+def _lowered_for(model: Imported, axes: Axes, feeds: Mapping[str, np.ndarray]) -> tuple[Program, tuple[str, ...]]:
+    shapes = {name: array.shape[1:] for name, array in feeds.items()}
+    rows = rows_of(batch_first(model, axes).inputs)
+    leaving = leavings(model, axes, shapes, len(next(iter(feeds.values()))))
+    taken = tuple(f"{what}: {value}" for what, value in model.origin.items() if what.startswith(VALUE_OF))
+    return _laid_out(model, axes, shapes, rows, leaving), taken
 
 
 def _nominal(entry: InputType) -> tuple[int, ...]:

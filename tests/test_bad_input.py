@@ -175,7 +175,10 @@ def test_unknown_operator_and_domain_are_all_named_before_running():
 
 
 def test_an_output_that_no_input_reaches():
-    nodes = [helper.make_node("Abs", ["x"], ["z"]), helper.make_node("Cast", ["z"], ["y"], to=TensorProto.FLOAT)]
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["z"], axis=1),
+        helper.make_node("Cast", ["z"], ["y"], to=TensorProto.FLOAT),
+    ]
     integer = _model(nodes, dtype=TensorProto.INT64)
     _fails(SettingError, ["'y'", "x (int64)", "floats"], explain, integer, np.ones((1, 4), np.int64))
     labels = _model([helper.make_node("ArgMax", ["x"], ["y"], axis=1)], result=TensorProto.INT64)

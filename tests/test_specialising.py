@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from backtrace_jax import Explainer, explain
+from backtrace_jax import Explainer, check, explain, show
+from backtrace_jax.cli import main
 from backtrace_jax.errors import DataDependentError, InputError
 from tests.importers.nodes import floats
 
@@ -76,3 +77,60 @@ def test_what_has_to_bear_relevance_is_no_setting():
     feeds = {"x": X, "sr": np.int64(16000)}
     with pytest.raises(DataDependentError, match=r"values of the inputs \(sr\)"):
         explain(SPEECH, feeds, batch_axis={"sr": None}, wrt=["x", "sr"])
+
+
+@pytest.mark.parametrize(("rate", "name"), [(16000, "w"), (8000, "w2")])
+def test_check_show_and_the_command_line_tell_what_is_explained(rate, name, tmp_path, capsys):
+    """The branch that is taken for the values given, and no other."""
+    feeds = {"x": X[:, : WEIGHTS[name].shape[0]], "sr": np.int64(rate)}
+    np.savez(tmp_path / "x.npz", **feeds)
+    report = check(SPEECH, feeds, batch_axis={"sr": None})
+    assert report.ok
+    assert [(row.operation, row.kind) for row in report.rows] == [("matmul", "linear")]
+    assert report.notes == (f"value of sr: {rate}",)
+    printed = show(SPEECH, feeds, batch_axis={"sr": None})
+    assert f"matmul[] x {name}\n" in printed
+    for command, expected in (("check", str(report)), ("show", printed)):
+        assert main([command, str(SPEECH), str(tmp_path / "x.npz"), "--batch-axis", "sr=none"]) == 0
+        assert capsys.readouterr().out.rstrip("\n") == expected
+
+
+def test_without_inputs_check_says_what_it_would_take():
+    report = check(SPEECH, batch_axis={"sr": None})
+    assert not report.ok
+    assert report.notes == ("with inputs= the model is taken for their values of sr, as explain does",)
+
+
+def test_examples_that_differ_are_refused_by_check_as_by_explain():
+    model, sizes = sized(["N", 2]), np.array([[2, 2], [1, 4]])
+    for call in (check, show, explain):
+        with pytest.raises(InputError, match="'shape' decides what is computed, and differs between the examples"):
+            call(model, {"x": X[:2], "shape": sizes})
+
+
+def chosen(condition: bool) -> onnx.ModelProto:
+    """A branch picked by a constant; the other one holds an operator that nobody has."""
+    branches = {}
+    for name, op in (("then_branch", "Relu"), ("else_branch", "Unheard")):
+        domain = "" if op == "Relu" else "far.away"
+        result = helper.make_tensor_value_info(f"of_{op}", onnx.TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph(
+            [helper.make_node(op, ["x"], [f"of_{op}"], domain=domain)], name, [], [result]
+        )
+    graph = helper.make_graph(
+        [helper.make_node("If", ["which"], ["y"], **branches)],
+        "chosen",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(np.array(condition), "which")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("far.away", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def test_a_branch_that_is_never_taken_is_not_missed():
+    report = check(chosen(True))
+    assert report.ok, str(report)
+    assert [row.operation for row in report.rows] == ["relu"]
+    missing = check(chosen(False))
+    assert [row.operator for row in missing.rows] == ["far.away.Unheard"]
