@@ -63,7 +63,7 @@ def _clipped(
     rewriting: Rewriting, eqn: Eqn, value: Var, low: int | float | None, high: int | float | None
 ) -> Replacement:
     """A value between bounds, which join those it has already where they agree on what lies outside."""
-    inner = rewriting.producers.get(value.name)
+    inner = rewriting.before(eqn, value)
     own = _own_bounds(rewriting, inner) if inner is not None else None
     if own is not None:
         below, above = _joined(max, own[1], low), _joined(min, own[2], high)
@@ -166,7 +166,7 @@ def _product(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 def _scaled_first(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """(x + a) b, as a batch norm may be written, is x b + a b."""
     for value, factor in (eqn.invars, eqn.invars[::-1]):
-        before, scale = rewriting.producers.get(value.name), rewriting.weights.get(factor.name)
+        before, scale = rewriting.before(eqn, value), rewriting.weights.get(factor.name)
         shifted = before is not None and before.op == "add" and len(before.invars) == 2
         if scale is None or before is None or not shifted or rewriting.reads(value) != 1:
             continue
@@ -192,7 +192,7 @@ def _power(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 def _mean(rewriting: Rewriting, eqn: Eqn, total: Var, number: float) -> Replacement:
     """A sum over axes times one over the number of its terms."""
-    before = rewriting.producers.get(total.name)
+    before = rewriting.before(eqn, total)
     if before is None or before.op != "reduce_sum" or rewriting.reads(total) != 1:
         return None
     count = math.prod(before.invars[0].shape) / max(math.prod(total.shape), 1)
@@ -201,14 +201,14 @@ def _mean(rewriting: Rewriting, eqn: Eqn, total: Var, number: float) -> Replacem
     return (rewriting.equation(eqn, "reduce_mean", *before.invars, **before.params),)
 
 
-def _negated(rewriting: Rewriting, var: Var) -> Var | None:
+def _negated(rewriting: Rewriting, eqn: Eqn, var: Var) -> Var | None:
     """x where a value is -x."""
-    before = rewriting.producers.get(var.name)
+    before = rewriting.before(eqn, var)
     return before.invars[0] if before is not None and before.op == "neg" else None
 
 
 def _negation(rewriting: Rewriting, eqn: Eqn) -> Replacement:
-    return _negated(rewriting, eqn.invars[0])
+    return _negated(rewriting, eqn, eqn.invars[0])
 
 
 def _sum(rewriting: Rewriting, eqn: Eqn) -> Replacement:
@@ -216,7 +216,7 @@ def _sum(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     if len(eqn.invars) != 2:
         return None
     for a, b in (eqn.invars, eqn.invars[::-1]):
-        plain = _negated(rewriting, b)
+        plain = _negated(rewriting, eqn, b)
         if plain is not None:
             return (rewriting.equation(eqn, "sub", a, plain),)
     return None
@@ -225,7 +225,7 @@ def _sum(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 def _difference(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """a - -b is a + b, 0 - b is -b, and a less a constant is a plus the constant's opposite."""
     a, b = eqn.invars
-    plain, known = _negated(rewriting, b), rewriting.weights.get(b.name)
+    plain, known = _negated(rewriting, eqn, b), rewriting.weights.get(b.name)
     if plain is not None:
         return (rewriting.equation(eqn, "add", a, plain),)
     if rewriting.number(a) == 0 and (b.shape, b.dtype) == (eqn.outvars[0].shape, eqn.outvars[0].dtype):

@@ -78,6 +78,16 @@ class Rewriting(Matcher):
         """The equations that read each value of the program as it was, by the value's name."""
         return self.program.graph.consumers()
 
+    def before(self, eqn: Eqn, var: Var) -> Eqn | None:
+        """The equation of an operand that may be merged with the one that reads it.
+
+        The result of another module, or of another call, is none: it keeps its name and layout, since users ask for it.
+        """
+        before = self.producers.get(var.name)
+        own = (eqn.source.module, eqn.source.calls)
+        inside = before is not None and (not before.source.module or (before.source.module, before.source.calls) == own)
+        return before if inside else None
+
     def reads(self, var: Var) -> int:
         """How often a value is read, as an output among others."""
         return len(self.readers[var.name]) + self._outputs.count(var.name)

@@ -18,7 +18,7 @@ def flatten_sums(program: Program) -> Program:
 def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     if eqn.op != "add" or not eqn.outvars[0].is_float:
         return None
-    terms = [term for var in eqn.invars for term in _terms(rewriting, var)]
+    terms = [term for var in eqn.invars for term in _terms(rewriting, eqn, var)]
     known = [var for var in terms if var.name in rewriting.weights]
     if len(terms) == len(eqn.invars) and len(known) < 2:
         return None
@@ -29,7 +29,7 @@ def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     return (rewriting.equation(eqn, "add", *computed, *known),)
 
 
-def _terms(rewriting: Rewriting, var: Var) -> tuple[Var, ...]:
-    before = rewriting.producers.get(var.name)
+def _terms(rewriting: Rewriting, eqn: Eqn, var: Var) -> tuple[Var, ...]:
+    before = rewriting.before(eqn, var)
     inner = before is not None and before.op == "add" and rewriting.reads(var) == 1
     return before.invars if before is not None and inner else (var,)

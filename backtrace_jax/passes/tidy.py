@@ -56,17 +56,9 @@ def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     return rule(rewriting, eqn) if rule else None
 
 
-def _before(rewriting: Rewriting, eqn: Eqn, var: Var) -> Eqn | None:
-    """What made an operand, unless that may be the result of another module, or call, which keeps its own layout."""
-    before = rewriting.producers.get(var.name)
-    own = (eqn.source.module, eqn.source.calls)
-    inside = before is not None and (not before.source.module or (before.source.module, before.source.calls) == own)
-    return before if inside else None
-
-
 def _reshaped(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """A reshape of a reshape is one."""
-    before = _before(rewriting, eqn, eqn.invars[0])
+    before = rewriting.before(eqn, eqn.invars[0])
     value = before.invars[0] if before is not None and before.op == "reshape" else eqn.invars[0]
     if value.shape == eqn.outvars[0].shape:
         return value
@@ -75,7 +67,7 @@ def _reshaped(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 def _transposed(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """A transposition of a transposition is one; one that moves axes of size 1 only is a reshape."""
-    before, perm = _before(rewriting, eqn, eqn.invars[0]), tuple(eqn.params["perm"])
+    before, perm = rewriting.before(eqn, eqn.invars[0]), tuple(eqn.params["perm"])
     value = eqn.invars[0]
     if before is not None and before.op == "transpose":
         value, perm = before.invars[0], tuple(before.params["perm"][axis] for axis in perm)
@@ -90,7 +82,7 @@ def _transposed(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 def _cast(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """A cast to a value's own type, or back to it from a wider one; one that rounds on the way stays."""
     value, result = eqn.invars[0], eqn.outvars[0]
-    before = _before(rewriting, eqn, value)
+    before = rewriting.before(eqn, value)
     if any(each is not None and each.params.get("rounded") for each in (eqn, before)):
         return None
     if value.dtype == result.dtype:
@@ -132,7 +124,7 @@ def _without_copies(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 
 def _uncopied(rewriting: Rewriting, eqn: Eqn, var: Var) -> Var:
-    before, array, shape = _before(rewriting, eqn, var), rewriting.weights.get(var.name), eqn.outvars[0].shape
+    before, array, shape = rewriting.before(eqn, var), rewriting.weights.get(var.name), eqn.outvars[0].shape
     if before is not None and before.op == "expand":
         return before.invars[0]
     if array is None or array.shape != shape or set(shape[:-1]) <= {1} or not var.is_float:
