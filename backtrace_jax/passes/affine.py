@@ -3,12 +3,14 @@
 A constant added to a linear map is its bias where it varies only along axes along which the weights vary; a position
 table, which varies along time as well, stays an operand of a sum. A constant factor folds into the weights likewise.
 Moves between the two, which keep every entry once (reshapes, transpositions, casts), change places with the constant.
+Where a map is cut into parts (one projection for queries, keys and values), the constant of a part is one of the map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
@@ -43,10 +45,24 @@ class _Folding:
             self.eqns[eqn.outvars[0].name] = eqn
             return
         before, moves = found
-        for each in (before, *moves):
+        if moves and moves[-1].op == "slice":
+            self.eqns[before.outvars[0].name] = folded  # in its place, ahead of its other parts
+            moves, folded = moves[:-1], self._part(moves, eqn.outvars[0])
+        else:
+            del self.eqns[before.outvars[0].name]
+        for each in moves:
             del self.eqns[each.outvars[0].name]
         for each in self._moved(folded, moves, eqn.outvars[0]):
             self.eqns[each.outvars[0].name] = each
+
+    def _part(self, moves: Sequence[Eqn], result: Var) -> Eqn:
+        """The slice at the end of moves, outermost first, that lead to a result; it is taken out."""
+        old = self.eqns.pop(moves[-1].outvars[0].name)
+        own = result if len(moves) == 1 else replace(old.outvars[0], name=self._unique(f"{result.name}.moved"))
+        new = replace(old, outvars=(own,))
+        whole = old.invars[0].name
+        self.readers[whole] = [new if each is old else each for each in self.readers[whole]]
+        return new
 
     def _behind(self, eqn: Eqn) -> tuple[Eqn, list[Eqn]] | None:
         """The linear map that a constant is added to or multiplied with, and the moves between, outermost first."""
@@ -57,11 +73,21 @@ class _Folding:
         if var.shape != eqn.outvars[0].shape:
             return None
         while (before := self.eqns.get(var.name)) is not None and self._alone(var):
+            if before.op == "slice" and self._cut(before.invars[0]):
+                whole = self.eqns.get(before.invars[0].name)
+                return (whole, [*moves, before]) if whole is not None else None
             if not _is_move(before):
                 return before, moves
             moves.append(before)
             var = before.invars[0]
         return None
+
+    def _cut(self, var: Var) -> bool:
+        """Whether a value is read in parts only, and no entry twice."""
+        parts = self.readers[var.name]
+        if var.name in self.outputs or any(part.op != "slice" for part in parts):
+            return False
+        return all(_apart(one, other) for one, other in combinations(parts, 2))
 
     def _folded(self, eqn: Eqn, before: Eqn, moves: Sequence[Eqn]) -> Eqn | None:
         """The linear map with the constant in it."""
@@ -70,12 +96,18 @@ class _Folding:
             return None
         array = self.weights[known[0].name] if known else np.array(-1.0)
         rank = len(eqn.outvars[0].shape)
-        constant = _pulled_back(array.reshape((1,) * (rank - array.ndim) + array.shape), moves)
+        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        part = moves[-1] if moves and moves[-1].op == "slice" else None
+        if part is not None and eqn.op == "sub" and eqn.invars[0].name in self.weights:
+            return None
+        constant = _pulled_back(array, moves if part is None else moves[:-1])
+        constant = constant if part is None else _widened(constant, part, float(eqn.op in ("mul", "neg")))
         varying = {axis for axis, size in enumerate(constant.shape) if size > 1}
         if not np.isfinite(constant).all() or not varying <= _feature_axes(before, weight):
             return None
         result = before.outvars[0] if moves else eqn.outvars[0]
-        result = replace(result, name=self._unique(f"{eqn.outvars[0].name}.moved") if moves else result.name)
+        if moves and part is None:
+            result = replace(result, name=self._unique(f"{eqn.outvars[0].name}.moved"))
         return _FOLDS[eqn.op](self, eqn, before, weight, constant, result)
 
     def _moved(self, folded: Eqn, moves: Sequence[Eqn], result: Var) -> list[Eqn]:
@@ -147,6 +179,24 @@ _FOLDS: dict[str, Callable[..., Eqn | None]] = {
 def _is_move(eqn: Eqn) -> bool:
     """Whether every entry is in the result once, in another place or float type."""
     return eqn.op in ("reshape", "transpose") or (eqn.op == "cast" and eqn.invars[0].is_float)
+
+
+def _apart(one: Eqn, other: Eqn) -> bool:
+    """Whether two slices of one value have no entry in common."""
+    bounds = zip(*(each.params[key] for each in (one, other) for key in ("start", "limit")), strict=True)
+    return any(limit <= begin or end <= start for start, limit, begin, end in bounds)
+
+
+def _widened(constant: np.ndarray, part: Eqn, neutral: float) -> np.ndarray:
+    """A constant of a part as one of the whole, which leaves the other entries as they are."""
+    whole, places = list(constant.shape), [slice(None)] * constant.ndim
+    for axis, (start, limit) in enumerate(zip(part.params["start"], part.params["limit"], strict=True)):
+        if limit - start < part.invars[0].shape[axis]:
+            whole[axis] = part.invars[0].shape[axis]
+            places[axis] = slice(start, limit, part.params["stride"][axis])
+    wide = np.full(whole, neutral, constant.dtype)
+    wide[tuple(places)] = constant
+    return wide
 
 
 def _pulled_back(constant: np.ndarray, moves: Sequence[Eqn]) -> np.ndarray:

@@ -6,9 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from backtrace_jax.errors import DataDependentError, UnsupportedError
+from backtrace_jax.errors import DataDependentError, ModelError, UnsupportedError
+from backtrace_jax.importers import read
 from backtrace_jax.importers.onnx import load, lower
 from backtrace_jax.onnx_backend import prepare, run_model
+from backtrace_jax.passes import simplify
 
 from .nodes import boolean, check_node, floats, ints, node_model
 
@@ -296,3 +298,16 @@ def test_values_that_decide_shapes_are_held_fixed():
     assert ready.run([X, ints(6, 4)])[0].shape == (6, 4)
     assert ready.run([X, ints(4, 6)])[0].shape == (4, 6)
     assert run_model(model, [X, ints(6, 4)], known=["x1"])[0].shape == (6, 4)
+
+
+def test_an_order_of_axes_that_counts_from_the_end():
+    """As torch's older exporter writes `movedim`, where only axes of size 1 seem to move."""
+    x = floats(1, 3, 4, 2)
+    model = node_model("Transpose", [x], perm=[0, -1, 1, 2])
+    (found,) = run_model(model, {"x0": x})
+    np.testing.assert_array_equal(found, x.transpose(0, 3, 1, 2))
+    (eqn,) = simplify(read(model).lower({"x0": x.shape})).graph.eqns
+    assert eqn.params["perm"] == (0, 3, 1, 2)
+    for perm in ([0, 1, 1, 2], [0, 1, 2], [0, 1, 2, -5]):
+        with pytest.raises(ModelError, match="is no order of the 4 axes"):
+            prepare(node_model("Transpose", [x], perm=perm)).lower({"x0": x})

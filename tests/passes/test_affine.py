@@ -41,8 +41,28 @@ def channels_last(builder, x):
     return builder.emit("transpose", x, perm=(0, 2, 3, 1))
 
 
+def part(builder, whole, start, limit):
+    return builder.emit("slice", whole, start=(0, 0, start), limit=(1, 3, limit), stride=(1, 1, 1))
+
+
+def parts_with_constants(builder, x, overlap=0):
+    """One projection cut in three: a bias, a bias behind a reshape and a scale, a constant less the part."""
+    whole = builder.emit("matmul", x, array(4, 9))
+    first = builder.emit("add", part(builder, whole, 0, 2 + overlap), array(2 + overlap))
+    second = builder.emit("reshape", part(builder, whole, 2, 6), shape=(1, 3, 2, 2))
+    second = builder.emit("mul", builder.emit("add", second, array(2, 2)), array(1))
+    third = builder.emit("sub", part(builder, whole, 6, 9), array(3))
+    rows = (builder.emit("reshape", each, shape=(1, 3, 4)) if each is second else each for each in (first, second))
+    return builder.emit("concat", *rows, third, axis=2)
+
+
 IMAGE, ROWS = (1, 4, 5, 5), (1, 3, 4)
 FOLDED = {
+    "constants of parts": (
+        parts_with_constants,
+        ROWS,
+        ["matmul", "slice", "slice", "slice", "concat"],
+    ),
     "constant minus x": (
         lambda b, x: b.emit("sub", array(5), b.emit("matmul", x, array(4, 5))),
         ROWS,

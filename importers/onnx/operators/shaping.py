@@ -186,8 +186,12 @@ def unsqueeze_1(lowering: Lowering, data: Value, *, axes: Sequence[int]) -> Valu
 
 @operator("Transpose")
 def transpose(lowering: Lowering, data: Value, *, perm: Sequence[int] | None = None) -> Value:
-    """Axes in another order; reversed if none is given."""
-    return lowering.transpose(data, perm or tuple(reversed(range(len(data.shape)))))
+    """Axes in another order; reversed if none is given. Torch's older exporter counts some from the end."""
+    rank = len(data.shape)
+    order = tuple(reversed(range(rank))) if not perm else tuple(axis % rank if rank else axis for axis in perm)
+    if sorted(order) != list(range(rank)) or any(not -rank <= axis < rank for axis in perm or ()):
+        raise ModelError(f"perm={list(perm or ())} is no order of the {rank} axes of what is transposed")
+    return lowering.transpose(data, order)
 
 
 @operator("Expand")
