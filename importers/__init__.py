@@ -55,6 +55,10 @@ class Source(ABC):
     def answer(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What the model itself answers: outputs by name from inputs by name."""
 
+    def rounding(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """How far rounding moves each unit of the model's own outputs [1, ...], by name; none where that is unknown."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Imported:

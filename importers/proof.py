@@ -8,6 +8,7 @@ batch of another size; and the outputs of every call are compared with the sourc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -26,10 +27,15 @@ Arrays: TypeAlias = Mapping[str, np.ndarray]
 Run: TypeAlias = Callable[[Arrays], Arrays]
 """The framework's own model: outputs by name from inputs by name, batch first."""
 
-NOTHING: Mapping[str, np.ndarray | None] = {}
+NOTHING: Mapping[str, Any] = {}
 
 EXAMPLES = 4  # that an import is compared on at most; a wrong export is wrong on the first
-_TOLERANCE = 1e-4  # relative to the largest entry of an output
+_TOLERANCE = 1e-4  # relative to the largest entry of an output, and of a unit but for its rounding
+_STEPS = 8  # of rounding at the largest entry, in which two orders of adding may differ
+_DOUBT = 1e-2  # relative to a unit itself: more than this is not taken for rounding before it was measured
+_MEASURED = 32  # times the rounding measured of a unit, which is a few draws of it
+_SINGLE = float(np.finfo(np.float32).eps)
+_SMALLEST = 1e-30  # denormal numbers are zero to some machines
 _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another example, and one that goes the same way
 _FILL = 1e30  # from here on an entry is no quantity: logits left out are filled with the lowest float
 
@@ -143,7 +149,9 @@ def compare(
 ) -> None:
     """Compare outputs of an import with those of its source on the same inputs, but for rounding.
 
-    Positions that an attention mask leaves out are not compared: what stands there is nobody's answer.
+    Positions that an attention mask leaves out are not compared: what stands there is nobody's answer. A unit that is
+    small beside others is compared by itself: where it is apart by more than a step of rounding can explain, the
+    source measures how far its own rounding moves it.
 
     Args:
         imported: The import.
@@ -169,7 +177,13 @@ def compare(
         if units is not None and ignored.any():
             known = np.flatnonzero((units >= 0) & (units < ignored[0].size))
             ignored.reshape(len(ignored), -1)[known, units[known]] = False
-        _compare(where, ours, theirs, max(imported.rounding, _rounding(theirs.dtype)), ignored)
+        rounding = max(imported.rounding, _rounding(theirs.dtype))
+        difference = _difference(ours, theirs, rounding, ignored)
+        _refuse(where, difference, difference.apart > difference.tolerance * difference.size)
+        doubtful = difference.apart > difference.units()
+        measured = imported.source.rounding(feeds) if imported.source is not None and doubtful.any() else NOTHING
+        if name in measured:
+            _refuse(where, difference, difference.apart > difference.units() + _MEASURED * measured[name])
 
 
 def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:
@@ -196,7 +210,35 @@ def _padding(name: str, mask: np.ndarray) -> np.ndarray | None:
     return mask if name.endswith("padding_mask") and mask.dtype == bool else None
 
 
-def _compare(where: str, found: np.ndarray, expected: np.ndarray, rounding: float, ignored: np.ndarray) -> None:
+@dataclass(frozen=True)
+class _Difference:
+    """How far apart two arrays are that should be one.
+
+    Attributes:
+        ours: What was found.
+        theirs: What was expected.
+        apart: How far apart they are; 0 where they agree or are not compared.
+        tolerance: Relative to the magnitude of what is compared.
+        step: Relative size of a rounding.
+        size: The largest entry.
+        own: The largest entry of each unit, over the batch [1, ...].
+    """
+
+    ours: np.ndarray
+    theirs: np.ndarray
+    apart: np.ndarray
+    tolerance: float
+    step: float
+    size: float
+    own: np.ndarray
+
+    def units(self) -> np.ndarray:
+        """Beyond this a unit is in doubt: it is apart by more than its share, and by more than rounding can explain."""
+        rounding = np.minimum(_STEPS * self.step * self.size, _DOUBT * self.own)
+        return np.maximum(self.tolerance * self.own, rounding) + _SMALLEST
+
+
+def _difference(found: np.ndarray, expected: np.ndarray, rounding: float, ignored: np.ndarray) -> _Difference:
     ours, theirs = found.astype(np.float64), expected.astype(np.float64)
     tolerance = max(_TOLERANCE, 32 * rounding)
     fills = np.abs(theirs) >= _fill(expected.dtype)
@@ -204,14 +246,22 @@ def _compare(where: str, found: np.ndarray, expected: np.ndarray, rounding: floa
         same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs)) | ignored
         same |= fills & np.isclose(ours, theirs, rtol=tolerance)
         apart = np.where(same, 0.0, np.abs(ours - theirs))
-    size = np.abs(theirs[~fills & ~np.isnan(theirs) & ~ignored]).max(initial=0)
-    if apart.size == 0 or apart.max() <= tolerance * size:
+    apart[np.isnan(apart)] = np.inf
+    counted = np.where(fills | np.isnan(theirs) | ignored, 0.0, np.abs(theirs))
+    size = float(counted.max(initial=0))
+    own = counted.max(0, initial=0, keepdims=True) if counted.ndim else counted
+    return _Difference(ours, theirs, apart, tolerance, max(rounding, _SINGLE), size, own)
+
+
+def _refuse(where: str, difference: _Difference, wrong: np.ndarray) -> None:
+    if not wrong.any():
         return
-    worst = np.unravel_index(int(np.nan_to_num(apart, nan=np.inf).argmax()), apart.shape)
+    worst = np.unravel_index(int(np.where(wrong, difference.apart, -1.0).argmax()), wrong.shape)
     place = [int(index) for index in worst]
     raise ImportMismatchError(
-        f"{where}: {ours[worst]:.6g} after the import, {theirs[worst]:.6g} before, at {place} (largest entry "
-        f"{size:.3g}); the exported file computes something else, so there is nothing sound to explain"
+        f"{where}: {difference.ours[worst]:.6g} after the import, {difference.theirs[worst]:.6g} before, at {place} "
+        f"(largest entry {difference.size:.3g}); the exported file computes something else, so there is nothing sound "
+        "to explain"
     )
 
 

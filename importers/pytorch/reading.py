@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,6 +42,9 @@ _COARSE = {
     TensorProto.BFLOAT16: float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps),
 }
 """Relative rounding of the floats that a module may compute in while its outputs are of a finer type."""
+
+
+_NEXT = (1e-5, 1e-4, 1e-3)  # noise of inputs next to those given, relative to their spread
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,25 @@ class _Source(Source):
                 f"{type(self.module).__name__} returns no {missing[0]!r} on these inputs, but {', '.join(found)}"
             )
         return {name: moved_first(name, found[name], axis) for name, axis in self.outputs.items()}
+
+    def rounding(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Measured against a copy in double precision, on these inputs and others next to them."""
+        with suppress(Exception), evaluating(self.module):  # whatever its owner's code makes of a copy
+            double = replace(self, module=copy.deepcopy(self.module).double())
+            return self._rounding(double, feeds)
+        return {}
+
+    def _rounding(self, double: _Source, feeds: Feeds) -> dict[str, np.ndarray]:
+        rows, moved = len(next(iter(feeds.values()))), dict[str, Any]()
+        for trial in (feeds, *(proof.perturbed(feeds, rows, noise) for noise in _NEXT)):
+            fine = {
+                name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in trial.items()
+            }
+            truth = double.answer(fine)
+            for name, array in self.answer(trial).items():
+                apart = np.abs(array.astype(np.float64) - truth[name]).max(0, initial=0, keepdims=True)
+                moved[name] = np.maximum(np.nan_to_num(apart), moved.get(name, 0.0))
+        return moved
 
 
 _KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, _Kept]] = WeakKeyDictionary()
@@ -153,7 +177,8 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
         try:
             exported = export(module, call, feeds, outputs, attempt)
             imported = _imported(module, call, exported, attempt, failures)
-            _prove(imported, _Source(module, call, outputs), feeds, attempt, examples)
+            source = _Source(module, call, outputs)
+            _prove(replace(imported, source=source), source, feeds, attempt, examples)
         except Exception as error:  # exporters raise anything; what was raised is recorded, or raised in the end
             failures[attempt] = error
         else:

@@ -1,14 +1,15 @@
 """Hash of everything that decides what a module computes, as far as Python lets one see it.
 
 Weights and buffers, attributes of any structure, hooks, and the code of the module's classes or of what was put in its
-place on the instance, with defaults, closures and the globals it reads. What is hidden deeper shows in the outputs,
-which are compared with the module's own on every call.
+place on the instance, with defaults, closures and the globals it reads: data, and functions, classes and objects of the
+same package. What is hidden deeper shows in the outputs, which are compared with the module's own on every call.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,12 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.
 _CODE = (types.FunctionType, staticmethod, classmethod, property, functools.partial)
 _DATA = (*_PLAIN, list, tuple, set, frozenset, dict, np.ndarray, torch.Tensor)
 _IGNORED = frozenset({"training", "_modules"})  # evaluated in any case; taken in by themselves
+_FOREIGN = sys.stdlib_module_names | {
+    "builtins",
+    "torch",
+    "numpy",
+    "transformers",
+}  # their objects are nobody's settings
 _MOST = 200_000  # values that are taken in: a vocabulary, but not a data set
 
 
@@ -91,12 +98,14 @@ def _held(value: Any) -> Iterator[Any]:
         yield from (value.co_code, value.co_consts, value.co_names)
     elif not isinstance(value, torch.nn.Module | types.ModuleType) and not type(value).__module__.startswith("torch."):
         yield dict(getattr(value, "__dict__", {}))
+        yield from _class(type(value))
 
 
 def _class(kind: type) -> Iterator[Any]:
-    """The methods and constants of a module's class, those that it inherits from other modules among them."""
-    for each in kind.__mro__ if issubclass(kind, torch.nn.Module) else ():
-        if each not in (torch.nn.Module, object):
+    """The methods and constants of a class, those that it inherits among them; of other packages, of modules only."""
+    for each in kind.__mro__:
+        layer = issubclass(each, torch.nn.Module) and each is not torch.nn.Module
+        if layer or _root(each) not in _FOREIGN:
             yield [(name, value) for name, value in vars(each).items() if isinstance(value, (*_CODE, *_DATA))]
 
 
@@ -112,15 +121,41 @@ def _code(value: Any) -> Iterator[Any]:
 
 
 def _function(function: types.FunctionType) -> Iterator[Any]:
-    """Its code, defaults and closure, and of the globals that it reads data and its neighbours."""
+    """Its code, defaults and closure, and what it reads of the globals."""
     yield from (function.__code__, function.__defaults__, function.__kwdefaults__)
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # not assigned yet
             yield None
-    for name in function.__code__.co_names:
+    names = [*_names(function.__code__)]
+    for name in names:
         found = function.__globals__.get(name)
-        neighbour = isinstance(found, types.FunctionType) and found.__globals__ is function.__globals__
-        if neighbour or isinstance(found, _DATA):
+        if isinstance(found, types.ModuleType) and _root(function) == _root(found):
+            yield [getattr(found, each, None) for each in names if _is_read(vars(found).get(each), function)]
+        elif _is_read(found, function):
             yield found
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The globals and attributes that code reads, that of the functions inside it among them."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _is_read(found: Any, function: types.FunctionType) -> bool:
+    """Whether a global is data, or a function, class or object of the package that the function is of."""
+    if isinstance(found, (*_DATA, types.SimpleNamespace)):
+        return True
+    if isinstance(found, types.FunctionType):
+        return found.__globals__ is function.__globals__
+    owner = found if isinstance(found, type) else type(found)
+    return _root(function) not in _FOREIGN and _root(owner) == _root(function)
+
+
+def _root(value: Any) -> str:
+    """The package that a function, a class or a module is of."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    return str(name).partition(".")[0]

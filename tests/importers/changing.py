@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,6 +185,40 @@ class Global(Two):
         return self.first(x) * GLOBAL[0]
 
 
+class Shared:
+    """Settings that any module may read."""
+
+    power = 0.5
+
+
+SHARED = Shared()
+VARIABLE = "BACKTRACE_JAX_TEST_POWER"
+
+
+class OfClass(Two):
+    """A unit of it is so large that nothing shows of the others beside it."""
+
+    def forward(self, x):
+        return self.first(x).tanh() * torch.tensor([1e5, self.power(), 1.0, 1.0])
+
+    def power(self):
+        return Shared.power
+
+
+class OfObject(OfClass):
+    def power(self):
+        return next(SHARED.power for _ in range(1))
+
+
+class OfEnvironment(OfClass):
+    def power(self):
+        return float(os.environ.get(VARIABLE, "0.5"))
+
+
+def _set_variable(_: Any) -> None:
+    os.environ[VARIABLE] = "0.7"
+
+
 class Closed(nn.Module):
     """Its function was made elsewhere."""
 
@@ -249,6 +284,9 @@ EDITS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
     "namespace": (Setting, lambda m: m.space.deep.update(factor=2.0)),
     "buffer": (Setting, lambda m: m.mask.__setitem__(1, 0.0)),
     "global": (Global, lambda m: GLOBAL.__setitem__(0, GLOBAL[0] + 1)),
+    "setting of a class": (OfClass, lambda m: setattr(Shared, "power", 0.6)),
+    "setting of an object": (OfObject, lambda m: setattr(SHARED, "power", 0.7)),
+    "environment": (OfEnvironment, _set_variable),
     "closure": (Closed, lambda m: m.factor.__setitem__(0, 4.0)),
     "function": (Closed, lambda m: setattr(m, "function", torch.sigmoid)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ import torch
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import ImportMismatchError, InputError, SettingError, UnsupportedError
 from backtrace_jax.exporting import export
-from backtrace_jax.importers import Imported
+from backtrace_jax.importers import Imported, Source
 from backtrace_jax.importers.proof import compare
 from backtrace_jax.importers.pytorch import reading
-from tests.importers.changing import BY_VALUES, EDITS, Branch, Two, examples
+from tests.importers.changing import BY_VALUES, EDITS, VARIABLE, Branch, Two, examples
 
 CLOSE = 1e-5
 TARGET = 1
@@ -49,7 +50,8 @@ def test_modules_that_decide_by_values(name):
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_modules_that_are_edited_between_calls(name):
+def test_modules_that_are_edited_between_calls(name, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "0.5")
     build, edit = EDITS[name]
     module, x = build(), examples()
     x[:, 0] = 0
@@ -135,6 +137,38 @@ def test_what_explain_keeps_lets_the_module_go():
     del module
     gc.collect()
     assert known() is None
+
+
+class Measured(Source):
+    """A source whose rounding is known."""
+
+    def read(self, inputs, *, anew=False):
+        raise AssertionError
+
+    def answer(self, feeds):
+        raise AssertionError
+
+    def rounding(self, feeds):
+        return {"output": np.array([[1.0, 1e-6]])}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agree"),
+    [
+        ([1e5, 0.5 + 1e-5], [1e5, 0.5], True),  # within its share
+        ([1e5, 0.50003], [1e5, 0.5], True),
+        ([1e5, 0.5002], [1e5, 0.5], True),  # nothing that rounding at the largest entry would not do
+        ([1e5, 0.7], [1e5, 0.5], False),
+        ([1e5, 1e-5], [1e5, 0.0], True),  # what was measured
+        ([1e5, 1e-3], [1e5, 0.0], False),
+        ([1e5 + 20, 0.5], [1e5, 0.5], False),
+    ],
+)
+def test_a_unit_that_is_small_beside_another_is_compared_by_itself(ours, theirs, agree):
+    imported = Imported("small", "", (), _never, _never, source=Measured())
+    found, expected = ({"output": np.array([each], np.float32)} for each in (ours, theirs))
+    with nullcontext() if agree else pytest.raises(ImportMismatchError):
+        compare(imported, found, expected, {"x": np.zeros((1, 1))})
 
 
 def _never(*_):
