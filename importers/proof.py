@@ -37,6 +37,7 @@ _MEASURED = 32  # times the rounding measured of a unit, which is a few draws of
 _SINGLE = float(np.finfo(np.float32).eps)
 _SMALLEST = 1e-30  # denormal numbers are zero to some machines
 _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another example, and one that goes the same way
+_SPANS = ("start_logits", "end_logits")  # with a unit for each position; others with two axes have one for each class
 _FILL = 1e30  # from here on an entry is no quantity: logits left out are filled with the lowest float
 
 
@@ -193,7 +194,11 @@ def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:
     for name, mask in feeds.items():
         encoder = not name.startswith("decoder_")
         padding = _padding(name, mask)
-        if padding is None or array.ndim < 3 or (two_sided and encoder != output.startswith("encoder")):
+        if (
+            padding is None
+            or array.ndim < (2 if output.endswith(_SPANS) else 3)
+            or (two_sided and encoder != output.startswith("encoder"))
+        ):
             continue
         axis = 2 if array.shape[2:] == (padding.shape[1],) * 2 else 1  # scores of an attention, or values
         if (array.shape[0], array.shape[axis]) == padding.shape:

@@ -44,6 +44,7 @@ _COARSE = {
 """Relative rounding of the floats that a module may compute in while its outputs are of a finer type."""
 
 
+_REASON = 160  # characters of why a module cannot be imported
 _NEXT = (1e-5, 1e-4, 1e-3)  # noise of inputs next to those given, relative to their spread
 
 
@@ -247,13 +248,9 @@ def _trials(feeds: Feeds, attempt: Attempt) -> Iterator[Feeds]:
 
 
 def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceError:
-    """What every exporter failed by, each reason once."""
-    wrong = any(isinstance(error, ImportMismatchError) for error in failures.values())
+    """The reason that tells most: where files were written, how one of them differs, and else the first exporter's."""
+    wrong = [each for each in failures.values() if isinstance(each, ImportMismatchError)]
     kind = ImportMismatchError if wrong else UnsupportedError
-    reasons = {(attempt.exporter, type(error)): describe(error) for attempt, error in reversed([*failures.items()])}
-    listed: dict[str, list[str]] = {}
-    for (exporter, _), reason in reversed([*reasons.items()]):
-        listed.setdefault(reason, []).append(exporter)
     done = "no export computes what it computes" if wrong else "it cannot be exported"
-    told = "".join(f"\n  {', '.join(dict.fromkeys(exporters))}: {reason}" for reason, exporters in listed.items())
-    return kind(f"{name} cannot be imported: {done}.{told}\nRewrite what this names, or export it to ONNX yourself")
+    reason = describe(next(iter(wrong or failures.values())))[:_REASON].rstrip(".")
+    return kind(f"{name[:30]} cannot be imported: {done}. {reason}. Rewrite this, or export it to ONNX yourself")

@@ -139,6 +139,22 @@ def test_what_explain_keeps_lets_the_module_go():
     assert known() is None
 
 
+def test_of_logits_of_spans_only_real_positions_are_compared():
+    imported = Imported("span", "", (), _never, _never)
+    mask = np.array([[1, 1, 1], [1, 1, 0]])
+    ours = {name: np.ones((2, 3)) for name in ("start_logits", "end_logits", "logits")}
+    for name, row, place, agree in (
+        ("start_logits", 1, 2, True),
+        ("end_logits", 1, 2, True),
+        ("end_logits", 0, 2, False),
+        ("logits", 1, 2, False),  # three classes
+    ):
+        theirs = {name: ours[name].copy()}
+        theirs[name][row, place] = 9.0
+        with nullcontext() if agree else pytest.raises(ImportMismatchError):
+            compare(imported, ours, theirs, {"attention_mask": mask})
+
+
 class Measured(Source):
     """A source whose rounding is known."""
 
