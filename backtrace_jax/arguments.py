@@ -1,11 +1,13 @@
-"""Arguments that do not exist are answered with those that were meant."""
+"""Arguments that do not exist, are missing or come in the wrong place are answered with those that were meant."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from .errors import SettingError
@@ -14,16 +16,87 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def known_arguments(function: F) -> F:
-    """The same function; an argument that it does not have is a SettingError with the closest one it has."""
-    names = [*inspect.signature(function).parameters]
+    """The same function; a call that it cannot take is a SettingError that says how it is called."""
+    return _checked(function, inspect.signature(function))
+
+
+def with_fields(*kinds: type) -> Callable[[F], F]:
+    """The same for a function that takes the fields of dataclasses by keyword: they are part of its signature."""
+
+    def decorate(function: F) -> F:
+        own = inspect.signature(function)
+        named = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+            for kind in kinds
+            for each in fields(kind)
+        ]
+        return _checked(function, own.replace(parameters=[*named, *more]))
+
+    return decorate
+
+
+def fields_of(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments given that are fields of a dataclass."""
+    return {each.name: given[each.name] for each in fields(kind) if each.name in given}
+
+
+def _checked(function: F, signature: inspect.Signature) -> F:
     label = function.__qualname__.removesuffix(".__call__").removesuffix(".__init__")
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        for unknown in (name for name in kwargs if name not in names):
-            close = get_close_matches(unknown, names, n=1)
-            meant = f"did you mean {close[0]}=?" if close else f"there are: {', '.join(names)}"
-            raise SettingError(f"{label} has no argument {unknown!r}; {meant}")
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise SettingError(_said(label, signature, args, kwargs)) from error
         return function(*args, **kwargs)
 
+    checked.__dict__["__signature__"] = signature
     return cast(F, checked)
+
+
+def _said(label: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> str:
+    """What is wrong with a call."""
+    given = {name: each for name, each in signature.parameters.items() if name not in ("self", "cls")}
+    names = [name for name, each in given.items() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    placed = [name for name in names if given[name].kind is not inspect.Parameter.KEYWORD_ONLY]
+    args = args[len(signature.parameters) - len(given) :]
+    for unknown in (name for name in kwargs if name not in names and len(names) == len(given)):
+        close = get_close_matches(unknown, names, n=1)
+        meant = f"did you mean {close[0]}=?" if close else f"there are: {', '.join(names)}"
+        return f"{label} has no argument {unknown!r}; {meant}"
+    if len(args) > len(placed):
+        return (
+            f"{label} takes {', '.join(placed) or 'nothing'} by position, found {len(args)}; name the others: name=..."
+        )
+    if twice := [name for name in placed[: len(args)] if name in kwargs]:
+        return f"{label} is given {twice[0]} twice: by position and by name"
+    needed = [name for name in names if given[name].default is inspect.Parameter.empty]
+    missing = [name for name in needed if name not in kwargs and name not in placed[: len(args)]]
+    return f"{label} needs {' and '.join(missing)}: {label}({', '.join(needed)}, ...)"
+
+
+def takes(function: Any, count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as one can tell without calling it."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # of a function written in C
+        return callable(function)
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def as_path(setting: str, path: Any) -> Path:
+    """A path of the user's.
+
+    Raises:
+        SettingError: When it is none.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise SettingError(f"{setting} must be the path of a file, found {path!r:.80}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import jax
@@ -62,8 +62,8 @@ class Outline:
             settings.task,
             self.answer,
             asked,
-            scaler=settings.scaler,
-            thresholding=settings.thresholding,
+            scaler=None if settings.scaler is None else float(settings.scaler),
+            thresholding=float(settings.thresholding),
             paired=mode.paired,
             plain=not mode.conserving,
             rows=self.rows,
@@ -96,30 +96,24 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A compiled explanation.
+class Planned:
+    """An explanation that is planned: everything that mistakes can be told from before it is compiled.
 
     Attributes:
         program: The simplified graph and its weights on the host.
-        request: What was compiled.
+        request: What is compiled.
         masked: The value that each condition is about, by the name the user gave.
         channels: Axis of the channels of values, where there are conditions.
-        weights: The weights on the device, and what was derived from them.
-        chunk: Runs of the graph per call.
         rows: Examples per run of the graph.
-        device: Where it runs.
-        explain: The compiled function.
+        effort: What one run costs.
     """
 
     program: Program
     request: Request
     masked: Mapping[str, Var]
     channels: Axes
-    weights: Prepared
-    chunk: int
     rows: int
-    device: Device
-    explain: Explain
+    effort: Any
 
     @property
     def output(self) -> Var:
@@ -133,6 +127,23 @@ class Compiled:
         return (
             graph.output_names[graph.outputs.index(self.output)] if self.output in graph.outputs else self.output.name
         )
+
+
+@dataclass(frozen=True)
+class Compiled(Planned):
+    """A compiled explanation.
+
+    Attributes:
+        weights: The weights on the device, and what was derived from them.
+        chunk: Runs of the graph per call.
+        device: Where it runs.
+        explain: The compiled function.
+    """
+
+    weights: Prepared
+    chunk: int
+    device: Device
+    explain: Explain
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
@@ -190,8 +201,8 @@ def outline(graph: Graph, settings: Settings, rows: int) -> Outline:
     return Outline(output, read_answer(graph, output, rows), rows, tables(graph))
 
 
-def compile_model(named: Program, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
-    """Plan and compile a lowered model.
+def plan(named: Program, settings: Settings, device: Device, form: Form) -> Planned:
+    """Plan the explanation of a lowered model.
 
     Raises:
         UnsupportedError: Naming the node without an implementation or a rule.
@@ -199,18 +210,23 @@ def compile_model(named: Program, settings: Settings, kept: DeviceWeights, devic
     """
     output = pick_output(named.graph, settings.output)
     program = arranged(named, device.platform, [output.name])
-    plan = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
-    request = _request(named.graph, plan, settings, form)
-    masked = {name: _masked(named.graph, plan, name) for name in form.conditions}
-    effort = cost(named)
-    chunk = settings.chunk or default_chunk(effort, device.platform)
-    weights = kept.put(program.weights)
-    types = _chunk_types(program.graph, output, chunk, form)
-    constant = _constant_types(program.graph, form, masked)
-    group = default_group(effort, device.platform)
-    explain = compile_explain(request, weights, constant, types, device, prepare=settings.prepare, group=group)
+    walked = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
+    request = _request(named.graph, walked, settings, form)
+    masked = {name: _masked(named.graph, walked, name) for name in form.conditions}
     channels = channel_axes(named.graph) if masked else {}
-    return Compiled(program, request, masked, channels, explain.prepare(weights), chunk, form.rows, device, explain)
+    return Planned(program, request, masked, channels, form.rows, cost(named))
+
+
+def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
+    """Compile what is planned."""
+    graph, weights = planned.program.graph, kept.put(planned.program.weights)
+    chunk = settings.chunk or default_chunk(planned.effort, device.platform)
+    types = _chunk_types(graph, planned.output, chunk, form)
+    constant = _constant_types(graph, form, planned.masked)
+    group = default_group(planned.effort, device.platform)
+    explain = compile_explain(planned.request, weights, constant, types, device, prepare=settings.prepare, group=group)
+    known = {each.name: getattr(planned, each.name) for each in fields(planned)}
+    return Compiled(**known, weights=explain.prepare(weights), chunk=chunk, device=device, explain=explain)
 
 
 def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:

@@ -24,6 +24,9 @@ def named_conditions(conditions: Any) -> dict[str, Any]:
     """
     if conditions is not None and not isinstance(conditions, Mapping):
         raise SettingError("conditions must be a dict: name of a value or module -> mask or list of channels")
+    unnamed = [name for name in conditions or {} if not isinstance(name, str)]
+    if unnamed:
+        raise SettingError(f"conditions are named by values or modules, found the key {unnamed[0]!r:.60}")
     return dict(conditions or {})
 
 

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from .arguments import known_arguments
+from .arguments import fields_of, with_fields
+from .asking import Asked, grouped, outputs_of, shared, stacked, understood
 from .batch import Leaving
 from .cautions import warn
-from .compiled import Compiled, DeviceWeights, Form, Outline, Shapes, compile_model, lower_model, outline
-from .constants import named_conditions, read_baseline, read_conditions
-from .engine.compile import Constant
-from .errors import ImportMismatchError, NumericsError
+from .compiled import Compiled, DeviceWeights, Form, Outline, Planned, Shapes, compile_model, lower_model, outline, plan
+from .constants import named_conditions, read_baseline
+from .errors import ImportMismatchError, NumericsError, SettingError
 from .explanation import Explanation
 from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
 from .importers import Imported, read
 from .importers.proof import compare
 from .ir import Program
-from .layout import BatchAxis, axes_of, batch_first, inputs_first, kept, rows_of
+from .layout import axes_of, batch_first, inputs_first, kept, rows_of
 from .leaving import leavings
-from .questions import Question
-from .results import as_explanation, unbatched
-from .rules import Mode, find_mode
-from .settings import EVERY, FIRST, Settings, as_axes, as_names
+from .results import as_explanation
+from .rules import find_mode
+from .settings import EVERY, FIRST, Settings
 from .specialising import Deciding
-from .targets import read_question, read_start
-from .tasks import QuestionForm, Task
+from .targets import read_start
 
-Progress = Callable[[int, int], None]
 _Leaving: TypeAlias = "tuple[Leaving, ...] | None"
 _FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
@@ -47,53 +43,22 @@ class Explainer:
         derived_bytes: Memory that the function compiled last keeps for what the rules make of the weights (`prepare`).
     """
 
-    @known_arguments
-    def __init__(
-        self,
-        model: Any,
-        *,
-        mode: str | Mode = "default",
-        task: str = "auto",
-        output: str | int | None = None,
-        scaler: float | None = 1.0,
-        thresholding: float = 0.5,
-        layers: str | Sequence[str] | None = None,
-        wrt: str | Sequence[str] | None = None,
-        chunk: int | None = None,
-        dtype: str = "float32",
-        precision: str = "highest",
-        batch_axis: BatchAxis = 0,
-        prepare: bool = True,
-        prove: str = EVERY,
-        example: Inputs = None,
-    ) -> None:
-        """Read the model and check the settings; `explain` says what they mean.
+    @with_fields(Settings)
+    def __init__(self, model: Any, *, example: Inputs = None, **settings: Any) -> None:
+        """Read the model and check the settings.
 
         Args:
             model: As `explain` takes it.
-            mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype, precision: Likewise.
-            batch_axis, prepare, prove: Likewise.
             example: Inputs that a PyTorch module is traced with.
+            settings: As `explain` takes them: mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype,
+                precision, batch_axis, prepare, prove.
 
         Raises:
             ModelError: When the model cannot be read.
             SettingError: When a setting does not exist.
         """
-        self.settings = Settings(
-            mode,
-            task,
-            output,
-            scaler,
-            thresholding,
-            as_names("layers", layers),
-            as_names("wrt", wrt),
-            chunk,
-            dtype,
-            precision,
-            as_axes(batch_axis),
-            prepare,
-            prove,
-        )
+        refuse_datasets(example)
+        self.settings = Settings.of(**settings)
         self.device = jax.devices()[0]
         self._imported = read(model, example, self.settings.axes)
         self._inputs_of(self._imported)
@@ -104,35 +69,35 @@ class Explainer:
         self._leaving = lru_cache(_FORMS_KEPT)(self._followed)
         self._lowered = lru_cache(1)(self._lower)  # holds the weights; what is lowered is compiled at once
         self._outline = lru_cache(_FORMS_KEPT)(self._outlined)
+        self._planned = lru_cache(1)(self._plan)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
-    @known_arguments
-    def __call__(
-        self,
-        inputs: Inputs,
-        *,
-        target: Any = None,
-        against: Any = None,
-        position: Any = None,
-        start: Any = None,
-        baseline: Any = None,
-        conditions: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-    ) -> Explanation:
-        """Explain a batch of inputs; `explain` says what the arguments mean."""
+    @with_fields(Asked)
+    def __call__(self, inputs: Inputs, **asked: Any) -> Explanation:
+        """Explain a batch of inputs.
+
+        Args:
+            inputs: As `explain` takes them.
+            asked: Likewise: target, against, position, start, baseline, conditions, progress.
+        """
         refuse_datasets(inputs)
         source = self._imported.source
         if source is not None and self.settings.prove == EVERY:
             self._imported = source.read(inputs)
-        asked = _Asked(target, against, position, start, baseline, conditions, progress)
-        self._imported, found = self._explain_proven(self._imported, inputs, asked)
-        warn(found.warnings)
+        self._imported, found = self._explain_proven(self._imported, inputs, Asked(**asked))
         return found
 
-    def _explain_proven(self, imported: Imported, inputs: Inputs, asked: _Asked) -> tuple[Imported, Explanation]:
+    def _explain_proven(self, imported: Imported, inputs: Inputs, asked: Asked) -> tuple[Imported, Explanation]:
         """Explain a batch by an import whose outputs are those of its source; it is made anew where they are not."""
         if imported.source is None or (self.settings.prove == FIRST and self._proven == _Known.of(imported)):
-            return imported, self._explain(imported, inputs, asked)
+            found = self._explain(imported, inputs, asked)
+        else:
+            imported, found = self._explain_until_proven(imported, inputs, asked)
+        warn(found.warnings)
+        return imported, found
+
+    def _explain_until_proven(self, imported: Imported, inputs: Inputs, asked: Asked) -> tuple[Imported, Explanation]:
+        assert imported.source is not None
         try:
             found = self._explain_compared(imported, inputs, asked)
         except (ImportMismatchError, NumericsError):
@@ -141,7 +106,7 @@ class Explainer:
         self._proven = _Known.of(imported)
         return imported, found
 
-    def _explain_compared(self, imported: Imported, inputs: Inputs, asked: _Asked) -> Explanation:
+    def _explain_compared(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
         """Explain a batch, and compare its outputs with those of the source.
 
         Raises:
@@ -162,7 +127,7 @@ class Explainer:
         declared, axes = self._inputs_of(imported).inputs, axes_of(imported, self.settings.axes)
         return read_inputs(inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes), declared)
 
-    def _explain(self, imported: Imported, inputs: Inputs, asked: _Asked) -> Explanation:
+    def _explain(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
         """Explain a batch by an import, specialised to the inputs that decide what is computed."""
         feeds, axes = self._feeds(imported, inputs), axes_of(imported, self.settings.axes)
         if imported.prove is not None:
@@ -172,7 +137,7 @@ class Explainer:
             imported, axes, feeds, lambda settled: self._explain_as(settled, feeds, asked), wrt
         )
 
-    def _explain_as(self, imported: Imported, feeds: dict[str, np.ndarray], asked: _Asked) -> Explanation:
+    def _explain_as(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked) -> Explanation:
         """Explain a batch by an import as it is."""
         restricted = named_conditions(asked.conditions)
         reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
@@ -182,7 +147,7 @@ class Explainer:
         leaving = self._leaving(known, shapes, count)
         seen = self._outline(known, shapes, rows, leaving)
         check_indices(feeds, seen.tables)
-        task, question, start = _understood(seen, self.settings, asked, count)
+        task, question, start = understood(seen, self.settings, asked, count)
         form = Form(
             shapes,
             task,
@@ -193,16 +158,19 @@ class Explainer:
             rows=rows,
             leaving=leaving,
         )
+        constant = shared(self._planned(known, form), reference, restricted)
         compiled = self._compiled(known, form)
-        examples, constant = _arrays(compiled, feeds, reference, restricted)
+        examples = stacked(compiled, feeds)
         if callable(start):
-            outputs = _outputs(compiled, examples, question, constant, seen)
-            question = question._replace(start=read_start(start(outputs), count, seen.one))
-        result = compiled.run(examples, _grouped(compiled, question), constant, asked.progress)
+            outputs = outputs_of(compiled, examples, question, constant, seen)
+            question = question._replace(start=read_start(asked.started(outputs), count, seen.one))
+        result = compiled.run(examples, grouped(compiled, question), constant, asked.progress)
         return as_explanation(compiled, self.settings, imported, feeds, question, constant, result)
 
-    def each(self, inputs: Inputs, targets: Sequence[Any], **asked: Any) -> list[Explanation]:
+    def each(self, inputs: Inputs, targets: Any, **asked: Any) -> list[Explanation]:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
+        if isinstance(targets, str) or not hasattr(targets, "__iter__"):
+            raise SettingError(f"targets must be a list, one target for each explanation, found {targets!r:.80}")
         return [self(inputs, target=target, **asked) for target in targets]
 
     def _followed(self, known: _Known, shapes: Shapes, count: int) -> _Leaving:
@@ -214,86 +182,17 @@ class Explainer:
     def _outlined(self, known: _Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Outline:
         return outline(self._lowered(known, shapes, rows, leaving).graph, self.settings, rows)
 
+    def _plan(self, known: _Known, form: Form) -> Planned:
+        return plan(self._lowered(known, form.shapes, form.rows, form.leaving), self.settings, self.device, form)
+
     def _compile(self, known: _Known, form: Form) -> Compiled:
-        lowered = self._lowered(known, form.shapes, form.rows, form.leaving)
-        compiled = compile_model(lowered, self.settings, self._weights, self.device, form)
+        compiled = compile_model(self._planned(known, form), self.settings, self._weights, self.device, form)
         self.derived_bytes = compiled.explain.derived_bytes
         return compiled
 
 
-def _understood(seen: Outline, settings: Settings, asked: _Asked, count: int) -> tuple[Task, Question, Any]:
-    """How relevance starts, the question, and the user's own start; mistakes are named before anything is compiled."""
-    target, start = asked.target, asked.start
-    zero = target is not None and bool(np.any(np.asarray(target, object) == 0))
-    form = QuestionForm(start is not None, asked.against is not None, isinstance(target, tuple), zero)
-    task = seen.task(settings, form)
-    question = read_question(count, seen.one, task, target=target, against=asked.against, position=asked.position)
-    if start is not None and not callable(start):
-        question = question._replace(start=read_start(start, count, seen.one))
-    return task, question, start
-
-
-def _arrays(
-    compiled: Compiled,
-    feeds: Mapping[str, np.ndarray],
-    reference: Mapping[str, np.ndarray],
-    conditions: Mapping[str, Any],
-) -> tuple[dict[str, np.ndarray], Constant]:
-    """The inputs as stacked examples with a batch axis of size 1 each, and what all examples share."""
-    types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-    examples = {name: compiled.grouped(feeds[name]).astype(types[name]) for name in types}
-    given = {
-        name: np.repeat(array, compiled.rows, 0).astype(types[name])
-        for name, array in reference.items()
-        if name in types
-    }
-    return examples, Constant(given, read_conditions(conditions, compiled.masked, compiled.channels))
-
-
-def _grouped(compiled: Compiled, asked: Question) -> Question:
-    """The questions as the runs of the graph take them."""
-    if compiled.rows == 1:
-        return asked
-    plain = asked if asked.start is None else asked._replace(start=asked.start[:, 0])
-    return Question(*(None if array is None else compiled.grouped(array) for array in plain))
-
-
-def _outputs(
-    compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant, seen: Outline
-) -> np.ndarray:
-    """Values of the output explained, from a run without start relevance."""
-    count = len(asked.target)
-    blank = asked._replace(start=np.zeros((count, *seen.one.shape), seen.one.dtype))
-    found = compiled.run(examples, _grouped(compiled, blank), constant).outputs[compiled.output_name]
-    return unbatched(found, compiled.rows, count)
-
-
-@known_arguments
-def explain(
-    model: Any,
-    inputs: Inputs,
-    *,
-    mode: str | Mode = "default",
-    task: str = "auto",
-    target: Any = None,
-    against: Any = None,
-    position: Any = None,
-    output: str | int | None = None,
-    scaler: float | None = 1.0,
-    thresholding: float = 0.5,
-    start: Any = None,
-    baseline: Any = None,
-    conditions: Mapping[str, Any] | None = None,
-    layers: str | Sequence[str] | None = None,
-    wrt: str | Sequence[str] | None = None,
-    chunk: int | None = None,
-    dtype: str = "float32",
-    precision: str = "highest",
-    batch_axis: BatchAxis = 0,
-    prepare: bool = True,
-    prove: str = EVERY,
-    progress: Progress | None = None,
-) -> Explanation:
+@with_fields(Asked, Settings)
+def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
     """Why did the model answer as it did? Relevance of every input for one answer per example.
 
     A second call with the same model, settings and shapes compiles nothing.
@@ -357,39 +256,9 @@ def explain(
         BacktraceError: The one root of all errors, each naming what is wrong and what to do.
     """
     refuse_datasets(inputs)
-    settings = Settings(
-        mode,
-        task,
-        output,
-        scaler,
-        thresholding,
-        as_names("layers", layers),
-        as_names("wrt", wrt),
-        chunk,
-        dtype,
-        precision,
-        as_axes(batch_axis),
-        prepare,
-        prove,
-    )
+    asked, settings = Asked(**fields_of(Asked, chosen)), Settings.of(**fields_of(Settings, chosen))
     imported = read(model, inputs, settings.axes)
-    explainer = _kept_explainer(_Known.of(imported), settings)
-    asked = _Asked(target, against, position, start, baseline, conditions, progress)
-    _, found = explainer._explain_proven(imported, inputs, asked)
-    warn(found.warnings)
-    return found
-
-
-class _Asked(NamedTuple):
-    """The arguments of one call besides its inputs."""
-
-    target: Any
-    against: Any
-    position: Any
-    start: Any
-    baseline: Any
-    conditions: Mapping[str, Any] | None
-    progress: Progress | None
+    return _kept_explainer(_Known.of(imported), settings)._explain_proven(imported, inputs, asked)[1]
 
 
 @dataclass(frozen=True)

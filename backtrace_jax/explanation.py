@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backtrace_jax.arguments import as_path, known_arguments
 from backtrace_jax.errors import InputError, MissingNameError
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ class Explanation:
         """Count the examples."""
         return len(next(iter(self.inputs.values()), ()))
 
+    @known_arguments
     def plot(
         self,
         example: Any = 0,
@@ -188,7 +189,7 @@ class Explanation:
         input: str | None = None,
         feature_names: Sequence[str] | None = None,
         tokens: Sequence[str] | None = None,
-        path: str | PathLike[str] | None = None,
+        path: Any = None,
     ) -> Figure:
         """Draw the relevance of one example in the form that fits the input.
 
@@ -211,10 +212,11 @@ class Explanation:
 
         figure = pictures.draw(self, example, input_name=input, feature_names=feature_names, tokens=tokens)
         if path is not None:
-            pictures.save(figure, path)
+            pictures.save(figure, as_path("path", path))
         return figure
 
-    def save(self, path: str | PathLike[str]) -> None:
+    @known_arguments
+    def save(self, path: Any) -> None:
         """Write everything into one `.npz` file at exactly `path`: the whole file, or nothing.
 
         Raises:
@@ -222,18 +224,20 @@ class Explanation:
         """
         from backtrace_jax.report import archive
 
-        archive.save(self, path)
+        archive.save(self, as_path("path", path))
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Explanation:
+    @known_arguments
+    def load(cls, path: Any) -> Explanation:
         """Read a file written by `save`; every array comes back bit for bit.
 
         Raises:
             InputError: the file is missing, broken, from a newer version, or not a saved explanation.
+            SettingError: `path` is no path.
         """
         from backtrace_jax.report import archive
 
-        return archive.load(path)
+        return archive.load(as_path("path", path))
 
     def __repr__(self) -> str:
         """One line: mode, task, explained output, shapes, closing error; one more for each warning."""

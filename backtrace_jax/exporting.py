@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .arguments import as_path, known_arguments
 from .errors import ImportMismatchError, ModelError, SettingError
-from .feeds import Inputs, read_inputs
+from .feeds import Inputs, read_inputs, refuse_datasets
 from .importers import Imported, pytorch, read
 
 _LARGEST_FILE = 2**31 - 2**20  # bytes of a protocol buffer, with room for what surrounds the weights
 
 
+@known_arguments
 def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
     """Write the ONNX file of a PyTorch module or a Keras model, proven to compute the same.
 
@@ -37,7 +39,9 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
         raise SettingError(
             "a PyTorch module is traced with inputs: give INPUTS, an .npy file, or an .npz by input name"
         )
-    imported, path = read(model, inputs), Path(path)
+    path = as_path("path", path)
+    refuse_datasets(inputs)
+    imported = read(model, inputs)
     if imported.proto is None and not imported.origin:
         raise SettingError(f"{imported.name} is an ONNX model already; there is nothing to export")
     if imported.alone:

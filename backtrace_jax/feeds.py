@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,7 +33,8 @@ def _by_name(inputs: Inputs, declared: Sequence[InputType]) -> dict[str, Any]:
         return _checked_names(dict(inputs), declared, expected)
     values = inputs if isinstance(inputs, tuple) else (inputs,)
     if len(values) != len(declared):
-        raise InputError(f"the model takes {len(declared)} inputs ({expected}), found {len(values)}")
+        advice = "; pass several as a tuple, or as a dict by name" if isinstance(inputs, list) else ""
+        raise InputError(f"the model takes {len(declared)} inputs ({expected}), found {len(values)}{advice}")
     return {known.name: value for known, value in zip(declared, values, strict=True)}
 
 
@@ -47,7 +49,8 @@ def _checked_names(inputs: dict[str, Any], declared: Sequence[InputType], expect
 
 
 _ARRAYS = ("__array__", "__array_interface__", "__dlpack__")
-_PLAIN = (str, bytes, list, tuple, Mapping, range, memoryview)
+_FILES = (".npy", ".npz", ".csv", ".png", ".jpg", ".jpeg", ".json", ".parquet", ".pt", ".txt")
+_PLAIN = (Path, str, bytes, list, tuple, Mapping, range, memoryview)
 
 
 def refuse_datasets(inputs: Inputs) -> None:
@@ -65,9 +68,15 @@ def refuse_datasets(inputs: Inputs) -> None:
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    if value is None:
+        raise InputError(f"input {name!r} is None; pass an array, a tuple of arrays, or a dict by input name")
+    if isinstance(value, Path) or (isinstance(value, str) and Path(value).suffix in _FILES):
+        raise InputError(f"input {name!r} is the name of a file, {str(value)!r:.80}; load it first: np.load(...)")
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"input {name!r} is a masked array, which no model takes; pass x.filled(...)")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         if "inhomogeneous" in str(error):
             raise InputError(f"input {name!r} has rows of unequal length; pad the rows (and pass the mask)") from error
         raise InputError(f"input {name!r} is no array: {error}") from error

@@ -12,7 +12,7 @@ from .engine.chunks import check_chunk
 from .errors import SettingError
 from .numerics import PRECISIONS, float_type
 from .questions import canonical_task
-from .rules import Mode, find_mode
+from .rules import find_mode
 
 EVERY, FIRST = "every", "first"
 PROOFS = (EVERY, FIRST)
@@ -21,13 +21,16 @@ PROOFS = (EVERY, FIRST)
 
 @dataclass(frozen=True)
 class Settings:
-    """One choice of settings, checked as far as it can be without a model; `explain` says what they mean."""
+    """One choice of settings, checked as far as it can be without a model; `explain` says what they mean.
 
-    mode: str | Mode = "default"
+    This is the one list of them: `explain` and `Explainer` take its fields.
+    """
+
+    mode: Any = "default"
     task: str = "auto"
     output: str | int | None = None
-    scaler: float | None = 1.0
-    thresholding: float = 0.5
+    scaler: float | int | None = 1.0
+    thresholding: float | int = 0.5
     layers: tuple[str, ...] | None = None
     wrt: tuple[str, ...] | None = None
     chunk: int | None = None
@@ -37,10 +40,21 @@ class Settings:
     prepare: bool = True
     prove: str = EVERY
 
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """Settings as a user gives them: one name or several, one axis or some by input name.
+
+        Raises:
+            SettingError: Naming the setting that is wrong.
+        """
+        names = {name: as_names(name, given[name]) for name in ("layers", "wrt") if name in given}
+        axes = {"batch_axis": as_axes(given["batch_axis"])} if "batch_axis" in given else {}
+        return cls(**{**given, **names, **axes})
+
     @property
     def axes(self) -> Any:
         """The batch axis, or axes by input name."""
-        return dict(self.batch_axis) if isinstance(self.batch_axis, tuple) else self.batch_axis
+        return _by_name(self.batch_axis)
 
     def __post_init__(self) -> None:
         """Refuse what does not exist.
@@ -61,10 +75,12 @@ class Settings:
             raise SettingError(f"output must be a name or an index, found {self.output!r}")
         if self.chunk is not None:
             check_chunk(self.chunk)
-        if self.scaler is not None and not _is_number(self.scaler):
-            raise SettingError(f"scaler must be a finite number or None, found {self.scaler!r}")
+        if self.scaler is not None and not (_is_number(self.scaler) and self.scaler):
+            raise SettingError(f"scaler must be a finite number other than 0, or None, found {self.scaler!r:.80}")
         if not _is_number(self.thresholding):
-            raise SettingError(f"thresholding must be a finite number, found {self.thresholding!r}")
+            raise SettingError(f"thresholding must be a finite number, found {self.thresholding!r:.80}")
+        if self.wrt == ():
+            raise SettingError("wrt=[] names no input; leave it out, or name those that bear relevance")
 
 
 def _is_number(value: object) -> bool:
@@ -83,8 +99,17 @@ def as_axes(batch_axis: Any) -> Any:
             f"batch_axis must be a whole number, None, or a dict of these by input; found {batch_axis!r}"
         )
     if isinstance(batch_axis, Mapping):
-        return tuple(sorted((name, _whole(axis)) for name, axis in batch_axis.items()))
+        return tuple(sorted(((name, _whole(axis)) for name, axis in batch_axis.items()), key=str))
     return _whole(batch_axis)
+
+
+def given_axes(batch_axis: Any) -> Any:
+    """The batch axis, or axes by input name, of what a user gives."""
+    return _by_name(as_axes(batch_axis))
+
+
+def _by_name(axes: Any) -> Any:
+    return dict(axes) if isinstance(axes, tuple) else axes
 
 
 def _whole(axis: Any) -> int | None:
@@ -101,4 +126,4 @@ def as_names(setting: str, names: Any) -> tuple[str, ...] | None:
         return (names,) if isinstance(names, str) else None
     if not isinstance(names, Sequence | set | frozenset) or not all(isinstance(name, str) for name in names):
         raise SettingError(f"{setting} must be a name or a list of names, found {names!r:.80}")
-    return tuple(names)
+    return tuple(sorted(names) if isinstance(names, set | frozenset) else names)

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import known_arguments
 from .batch import Leaving
 from .cautions import inputs_forgotten
 from .engine.plan import Plan, plan_walk
 from .errors import BacktraceError, DataDependentError, ModelError, UnsupportedError
-from .feeds import Inputs, read_inputs
+from .feeds import Inputs, read_inputs, refuse_datasets
 from .importers import Imported, InputType, read
 from .ir import Graph, Program
 from .layout import Axes, BatchAxis, axes_of, batch_first, inputs_first, kept, left, rows_of
 from .leaving import leavings
 from .passes import simplify
 from .rules import Mode, find_mode
+from .settings import given_axes
 from .specialising import VALUE_OF, Deciding
 
 NOMINAL = 64  # size taken for dynamic axes other than the batch where no inputs are given
@@ -78,6 +80,7 @@ def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+@known_arguments
 def check(
     model: Any, inputs: Inputs = None, *, mode: str | Mode = "default", batch_axis: BatchAxis = 0
 ) -> SupportReport:
@@ -93,10 +96,11 @@ def check(
         ModelError: When the model cannot be read.
         SettingError: When the mode, or an axis, does not exist.
     """
-    found, imported = find_mode(mode), read(model, inputs, batch_axis)
+    found, axis = find_mode(mode), given_axes(batch_axis)
+    imported = _read(model, inputs, axis)
     name = imported.name
     try:
-        lowered, notes = _lowered(imported, axes_of(imported, batch_axis), inputs)
+        lowered, notes = _lowered(imported, axes_of(imported, axis), inputs)
     except (UnsupportedError, ModelError) as error:
         rows = tuple(SupportRow(node, operator, problem=reason) for node, operator, reason in imported.unsupported())
         if not rows and isinstance(error, ModelError):
@@ -110,6 +114,11 @@ def check(
     except BacktraceError as error:
         return SupportReport(name, found.name, (), (str(error),))
     return SupportReport(name, found.name, _rows(graph, plan), (), (*notes, *inputs_forgotten(plan.forgotten)))
+
+
+def _read(model: Any, inputs: Inputs, axis: Any) -> Imported:
+    refuse_datasets(inputs)
+    return read(model, inputs, axis)
 
 
 def _rows(graph: Graph, plan: Plan) -> tuple[SupportRow, ...]:
@@ -127,10 +136,12 @@ def _hints(error: BacktraceError, inputs: Inputs) -> tuple[str, ...]:
     return (f"with inputs= the model is taken for their values of {', '.join(sorted(error.inputs))}, as explain does",)
 
 
+@known_arguments
 def show(model: Any, inputs: Inputs = None, *, batch_axis: BatchAxis = 0) -> str:
     """The lowered graph, printed like a jaxpr; without inputs, dynamic axes are taken as 64."""
-    imported = read(model, inputs, batch_axis)
-    lowered, _ = _lowered(imported, axes_of(imported, batch_axis), inputs)
+    axis = given_axes(batch_axis)
+    imported = _read(model, inputs, axis)
+    lowered, _ = _lowered(imported, axes_of(imported, axis), inputs)
     return str(simplify(lowered).graph)
 
 

@@ -32,8 +32,9 @@ def array_of(name: str, value: Any) -> np.ndarray:
     """
     try:
         return np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise SettingError(f"{name} is no array: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        problem = "has rows of unequal length" if "inhomogeneous" in str(error) else f"is no array: {error}"
+        raise SettingError(f"{name} {problem:.200}") from error
 
 
 def read_question(

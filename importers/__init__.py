@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backtrace_jax.errors import SettingError
 from backtrace_jax.ir import Program
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
     """
     if isinstance(model, Imported):
         return model
+    if isinstance(model, str) and not model.strip():
+        raise SettingError("model is an empty text; pass the path of an ONNX or Keras file, or a model itself")
     # Neither package imports its framework before it has a model of it.
     from . import keras, onnx, pytorch
     from .strangers import refuse_strangers

@@ -48,10 +48,10 @@ def bert():
         ((IMAGES, IMAGES), ["takes 1 inputs", "found 2"]),
         (np.full_like(IMAGES, np.nan), ["'input'", "nan at index (0, 0, 0, 0)"]),
         (np.where(np.arange(28) == 3, np.inf, IMAGES).astype(np.float32), ["inf at index (0, 0, 0, 3)"]),
-        ("picture.png", ["not numbers"]),
+        ("picture.png", ["is the name of a file"]),
         ([[1.0, 2.0], [3.0]], ["'input'", "unequal length", "pad the rows"]),
         (1.0, ["single number", "batch"]),
-        (None, ["not numbers"]),
+        (None, ["is None"]),
     ],
 )
 def test_wrong_inputs(lenet, inputs, words):

@@ -179,7 +179,7 @@ def test_modes_that_compare_with_nothing_take_no_baseline(name):
         (0.0, {"x": X}, ["'x'", "one example [4]", "0.0"]),
         ("black", {"x": X}, ["'x'", "'zero'", "'black'"]),
         (X > 0, {"x": X}, ["'x'", "one example [4]"]),
-        ([[1, 2], [3]], {"x": X}, ["baseline of input 'x' is no array"]),
+        ([[1, 2], [3]], {"x": X}, ["baseline of input 'x' has rows of unequal length"]),
         (np.full(4, np.nan), {"x": X}, ["'x'", "NaN or Inf"]),
         (np.array([BACKGROUND[0], np.full(4, np.inf)]), {"x": X}, ["'x'", "NaN or Inf"]),
         (np.full(4, 1e300), {"x": X}, ["'x'", "does not fit float32"]),

@@ -245,7 +245,7 @@ def test_other_conditions_of_the_same_kind_compile_nothing():
         (np.full(HIDDEN, -1), ["'hidden'", "from 0 to 1"]),
         ("conv", ["'hidden'", "from 0 to 1", "'conv'"]),
         (None, ["'hidden'", "from 0 to 1", "None"]),
-        ([[1], [1, 0]], ["conditions['hidden'] is no array"]),
+        ([[1], [1, 0]], ["conditions['hidden'] has rows of unequal length"]),
     ],
 )
 def test_wrong_conditions(condition, words):

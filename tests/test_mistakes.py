@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
-from backtrace_jax import BacktraceError, Explainer, Explanation, SettingError, explain, mode
+from backtrace_jax import (
+    BacktraceError,
+    Explainer,
+    Explanation,
+    Rule,
+    Selector,
+    SettingError,
+    check,
+    composite,
+    explain,
+    mode,
+    show,
+)
 from backtrace_jax.cli import main
 from backtrace_jax.importers import read
 from backtrace_jax.rules.catalogue import ALIASES, MODES
+from backtrace_jax.rules.shared import identity
 from tests import handmade
 from tests.tiny import COUNT, TensorProto, convolutional, images, network, node, random
 
@@ -319,3 +333,153 @@ def test_a_class_counted_from_the_end():
     np.testing.assert_array_equal(call(images(), target=-1).relevance["x"], call(images(), target=4).relevance["x"])
     with pytest.raises(SettingError, match="target -6"):
         call(images(), target=-6)
+
+
+# functions of the user's own, and calls that cannot be made
+
+
+@pytest.fixture(scope="module")
+def small():
+    yield (call := Explainer(convolutional()))
+    assert not call._compiled.cache_info().misses, "mistakes are named before anything is compiled"
+
+
+def only_one(done):
+    """Takes too few arguments."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"progress": 3}, ["progress", "(examples done, examples in all)", "3"]),
+        ({"progress": "bar"}, ["progress", "'bar'"]),
+        ({"progress": only_one}, ["progress", "(examples done, examples in all)"]),
+        ({"start": lambda: 1}, ["start must be a function of the outputs alone"]),
+        ({"start": [[1, 2], [3]]}, ["start has rows of unequal length"]),
+        ({"target": [[1], [2, 3]]}, ["target has rows of unequal length"]),
+        ({"conditions": {1: [1]}}, ["conditions are named", "the key 1"]),
+        ({"conditions": {"nope": [1]}}, ["'nope'", "hidden"]),
+        ({"conditions": {"hidden": [9]}}, ["channels go from 0 to 3"]),
+        ({"conditions": {"hidden": np.full((4, 3, 3), np.nan)}}, ["a mask of numbers from 0 to 1"]),
+        ({"targets": 3}, ["did you mean target=?"]),
+    ],
+    ids=str,
+)
+def test_what_is_asked(small, asked, words):
+    if "conditions" in asked and words[0] != "conditions are named":  # told from the plan, which is no compilation
+        before = small._compiled.cache_info().misses
+        says(words, small, images(), **asked)
+        assert small._compiled.cache_info().misses == before
+        return
+    says(words, small, images(), **asked)
+
+
+def test_a_start_that_fails():
+    def failing(outputs):
+        raise RuntimeError("boom")
+
+    call = Explainer(convolutional())
+    says(["start= fails on outputs float32 [3, 5]", "RuntimeError: boom"], call, images(), start=failing)
+    says(["shaped like output 'y', [3, 5]"], call, images(), start=lambda outputs: outputs[0])
+    says(["shaped like output 'y', [3, 5]"], call, images(), start=lambda outputs: None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (None, ["'x' is None", "dict by input name"]),
+        ("a.npy", ["'x' is the name of a file, 'a.npy'", "np.load"]),
+        (Path("pictures/a.png"), ["'x' is the name of a file", "load it first"]),
+        (np.ma.masked_array(images(), mask=images() > 0), ["masked array", "x.filled(...)"]),
+        ([images(), images()], ["'x' has shape"]),
+    ],
+    ids=str,
+)
+def test_inputs_of_another_kind(small, inputs, words):
+    says(words, small, inputs)
+    says(words, explain, convolutional(), inputs)
+    for ask in (check, show) if inputs is not None else ():  # without inputs they take sizes that are nominal
+        says(words, ask, convolutional(), inputs)
+
+
+def test_tensors_that_keep_gradients(small):
+    torch = pytest.importorskip("torch")
+    says(["'x' is no array", "detach()"], small, torch.tensor(images(), requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"wrt": []}, ["wrt=[] names no input"]),
+        ({"scaler": 0}, ["scaler must be a finite number other than 0"]),
+        ({"layers": {"hidden": 1}}, ["layers must be a name or a list of names"]),
+        ({"mode": 3}, ["mode must be a name"]),
+        ({"batch_axis": "0"}, ["batch_axis must be a whole number"]),
+        ({"moed": "default"}, ["did you mean mode=?"]),
+    ],
+    ids=str,
+)
+def test_settings(settings, words):
+    says(words, Explainer, convolutional(), **settings)
+    says(words, explain, convolutional(), images(), **settings)
+
+
+def test_a_threshold_without_a_mask(small):
+    says(["thresholding=", "task 'classification' has none"], Explainer(convolutional(), thresholding=2), images())
+
+
+def test_an_axis_of_numpy_is_taken():
+    assert Explainer(convolutional(), batch_axis=np.int64(0)).settings.batch_axis == 0
+
+
+def test_sets_of_names_are_put_in_order():
+    assert Explainer(convolutional(), layers={"y", "hidden"}).settings.layers == ("hidden", "y")
+
+
+RULE = Rule("r", identity)
+
+
+def of_relu(function):
+    """Explains with a rule of one's own for the rectifier."""
+    own = composite("own", [(Selector(op="relu"), Rule("mine", function))])
+    return explain(convolutional(), images(), mode=own)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mode(), ["mode needs name"]),
+        (lambda: mode(None), ["a mode's name must be text", "None"]),
+        (lambda: mode("lrp-gamma", 0.1), ["takes name by position", "name the others"]),
+        (lambda: composite("a", [("linear", "rule")]), ["(Selector, Rule) pairs", "'linear'"]),
+        (lambda: composite("a", None), ["(Selector, Rule) pairs", "None"]),
+        (lambda: composite("a", (Selector(kind="sum"), RULE)), ["(Selector, Rule) pairs"]),
+        (lambda: composite(3, []), ["name must be text", "3"]),
+        (lambda: Selector(op=3), ["a selector's op must be str", "3"]),
+        (lambda: Rule("r", "f"), ["rule 'r': function must be callable as (site, R)", "'f'"]),
+        (lambda: of_relu(lambda site, R: {0: R}), ["rule 'mine' should return two dicts", "found dict"]),
+        (lambda: of_relu(lambda site, R: None), ["rule 'mine' should return two dicts", "found NoneType"]),
+        (lambda: of_relu(lambda site, R: 1 / 0), ["rule 'mine' fails: division by zero"]),
+        (lambda: of_relu(lambda site, R: ({0: R}, {"lost": R})), ["keeps 'lost'", "bias, constant, stabiliser, dead"]),
+        (lambda: explain(convolutional()), ["explain needs inputs: explain(model, inputs, ...)"]),
+        (lambda: explain(convolutional(), images(), 3), ["explain takes model, inputs by position", "name=..."]),
+        (lambda: check(convolutional(), modes="a"), ["check has no argument 'modes'", "mode=?"]),
+        (lambda: show(convolutional(), mode="default"), ["show has no argument 'mode'"]),
+        (lambda: Explanation.load(None), ["path must be the path of a file", "None"]),
+        (lambda: explain("", images()), ["model"]),
+    ],
+)
+def test_calls_that_cannot_be_made(call, words):
+    says(words, call)
+
+
+def test_paths_and_names_of_an_explanation(picture):
+    for path in (None, 3):
+        says(["path must be the path of a file", str(path)], picture.save, path)
+    says(["path must be the path of a file"], picture.plot, path=3)
+    says(["did you mean example=?"], picture.plot, exampel=0)
+
+
+def test_targets_that_are_no_list(small):
+    for targets in (3, None, "abc"):
+        says(["targets must be a list"], small.each, images(), targets)

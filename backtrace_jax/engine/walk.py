@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..errors import SettingError
+from ..errors import BacktraceError, SettingError
 from ..ops import LINEAR, NORM, OPS, PRODUCT, QUOTIENT, SOFTMAX, SUM
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Shares, Site, in_floats
+from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Kept, Shares, Site, in_floats
 from .plan import Plan, Step
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
@@ -114,7 +114,7 @@ class _Tour:
         site = _as_floats(site, R.dtype) if step.measured else site
         R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
         R, site, lost = _finite(R, site) if step.breaks else (R, site, None)
-        apply = partial(step.rule.apply, site)
+        apply = partial(_applied, step, site)
         shares, kept = apply(R) if step.rule.paired or not self.paired else jax.vmap(apply)(R)
         _check_shares(step, shares, self.paired)
         totals = {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}
@@ -159,6 +159,29 @@ class _Tour:
     def _sum(self, entries: list[Total]) -> Total:
         nothing = jnp.zeros(self.channels, jnp.float64)
         return jax.tree.map(lambda *each: sum(each[1:], each[0]), *entries) if entries else Total(nothing, nothing)
+
+
+def _applied(step: Step, site: Site, R: Array) -> tuple[Shares, Kept]:
+    """What a rule gives, which may be the user's own.
+
+    Raises:
+        SettingError: When it fails, or gives something else than shares and what was kept back.
+    """
+    assert step.rule is not None
+    try:
+        found = step.rule.apply(site, R)
+    except BacktraceError:
+        raise
+    except Exception as error:
+        raise SettingError(f"rule {step.rule_name!r} fails: {error!s:.120}, in: {step.eqn!s:.100}") from error
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found)):
+        raise SettingError(
+            f"rule {step.rule_name!r} should return two dicts: shares by operand, and what it kept by column of the "
+            f"ledger, found {type(found).__name__}, in: {step.eqn!s:.100}"
+        )
+    if unknown := [column for column in found[1] if column not in KEPT]:
+        raise SettingError(f"rule {step.rule_name!r} keeps {unknown[0]!r}; the ledger's columns are: {', '.join(KEPT)}")
+    return found
 
 
 def _check_shares(step: Step, shares: Shares, paired: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+from ..arguments import known_arguments
 from ..errors import SettingError
 from .composite import Mode, Rule, Rules, Selector
 from .options import hashable
@@ -76,7 +77,8 @@ def entry(name: str, summary: str, reference: str, procedure: Any = None, **sett
     return decorate
 
 
-def mode(name: str, /, **options: Any) -> Mode:
+@known_arguments
+def mode(name: Any, /, **options: Any) -> Mode:
     """The mode of this name with some of its options changed: `mode("lrp-gamma", gamma=0.1)`.
 
     Raises:
@@ -90,7 +92,7 @@ def mode(name: str, /, **options: Any) -> Mode:
     return Mode(entry.name, rules, entry.summary, entry.reference, chosen, **entry.settings, **procedure)
 
 
-def find_mode(wanted: str | Mode) -> Mode:
+def find_mode(wanted: Any) -> Mode:
     """A mode by name, or the user's own as it is.
 
     Raises:
@@ -103,12 +105,14 @@ def find_mode(wanted: str | Mode) -> Mode:
     return mode(wanted)
 
 
-def _canonical(name: str) -> str:
+def _canonical(name: Any) -> str:
     """The mode's own name.
 
     Raises:
         SettingError: When there is none, with the names closest to it.
     """
+    if not isinstance(name, str):
+        raise SettingError(f"a mode's name must be text such as 'default', found {name!r:.80}")
     plain = "-".join(name.lower().replace("_", " ").replace("-", " ").split())
     plain = ALIASES.get(plain, plain)
     if plain in MODES:
@@ -118,9 +122,12 @@ def _canonical(name: str) -> str:
     raise SettingError(f"mode {name!r:.60} does not exist; {meant} 'backtrace-jax modes' lists all")
 
 
-def composite(name: str, rules: Iterable[tuple[Selector, Rule]], base: str | Mode = "default") -> Mode:
+@known_arguments
+def composite(name: Any, rules: Any, base: str | Mode = "default") -> Mode:
     """A mode of one's own: these rules where their selectors match, first match first, those of `base` elsewhere."""
-    own, found = tuple(rules), find_mode(base)
+    own, found = _pairs(rules), find_mode(base)
+    if not isinstance(name, str):
+        raise SettingError(f"a composite's name must be text, found {name!r:.80}")
     return replace(
         found,
         name=name,
@@ -128,6 +135,20 @@ def composite(name: str, rules: Iterable[tuple[Selector, Rule]], base: str | Mod
         summary=f"{found.name} with rules of the user's own",
         own_rules=(*(f"{selector}: {rule}" for selector, rule in own), *found.own_rules),
     )
+
+
+def _pairs(rules: Any) -> Rules:
+    """A user's own rules.
+
+    Raises:
+        SettingError: When they are no list of pairs.
+    """
+    own = tuple(rules) if isinstance(rules, Iterable) else (rules,)
+    for pair in own:
+        fits = isinstance(pair, tuple | list) and len(pair) == 2
+        if not (fits and isinstance(pair[0], Selector) and isinstance(pair[1], Rule)):
+            raise SettingError(f"rules must be a list of (Selector, Rule) pairs, found {pair!r:.120}")
+    return tuple((selector, rule) for selector, rule in own)
 
 
 def _check_options(entry: Entry, options: dict[str, Any]) -> None:

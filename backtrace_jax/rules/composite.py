@@ -67,13 +67,24 @@ class Rule:
     """
 
     name: str
-    function: RuleFunction
+    function: Any  # RuleFunction, which may be the user's
     settings: tuple[tuple[str, Any], ...] = ()
     keeps_sign: bool = False
     paired: bool = False
     takers: Takers = every
 
-    def apply(self, site: Site, R: Array) -> tuple[Shares, Kept]:
+    def __post_init__(self) -> None:
+        """Refuse what could not be applied.
+
+        Raises:
+            SettingError: When the function is none.
+        """
+        if not callable(self.function):
+            raise SettingError(
+                f"rule {self.name!r}: function must be callable as (site, R), found {self.function!r:.80}"
+            )
+
+    def apply(self, site: Site, R: Array) -> Any:
         """Shares of the operands, and what was kept back."""
         return self.function(site, R, **dict(self.settings))
 
@@ -121,7 +132,7 @@ class Selector:
     """
 
     kind: str | None = None
-    op: str | tuple[str, ...] | None = None
+    op: Any = None
     node: str | None = None
     module: str | None = None
     position: str | None = None
@@ -135,6 +146,12 @@ class Selector:
         Raises:
             SettingError: Naming what there is.
         """
+        for each in fields(self):
+            value, several = getattr(self, each.name), each.name in ("op", "gate")
+            parts = value if several and isinstance(value, tuple | list) else (value,)
+            kind = bool if each.name in ("recurrent", "answer") else str
+            if not all(part is None or isinstance(part, kind) for part in parts):
+                raise SettingError(f"a selector's {each.name} must be {kind.__name__}, found {value!r:.80}")
         ops = (self.op,) if isinstance(self.op, str) else self.op or ()
         kinds = tuple(kind for kind in (*KINDS, EMBEDDING, INDEX) if kind not in (NONE, CONTROL))
         choices = [
