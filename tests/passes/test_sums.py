@@ -95,7 +95,9 @@ def branch() -> nn.Module:
 def test_sums_within_sums_can_be_asked_for_by_their_modules():
     """What a module's sum has received is what its terms have together, and lies where the sum's own value lies."""
     torch.manual_seed(0)
-    model = nn.Sequential(Summing(Summing(branch(), branch()), branch()), nn.Linear(4, 2)).eval()
+    parts = [branch() for _ in range(3)]
+    both = Summing(*parts[:2])
+    model = nn.Sequential(Summing(both, parts[2]), nn.Linear(4, 2)).eval()
     x = torch.randn(1, 4)
     names = {"whole": "0", "inner": "0.parts.0", "a": "0.parts.0.parts.0", "b": "0.parts.0.parts.1", "c": "0.parts.1"}
     asked = {
@@ -103,10 +105,10 @@ def test_sums_within_sums_can_be_asked_for_by_their_modules():
     }
     np.testing.assert_allclose(asked["inner"], asked["a"] + asked["b"], rtol=1e-9)
     np.testing.assert_allclose(asked["whole"], asked["inner"] + asked["c"], rtol=1e-9)
-    a, b, c = (np.abs(part(x).detach().numpy()) for part in (*model[0].parts[0].parts, model[0].parts[1]))
-    inner = np.abs(model[0].parts[0](x).detach().numpy())
+    a, b, c = (np.abs(part(x).detach().numpy()) for part in parts)
+    inner = np.abs(both(x).detach().numpy())
     np.testing.assert_allclose(asked["inner"], asked["whole"] * inner / (inner + c), rtol=1e-5)
     np.testing.assert_allclose(asked["a"], asked["inner"] * a / (a + b), rtol=1e-5)
     explained = explain(model, x, output="0.parts.0", target=1)
     (value,) = (array for array in explained.outputs.values() if np.shape(array) == (1, 4))
-    np.testing.assert_allclose(value, model[0].parts[0](x).detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(value, both(x).detach().numpy(), rtol=1e-5)
