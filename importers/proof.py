@@ -178,6 +178,9 @@ def compare(
         if units is not None and ignored.any():
             known = np.flatnonzero((units >= 0) & (units < ignored[0].size))
             ignored.reshape(len(ignored), -1)[known, units[known]] = False
+        if ours.ndim:  # a softmax over nothing is NaN: the explanation names these examples
+            broken = np.isnan(ours.astype(np.float64)).reshape(len(ours), -1).any(1)
+            ignored[broken & _all_left_out(len(ours), feeds)] = True
         rounding = max(imported.rounding, _rounding(theirs.dtype))
         difference = _difference(ours, theirs, rounding, ignored)
         _refuse(where, difference, difference.apart > difference.tolerance * difference.size)
@@ -204,6 +207,12 @@ def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:
         if (array.shape[0], array.shape[axis]) == padding.shape:
             found |= np.expand_dims(padding, [i for i in range(array.ndim) if i not in (0, axis)])
     return found
+
+
+def _all_left_out(count: int, feeds: Arrays) -> np.ndarray:
+    """Which examples a mask leaves out from end to end."""
+    masks = [padding for name, mask in feeds.items() if (padding := _padding(name, mask)) is not None]
+    return np.any([mask.all(1) for mask in masks if len(mask) == count] or [np.zeros(count, bool)], axis=0)
 
 
 def _padding(name: str, mask: np.ndarray) -> np.ndarray | None:

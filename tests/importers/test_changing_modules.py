@@ -155,6 +155,16 @@ def test_of_logits_of_spans_only_real_positions_are_compared():
             compare(imported, ours, theirs, {"attention_mask": mask})
 
 
+def test_an_example_without_any_position_does_not_take_its_batch_with_it():
+    imported = Imported("empty", "", (), _never, _never)
+    mask = np.array([[False, False], [True, True]])
+    theirs, ours = np.ones((2, 3)), np.array([[1.0, 1, 1], [np.nan] * 3])
+    compare(imported, {"output": ours}, {"output": theirs}, {"padding_mask": mask})
+    for wrong in (ours[::-1], 2 * ours, np.array([[1.0, 1, 1], [2, 2, 2]])):
+        with pytest.raises(ImportMismatchError):
+            compare(imported, {"output": wrong}, {"output": theirs}, {"padding_mask": mask})
+
+
 class Measured(Source):
     """A source whose rounding is known."""
 
