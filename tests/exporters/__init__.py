@@ -1,0 +1,1 @@
+"""Real exporters side by side: the same weights through each of them, and one relevance."""
