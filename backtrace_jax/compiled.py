@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from .answers import Answer, read_answer, tables
 from .axes import Axes, channel_axes
-from .batch import Leaving
+from .batch import TOGETHER, Leaving
 from .engine.chunks import default_chunk, default_group, run_chunks
 from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
 from .engine.layers import select_layers, select_value
 from .engine.plan import Plan, plan_walk
-from .errors import SettingError, UnsupportedError
+from .errors import MixedExamplesError, SettingError, UnsupportedError
 from .importers import Imported
 from .ir import Graph, Program, Var
 from .layout import left
@@ -189,13 +189,13 @@ def lower_model(
     return simplify(with_float_type(lowered, float_type(settings.dtype)))
 
 
-def outline(graph: Graph, settings: Settings, rows: int) -> Outline:
+def outline(graph: Graph, settings: Settings, rows: int, leaving: Sequence[Leaving] | None = None) -> Outline:
     """What a lowered graph says about the answer to be explained.
 
     Raises:
         SettingError: When the output does not exist, or does not hold that many rows.
     """
-    output = pick_output(graph, settings.output)
+    output = pick_output(graph, settings.output, leaving)
     if rows > 1 and output.shape[:1] != (rows,):
         raise SettingError(f"output {output.name!r} {list(output.shape)} has no batch of {rows}, which the file fixes")
     return Outline(output, read_answer(graph, output, rows), rows, tables(graph))
@@ -208,7 +208,7 @@ def plan(named: Program, settings: Settings, device: Device, form: Form) -> Plan
         UnsupportedError: Naming the node without an implementation or a rule.
         SettingError: When a setting does not fit the model.
     """
-    output = pick_output(named.graph, settings.output)
+    output = pick_output(named.graph, settings.output, form.leaving)
     program = arranged(named, device.platform, [output.name])
     walked = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
     request = _request(named.graph, walked, settings, form)
@@ -248,19 +248,24 @@ def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:
     return select_layers(graph, settings.layers)
 
 
-def pick_output(graph: Graph, wanted: str | int | None) -> Var:
+def pick_output(graph: Graph, wanted: str | int | None, leaving: Sequence[Leaving] | None = None) -> Var:
     """The value to explain: an output by name or index, or any value or module inside the model by name.
 
     Without a wish it is the first output of floats: classifiers give their label first.
 
     Raises:
         SettingError: When there is none of this name, or it holds no floats.
+        MixedExamplesError: When it is an output that is not told for one example.
     """
     choices = dict(zip(graph.output_names, graph.outputs, strict=True))
-    names = dict(enumerate(graph.output_names))
+    told = leaving or [Leaving(v.shape, None, n, v.is_float) for n, v in choices.items()]
+    names = dict(enumerate(each.name for each in told))
     if wanted is None:
-        wanted = next((i for i, var in enumerate(graph.outputs) if var.is_float), 0)
+        wanted = next((i for i, each in enumerate(told) if each.is_float), 0)
     name = names.get(wanted, "") if isinstance(wanted, int) else wanted
+    refused = next((each.refused for each in told if each.name == name), "")
+    if refused:
+        raise MixedExamplesError(refused, f"{TOGETHER}; or ask for another output")
     found = choices.get(name) or select_value(graph, name)
     if found is None:
         raise SettingError(

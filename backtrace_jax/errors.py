@@ -43,6 +43,18 @@ class DataDependentError(UnsupportedError):
         self.inputs = inputs
 
 
+class MixedExamplesError(UnsupportedError):
+    """A model does something to several examples together that it does not do to each alone.
+
+    Attributes:
+        reason: Which node does what, without the ways out.
+    """
+
+    def __init__(self, reason: str, ways_out: str) -> None:
+        super().__init__(f"{reason}. {ways_out}")
+        self.reason = reason
+
+
 class InputError(BacktraceError):
     """The inputs do not fit the model: name, rank, shape, dtype, an empty batch, NaN or Inf."""
 

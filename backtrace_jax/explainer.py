@@ -180,7 +180,7 @@ class Explainer:
         return lower_model(self._inputs_of(known.model), self.settings, shapes, rows, leaving)
 
     def _outlined(self, known: _Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Outline:
-        return outline(self._lowered(known, shapes, rows, leaving).graph, self.settings, rows)
+        return outline(self._lowered(known, shapes, rows, leaving).graph, self.settings, rows, leaving)
 
     def _plan(self, known: _Known, form: Form) -> Planned:
         return plan(self._lowered(known, form.shapes, form.rows, form.leaving), self.settings, self.device, form)

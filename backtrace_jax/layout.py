@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -153,14 +154,17 @@ def _entered(model: Imported, shapes: Mapping[str, Shape], axes: Axes) -> Progra
 
 
 def left(program: Program, found: Sequence[Leaving] | None, rows: int = 1) -> Program:
-    """The program with the batch of its outputs in front."""
+    """The program with the batch of its outputs in front, without those that are not told for one example."""
     if found is None:
         return program
     graph = program.graph
-    moves = {var.name: _leaving(var, each, rows) for var, each in zip(graph.outputs, found, strict=True)}
-    outputs = tuple(moves[var.name][-1].outvars[0] if moves[var.name] else var for var in graph.outputs)
+    kept = [not each.refused for each in found]
+    told = list(compress(zip(graph.outputs, found, strict=True), kept))
+    moves = {var.name: _leaving(var, each, rows) for var, each in told}
+    outputs = tuple(moves[var.name][-1].outvars[0] if moves[var.name] else var for var, _ in told)
+    names = tuple(compress(graph.output_names, kept))
     eqns = (*graph.eqns, *(eqn for each in moves.values() for eqn in each))
-    return replace(program, graph=replace(graph, eqns=eqns, outputs=outputs))
+    return replace(program, graph=replace(graph, eqns=eqns, outputs=outputs, output_names=names))
 
 
 def _entering(var: Var, shape: Shape, axis: int | None) -> Eqn | None:

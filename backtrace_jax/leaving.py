@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from .batch import Leaving, leaving_of, proven
-from .errors import BacktraceError, DataDependentError, InputError, ModelError, UnsupportedError
+from .errors import (
+    BacktraceError,
+    DataDependentError,
+    InputError,
+    MixedExamplesError,
+    ModelError,
+    UnsupportedError,
+)
 from .importers import Imported
+from .ir import Var
 from .layout import Axes, Shape, own_shape
-
-_FOLLOWED = 2**26  # bytes of inputs of the batch that is followed, if it is one of more than a few examples
-_FEW = 8
 
 
 def leavings(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...] | None:
@@ -35,19 +39,24 @@ def leavings(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: in
         return _of_fixed_batch(model, axes, shapes, count, rows)
     if count == 1 or 1 in sizes:
         return _of_one(model, axes, shapes)
-    return _proven(model, axes, shapes, _followed_count(model, shapes, count))
+    return _proven(model, axes, shapes, count)
+
+
+def check_apart(model: Imported, axes: Axes, shapes: Mapping[str, Shape]) -> None:
+    """That the examples of a batch whose size the file fixes do not interact.
+
+    Raises:
+        MixedExamplesError: Naming the node that mixes them.
+    """
+    rows = max((size for size in _declared_sizes(model, axes) if size), default=1)
+    if rows > 1:
+        leaving_of(model.lower(_sized(shapes, axes, rows)), axes, rows)
 
 
 def _declared_sizes(model: Imported, axes: Axes) -> list[int | None]:
     """The sizes of the batch in each input that has one, None where it is dynamic."""
     pairs = ((entry.dims, axes[entry.name]) for entry in model.inputs)
     return [dims[axis] if dims else None for dims, axis in pairs if axis is not None]
-
-
-def _followed_count(model: Imported, shapes: Mapping[str, Shape], count: int) -> int:
-    """As many examples as there are, unless known values of their size would take long to compute."""
-    each = sum(math.prod(shapes[entry.name]) * entry.dtype.itemsize for entry in model.inputs)
-    return min(count, max(_FEW, _FOLLOWED // max(1, each)))
 
 
 def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int) -> tuple[Leaving, ...] | None:
@@ -68,8 +77,12 @@ def _proven(model: Imported, axes: Axes, shapes: Mapping[str, Shape], count: int
             f"the model takes one example, but not {count} together: {error}. Explain them one by one"
         ) from error
     found = proven(one, batch, axes, count)
-    plain = all(each.axis == 0 and each.shape == var.shape for each, var in zip(found, one.graph.outputs, strict=True))
-    return None if plain else found
+    return None if all(map(_plain, found, one.graph.outputs)) else found
+
+
+def _plain(each: Leaving, var: Var) -> bool:
+    """Whether an output is batch first as it comes."""
+    return not each.refused and each.axis == 0 and each.shape == var.shape
 
 
 def _of_one(model: Imported, axes: Axes, shapes: Mapping[str, Shape]) -> tuple[Leaving, ...] | None:
@@ -88,18 +101,21 @@ def _of_fixed_batch(
 ) -> tuple[Leaving, ...] | None:
     """Runs of the size that the file fixes, whose examples may interact as long as no run is filled up."""
     program = model.lower(_sized(shapes, axes, rows))
-    full = count % rows == 0
-    if full and all(var.shape[:1] == (rows,) for var in program.graph.outputs):
-        return None
     try:
-        return leaving_of(program, axes, rows)
-    except UnsupportedError as error:
-        if full:
-            return None
-        raise InputError(
-            f"{count} examples do not fill batches of {rows}, which the file fixes, and its examples interact: "
-            f"{error}. Pass a multiple of {rows} examples"
-        ) from error
+        found = leaving_of(program, axes, rows, mixing=count % rows == 0)
+    except MixedExamplesError as error:
+        raise InputError(_cannot(count, rows, error)) from error
+    return None if all(not each.refused and each.axis == 0 for each in found) else found
+
+
+def _cannot(count: int, rows: int, error: MixedExamplesError) -> str:
+    """Why no output of a fixed batch is told."""
+    if count % rows == 0:
+        return f"{error.reason}, so that the whole batch is explained as one example only: pass batch_axis=None"
+    return (
+        f"{count} examples do not fill batches of {rows}, which the file fixes, and its examples interact: "
+        f"{error.reason}. Pass a multiple of {rows} examples, or batch_axis=None"
+    )
 
 
 def _sized(shapes: Mapping[str, Shape], axes: Axes, count: int) -> dict[str, Shape]:

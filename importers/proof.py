@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from backtrace_jax.batch import TOGETHER
 from backtrace_jax.engine.compile import compile_forward
-from backtrace_jax.errors import ImportMismatchError
+from backtrace_jax.errors import ImportMismatchError, InputError, MixedExamplesError
 from backtrace_jax.layout import Axes, batch_first, kept, left, rows_of
 from backtrace_jax.leaving import leavings
 from backtrace_jax.numerics import exact_types
@@ -58,10 +59,21 @@ def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES,
     declared = batch_first(imported, axes).inputs
     rows = rows_of(declared)
     count = rows if rows > 1 else min(examples, len(next(iter(feeds.values()))))
-    given = resized(feeds, count)
+    given, batched = resized(feeds, count), any(axis is not None for axis in axes.values())
+    other = perturbed(given, count + 1 if rows == 1 and batched else count)
     fixed = any(entry.dims and entry.dims[0] is not None for entry in declared if axes[entry.name] is not None)
-    single = fixed or all(axis is None for axis in axes.values())
-    _agree(imported, run, (given, perturbed(given, count if single else count + 1)), axes)
+    if fixed and batched and not _takes(run, other):
+        other = perturbed(given, count)
+    _agree(imported, run, (given, other), axes)
+
+
+def _takes(run: Run, feeds: Arrays) -> bool:
+    """Whether the source takes a batch of this size: some take only one."""
+    try:
+        run(feeds)
+    except InputError:
+        return False
+    return True
 
 
 def prove_alone(imported: Imported, run: Run, feeds: Arrays, axes: Axes | None = None) -> None:
@@ -72,8 +84,11 @@ def prove_alone(imported: Imported, run: Run, feeds: Arrays, axes: Axes | None =
     Raises:
         ImportMismatchError: When they disagree, with both values.
     """
-    trials = (feeds, perturbed(feeds, len(next(iter(feeds.values()))), _NEAR))
-    _agree(imported, run, trials, axes or dict.fromkeys(feeds, 0))
+    axes, count = axes or dict.fromkeys(feeds, 0), len(next(iter(feeds.values())))
+    other = perturbed(feeds, 2 if count == 1 else count, _NEAR)
+    if count == 1 and (all(axis is None for axis in axes.values()) or not _takes(run, other)):
+        other = perturbed(feeds, count, _NEAR)
+    _agree(imported, run, (feeds, other), axes)
 
 
 def _agree(imported: Imported, run: Run, trials: Iterable[Arrays], axes: Axes) -> None:
@@ -116,9 +131,12 @@ def resized(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
 def _forward(imported: Imported, feeds: Arrays, axes: Axes) -> Run:
     """The lowered model, run by run of its graph, batch first."""
     imported = kept(imported)
-    first, count = batch_first(imported, axes), len(next(iter(feeds.values())))
+    first = batch_first(imported, axes)
     rows, shapes = rows_of(first.inputs), {name: array.shape[1:] for name, array in feeds.items()}
-    leaving = leavings(imported, axes, shapes, max(rows, 2 if count > 1 else 1))
+    leaving = leavings(imported, axes, shapes, max(rows, 2))
+    refused = next((each.refused for each in leaving or () if each.refused), "")
+    if refused:
+        raise MixedExamplesError(refused, TOGETHER)
     program = simplify(left(first.lower({name: (rows, *shape) for name, shape in shapes.items()}), leaving, rows))
     graph = program.graph
     types = {var.name: var.dtype for var in graph.inputs}

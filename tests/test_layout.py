@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from backtrace_jax import Explainer, InputError, SettingError, explain
+from backtrace_jax import Explainer, InputError, MixedExamplesError, SettingError, explain
 from backtrace_jax import explainer as explainer_module
 
 RNG = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_a_fixed_batch_that_is_not_full(usual, mode):
     assert found.ledger.error.max() < 1e-6
 
 
-def test_a_start_of_ones_own_in_a_fixed_batch(usual):
+def test_a_start_of_ones_own_in_a_fixed_batch():
     start = RNG.normal(size=(6, 3)).astype(np.float32)
     expected = explain(model("N"), X, start=start)
     check = explain(model(3), X, start=start)
@@ -116,11 +116,43 @@ def test_an_output_without_the_fixed_batch():
     summed.graph.node.append(helper.make_node("ReduceSum", ["y", "axes"], ["total"], keepdims=0))
     summed.graph.initializer.append(numpy_helper.from_array(np.array([0]), "axes"))
     summed.graph.output.append(helper.make_empty_tensor_value_info("total"))
-    with pytest.raises(SettingError, match=r"output 'total' \[3\] has no batch of 4"):
-        explain(summed, X[:4], output="total")
-    with pytest.raises(InputError, match=r"6 examples do not fill batches of 4.*node 'total' \(ai.onnx.ReduceSum\)"):
-        explain(summed, X)
+    for count in (4, 6):
+        with pytest.raises(MixedExamplesError, match=r"node 'total' \(ai.onnx.ReduceSum\) mixes.*batch_axis=None"):
+            explain(summed, X[:count], output="total")
+    np.testing.assert_allclose(
+        explain(summed, X).relevance["x"], explain(model("N"), X).relevance["x"], rtol=1e-5, atol=1e-7
+    )
     assert explain(summed, X[:4], output="total", batch_axis=None).relevance["x"].shape == (1, 4, 5)
+    summed.graph.output.insert(0, summed.graph.output.pop())
+    with pytest.raises(MixedExamplesError, match="node 'total'"):
+        explain(summed, X[:4])
+    assert list(explain(summed, X[:4], output=1).outputs) == ["y"]
+
+
+@pytest.mark.parametrize(("kept", "shape"), [(0, [4]), (1, [1, 4]), (0, [4, 4])])
+def test_classes_that_are_as_many_as_a_fixed_batch(kept, shape):
+    """What is left after a mean of the examples is no example each, whatever its size."""
+    classes = shape[-1]
+    weights = RNG.normal(size=(5, classes)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["scores"]),
+        helper.make_node("ReduceMean", ["scores", "axes"], ["mean"], keepdims=kept),
+        helper.make_node("Expand", ["mean", "shape"], ["y"]),
+    ]
+    constants = {"W": weights, "axes": np.array([0]), "shape": np.array(shape)}
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 5])],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    found = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(InputError, match=r"node 'mean' \(ai.onnx.ReduceMean\) mixes.*pass batch_axis=None"):
+        explain(found, X[:4])
+    whole = explain(found, X[:4], batch_axis=None, mode="gradient-x-input", start=np.ones((1, *shape), np.float32))
+    times = 4 if shape == [4, 4] else 1
+    np.testing.assert_allclose(whole.relevance["x"][0], times * X[:4] * weights.sum(1) / 4, rtol=1e-4, atol=1e-6)
 
 
 def test_shapes_share_their_weights_on_the_device(monkeypatch):

@@ -11,5 +11,6 @@ does not pass.
 
 from .places import Place
 from .proving import Leaving, leaving_of, proven
+from .walk import TOGETHER
 
-__all__ = ["Leaving", "Place", "leaving_of", "proven"]
+__all__ = ["TOGETHER", "Leaving", "Place", "leaving_of", "proven"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from ..errors import UnsupportedError
+from ..errors import MixedExamplesError
 from ..ir import Eqn, Graph, Program, Var
 from .places import Place, Shape, alone, inner
 from .rules import ENTRYWISE
+from .standing import standing
 from .terms import Terms
 from .walk import WAYS_OUT, Followed, Over, follow, named
 
@@ -20,10 +21,16 @@ class Leaving:
     Attributes:
         shape: Its shape.
         axis: The axis of size 1 that is the batch; None where the example has the whole output.
+        name: The model's own name of the output.
+        is_float: Whether it holds floats.
+        refused: Why it cannot be told for one example; it is left out then.
     """
 
     shape: Shape
     axis: int | None
+    name: str = ""
+    is_float: bool = True
+    refused: str = ""
 
 
 def proven(one: Program, batch: Program, axes: Mapping[str, int | None], count: int) -> tuple[Leaving, ...]:
@@ -36,60 +43,100 @@ def proven(one: Program, batch: Program, axes: Mapping[str, int | None], count: 
         count: Number of examples, at least 2.
 
     Raises:
-        UnsupportedError: Naming the node that mixes the examples, or that depends on how many there are.
+        MixedExamplesError: When no output can be told: naming the node that mixes the examples, or that depends on how
+            many there are.
     """
     terms = Terms(ENTRYWISE)
-    places = {name: None if axis is None else Place(axis) for name, axis in axes.items()}
-    together = follow(batch, places, Over(count, terms))
-    _check_free(batch.graph, together)
+    together = follow(batch, _places(axes), Over(count, terms))
     apart = follow(one, dict.fromkeys(axes), Over(1, terms))
-    _check_same(one.graph, batch.graph, apart, together)
-    return tuple(_leaving(together[var.name], count) for var in batch.graph.outputs)
+    roots = {each.term.root for each in apart.values()}
+    graph, pairs = batch.graph, zip(one.graph.outputs, batch.graph.outputs, strict=True)
+    refused = [
+        together[var.name].mixed
+        or _numbered(graph, var, together)
+        or ("" if apart[own.name].term.root == together[var.name].term.root else _other(graph, var, together, roots))
+        for own, var in pairs
+    ]
+    return _checked(_leaving(graph, i, together, count, why) for i, why in enumerate(refused))
 
 
-def leaving_of(program: Program, axes: Mapping[str, int | None], count: int) -> tuple[Leaving, ...]:
+def leaving_of(
+    program: Program, axes: Mapping[str, int | None], count: int, *, mixing: bool = False
+) -> tuple[Leaving, ...]:
     """What the outputs of a graph for `count` examples are for one of them.
 
+    Args:
+        program: The graph.
+        axes: Where each input holds the examples; None where all share it.
+        count: Number of examples, at least 2.
+        mixing: Whether examples may interact, as long as the batch stays an axis of the output.
+
     Raises:
-        UnsupportedError: Naming the node that mixes the examples.
+        MixedExamplesError: When no output can be told, naming the node that mixes the examples.
     """
-    places = {name: None if axis is None else Place(axis) for name, axis in axes.items()}
-    together = follow(program, places, Over(count, Terms(ENTRYWISE)))
-    return tuple(_leaving(together[var.name], count) for var in program.graph.outputs)
+    graph, places = program.graph, _places(axes)
+    found = follow(program, places, Over(count, Terms(ENTRYWISE)))
+    if mixing:
+        stands = standing(graph, places, count)
+        found = {n: replace(v, place=stands[n], mixed="") if v.mixed and stands[n] else v for n, v in found.items()}
+    refused = [found[var.name].mixed or _without_batch(found[var.name], name, count) for var, name in _outputs(graph)]
+    return _checked(_leaving(graph, i, found, count, why) for i, why in enumerate(refused))
 
 
-def _check_free(graph: Graph, values: Mapping[str, Followed]) -> None:
-    """Outputs are no positions in the whole batch."""
-    for var in graph.outputs:
-        if not values[var.name].free:
-            node = named(_before(graph, [var])[-1:])
-            raise UnsupportedError(f"node {node} numbers entries of the whole batch, and is an output. {WAYS_OUT}")
+def _places(axes: Mapping[str, int | None]) -> dict[str, Place | None]:
+    return {name: None if axis is None else Place(axis) for name, axis in axes.items()}
 
 
-def _leaving(output: Followed, count: int) -> Leaving:
-    place, shape = output.place, output.var.shape
-    own = alone(shape, place, count)
-    only = place is not None and place.outer == 1 and inner(shape, place, count) == 1
-    return Leaving(own, place.axis if place is not None and only else None)
+def _outputs(graph: Graph) -> list[tuple[Var, str]]:
+    return list(zip(graph.outputs, graph.output_names, strict=True))
 
 
-def _check_same(one: Graph, batch: Graph, apart: Mapping[str, Followed], together: Mapping[str, Followed]) -> None:
-    """Outputs are the same terms; a difference is told by the first node that is another one."""
-    pairs = zip(one.outputs, batch.outputs, strict=True)
-    other = [var for own, var in pairs if apart[own.name].term.root != together[var.name].term.root]
-    if not other:
-        return
-    roots = {each.term.root for each in apart.values()}
-    needed = _before(batch, other)
-    own = (i for i, eqn in enumerate(needed) if together[eqn.outvars[0].name].term.root not in roots)
+def _checked(found: Iterable[Leaving]) -> tuple[Leaving, ...]:
+    """What is told of outputs, if it is of any."""
+    told = tuple(found)
+    if all(each.refused for each in told):
+        raise MixedExamplesError(told[0].refused, WAYS_OUT)
+    return told
+
+
+def _numbered(graph: Graph, var: Var, values: Mapping[str, Followed]) -> str:
+    """Whether an output is positions in the whole batch."""
+    if values[var.name].free:
+        return ""
+    return f"node {named(_before(graph, var)[-1:])} numbers entries of the whole batch, and is an output"
+
+
+def _without_batch(output: Followed, name: str, count: int) -> str:
+    """Whether an output of a run of so many examples has no axis of them."""
+    if _axis(output, count) is not None:
+        return ""
+    return f"output {name!r} {list(output.var.shape)} has no batch of {count}, which the file fixes"
+
+
+def _axis(output: Followed, count: int) -> int | None:
+    place = output.place
+    only = place is not None and place.outer == 1 and inner(output.var.shape, place, count) == 1
+    return place.axis if place is not None and only else None
+
+
+def _leaving(graph: Graph, number: int, values: Mapping[str, Followed], count: int, refused: str) -> Leaving:
+    var, name = _outputs(graph)[number]
+    output = values[var.name]
+    return Leaving(alone(var.shape, output.place, count), _axis(output, count), name, var.is_float, refused)
+
+
+def _other(graph: Graph, var: Var, values: Mapping[str, Followed], roots: set[int]) -> str:
+    """Which node makes an output another term than that for one example: the first that is one itself."""
+    needed = _before(graph, var)
+    own = (i for i, eqn in enumerate(needed) if values[eqn.outvars[0].name].term.root not in roots)
     first = next(own, None)
-    where = f"output {other[0].name!r}" if first is None else f"node {named(needed[first:])}"
-    raise UnsupportedError(f"{where} computes something else for a batch than for each example alone. {WAYS_OUT}")
+    where = f"output {var.name!r}" if first is None else f"node {named(needed[first:])}"
+    return f"{where} computes something else for a batch than for each example alone"
 
 
-def _before(graph: Graph, outputs: list[Var]) -> list[Eqn]:
-    """The equations that outputs are computed by, in the order of computation."""
-    needed, found = {var.name for var in outputs}, []
+def _before(graph: Graph, output: Var) -> list[Eqn]:
+    """The equations that an output is computed by, in the order of computation."""
+    needed, found = {output.name}, []
     for eqn in reversed(graph.eqns):
         if any(var.name in needed for var in eqn.outvars):
             needed.update(var.name for var in eqn.invars)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UnsupportedError
+from ..errors import MixedExamplesError
 from ..ir import Eqn, Graph, Program, Var
 from .counting import COUNTS, Bounds, bounds_of, counted, exact
 from .places import MixedError, Operand, Place, Shape, Step, alone, of_one
@@ -19,10 +19,8 @@ from .writing import Doubt, doubt, places_named
 OPEN = Place(-1)
 """The place of a state whose place the body of a loop has yet to tell."""
 
-WAYS_OUT = (
-    "If the inputs are one example together, pass batch_axis=None; if the model is meant for batches of one size, fix "
-    "that size in the file"
-)
+TOGETHER = "If the inputs are one example together, pass batch_axis=None"
+WAYS_OUT = f"{TOGETHER}; if the model is meant for batches of one size, fix that size in the file"
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Followed:
         bounds: What is known of its integers.
         doubt: Entries that may belong to another example.
         copied: What a shared value was copied from, where it was.
+        mixed: Why it is no value of one example, where examples were mixed to compute it.
     """
 
     var: Var
@@ -46,6 +45,7 @@ class Followed:
     bounds: Bounds | None = None
     doubt: Doubt | None = None
     copied: Term | None = None
+    mixed: str = ""
 
     @property
     def free(self) -> bool:
@@ -69,11 +69,7 @@ class Over:
 
 
 def follow(program: Program, places: Mapping[str, Place | None], over: Over) -> dict[str, Followed]:
-    """Every value of a program over a batch, from where its inputs hold the examples.
-
-    Raises:
-        UnsupportedError: Naming the first node that mixes examples.
-    """
+    """Every value of a program over a batch, from where its inputs hold the examples; what was mixed says so."""
     given = [_given(var, var.name, places[var.name], over) for var in program.graph.inputs]
     weights = [(var, program.weights[var.name]) for var in program.graph.params]
     known = [Followed(var, None, over.terms.array(array), array) for var, array in weights]
@@ -89,18 +85,30 @@ def _followed(eqns: Sequence[Eqn], given: Sequence[Followed], over: Over) -> dic
     values = {each.var.name: each for each in given}
     for number, eqn in enumerate(eqns):
         operands = [values[var.name] for var in eqn.invars]
-        try:
-            results = (_scan if eqn.op == "scan" else _step)(eqn, operands, over)
-        except MixedError as error:
-            raise UnsupportedError(_mixes(named(eqns[number:]), operands, str(error))) from None
-        values.update({each.var.name: each for each in results})
+        values.update({each.var.name: each for each in _results(eqns[number:], operands, over)})
     return values
+
+
+def _results(eqns: Sequence[Eqn], operands: Sequence[Followed], over: Over) -> list[Followed]:
+    """The results of the first equation; those that mix the examples say so, which in a loop ends the loop."""
+    what = next((each.mixed for each in operands if each.mixed), "")
+    try:
+        if not what:
+            return (_scan if eqns[0].op == "scan" else _step)(eqns[0], operands, over)
+    except MixedError as error:
+        what = _mixes(named(eqns), operands, str(error))
+    except MixedExamplesError as error:
+        what = error.reason
+    if over.depth:
+        raise MixedExamplesError(what, WAYS_OUT)
+    lost = [(var, over.terms.given(("mixed", var.name), var.shape)) for var in eqns[0].outvars]
+    return [Followed(var, None, term, mixed=what) for var, term in lost]
 
 
 def _mixes(node: str, operands: Sequence[Followed], what: str) -> str:
     held = next((each for each in operands if each.place not in (None, OPEN)), operands[0])
     along = f" along axis {held.place.axis} of {held.var.name!r} {list(held.var.shape)}" if held.place else ""
-    return f"node {node} mixes the examples{along}: {what}. {WAYS_OUT}"
+    return f"node {node} mixes the examples{along}: {what}"
 
 
 def named(eqns: Sequence[Eqn]) -> str:

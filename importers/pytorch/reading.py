@@ -17,16 +17,19 @@ import numpy as np
 import torch
 from onnx import ModelProto, TensorProto
 
+from backtrace_jax.batch import TOGETHER
 from backtrace_jax.errors import (
     BacktraceError,
     ImportMismatchError,
     InputError,
     MissingDependencyError,
+    MixedExamplesError,
     ModelError,
     UnsupportedError,
 )
 from backtrace_jax.importers import Imported, Source, onnx, proof
-from backtrace_jax.layout import BatchAxis, moved_first
+from backtrace_jax.layout import Axes, BatchAxis, moved_first
+from backtrace_jax.leaving import check_apart
 
 from .answers import batched_answers, reads_values, run
 from .calls import Call, read_call
@@ -175,6 +178,8 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
     batched = set(call.axes) != {None}
     ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen, batched=batched)
     for attempt in [way for way in ways if way.alone or not traced]:
+        if attempt.rows != 1 and any(isinstance(error, MixedExamplesError) for error in failures.values()):
+            continue  # what mixes in a batch of any size does so in one of this size
         try:
             exported = export(module, call, feeds, outputs, attempt)
             imported = _imported(module, call, exported, attempt, failures)
@@ -197,11 +202,44 @@ def _with_a_gap(array: np.ndarray) -> np.ndarray:
 
 def _prove(imported: Imported, source: _Source, feeds: Feeds, attempt: Attempt, examples: int) -> None:
     axes = dict(zip(source.call.names, source.call.axes, strict=True))
+    if attempt.rows is None:
+        _check_open(imported, axes)
+    if (attempt.rows or 1) > 1:
+        check_apart(imported, axes, {name: array.shape[1:] for name, array in feeds.items()})
+        _check_any_size(source, feeds)
     if attempt.alone:
         proof.prove_alone(imported, source.answer, feeds, axes)
         return
     for trial in _trials(feeds, attempt):
         proof.prove(imported, source.answer, trial, examples, axes)
+
+
+def _check_open(imported: Imported, axes: Axes) -> None:
+    """That a file for any batch has none of one size: an exporter fixes what a module counts, without a word."""
+    pairs = ((entry, axes[entry.name]) for entry in imported.inputs)
+    fixed = next((entry for entry, axis in pairs if entry.dims and axis is not None and entry.dims[axis]), None)
+    if fixed is not None:
+        raise UnsupportedError(f"the exporter fixes the batch that it was to leave open: {fixed}")
+
+
+def _check_any_size(source: _Source, feeds: Feeds) -> None:
+    """That the answers to examples do not change when there is one more, where the module takes one more.
+
+    Raises:
+        MixedExamplesError: When they do: the export holds the size of the batch as a number.
+    """
+    rows, own = len(next(iter(feeds.values()))), source.answer(feeds)
+    try:
+        larger = source.answer(proof.resized(feeds, rows + 1))
+    except InputError:  # a batch of this size is all that it takes
+        return
+    for name, array in own.items():
+        size = np.abs(array).max(initial=0, where=np.isfinite(array))
+        other = larger[name][: len(array)]
+        if other.shape != array.shape or not np.allclose(other, array, rtol=0, atol=1e-4 * size, equal_nan=True):
+            raise MixedExamplesError(
+                f"output {name!r} of {type(source.module).__name__} depends on how many examples there are", TOGETHER
+            )
 
 
 def _imported(
@@ -249,6 +287,9 @@ def _trials(feeds: Feeds, attempt: Attempt) -> Iterator[Feeds]:
 
 def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceError:
     """The reason that tells most: where files were written, how one of them differs, and else the first exporter's."""
+    mixed = [error for error in failures.values() if isinstance(error, MixedExamplesError)]
+    if mixed:
+        return MixedExamplesError(f"{name} cannot be explained example by example: {mixed[0].reason}", TOGETHER)
     wrong = [each for each in failures.values() if isinstance(each, ImportMismatchError)]
     kind = ImportMismatchError if wrong else UnsupportedError
     done = "no export computes what it computes" if wrong else "it cannot be exported"

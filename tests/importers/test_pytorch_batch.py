@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from backtrace_jax import SettingError, explain
+from backtrace_jax import MixedExamplesError, SettingError, explain
 
 MODE = "gradient-x-input"
 
@@ -93,3 +93,45 @@ def test_an_input_that_all_examples_share():
 def test_axes_that_a_module_does_not_have():
     with pytest.raises(SettingError, match=r"batch_axis=2 is no axis of input input \[3, 4\]"):
         explain(nn.Linear(4, 2), floats(3, 4), batch_axis=2)
+
+
+class Behind(nn.Module):
+    """A layer behind something done to the batch."""
+
+    def __init__(self, done):
+        super().__init__()
+        self.done, self.layer = done, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(self.done(x))
+
+
+MIXING = {  # name: (what is done to the batch, the node that is named)
+    "mean": (lambda x: x - x.mean(0), "ReduceMean"),
+    "size": (lambda x: x / x.shape[0], "Div"),
+    "statistics": (nn.BatchNorm1d(4, track_running_stats=False), "ReduceMean"),
+}
+
+
+@pytest.mark.parametrize(("name", "rows"), [("mean", 1), ("size", 4), ("statistics", 4)])
+def test_a_module_that_mixes_its_examples_is_refused(name, rows):
+    done, operator = MIXING[name]
+    module = Behind(done).eval()
+    with pytest.raises(MixedExamplesError, match=rf"Behind cannot be.*node '\w+' \(ai.onnx.{operator}\)") as caught:
+        explain(module, floats(rows, 4))
+    assert str(caught.value).endswith("If the inputs are one example together, pass batch_axis=None")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "done",
+    [lambda x: x.reshape(4, -1).tanh(), lambda x: torch.stack([row * row[0] for row in x])],
+    ids=["baked", "stacked"],
+)
+def test_a_module_that_counts_its_examples_and_treats_each_alone(done):
+    torch.manual_seed(0)
+    module, x, start = Behind(done).eval(), floats(4, 4), floats(4, 3)
+    explanation = explain(module, x, mode=MODE, start=start)
+    output, (expected,) = gradient_times_input(module, x, start=start)
+    np.testing.assert_allclose(explanation.outputs["output"], output, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(explanation.relevance["x"], expected, rtol=1e-4, atol=1e-6)
