@@ -26,7 +26,16 @@ def _matmul(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequ
 def _einsum(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequence[Shape], count: int) -> Step:
     given, _, result = params["equation"].replace(" ", "").partition("->")
     left, right = given.split(",")
-    return _contracted(operands, params, shapes, (left, right, result))
+    spare = [letter for letter in ascii_letters if letter not in given]
+    ranks = (len(operands[0].shape), len(operands[1].shape), len(shapes[0]))
+    first, second, third = (_spelled(*pair, spare) for pair in zip((left, right, result), ranks, strict=True))
+    return _contracted(operands, params, shapes, (first, second, third))
+
+
+def _spelled(term: str, rank: int, spare: Sequence[str]) -> str:
+    """A term whose ellipsis stands for letters of its own, the last of them for the last axis."""
+    axes = rank - len(term.replace("...", ""))
+    return term.replace("...", "".join(spare[:axes][::-1]))
 
 
 def _contracted(

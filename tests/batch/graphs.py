@@ -68,6 +68,16 @@ ALONE = {  # name: (kind of input, graph)
     "pooled": ("images", "{ p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) y = GlobalAveragePool(p) }"),
     "squeezed": ("rows", "<int64[2] axes = {1,2}> { u = Unsqueeze(x, axes) s = Squeeze(u, axes) y = Tanh(s) }"),
     "einsum": ("series", '{ y = Einsum<equation="bij,bkj->bik">(x, x) }'),
+    "einsum of whatever leads": (
+        "series",
+        '<float[4,2] w = {1,2,3,4,5,6,7,8}> { y = Einsum<equation="...j,jk->...k">(x, w) }',
+    ),
+    "one of the largest, the other way round": (
+        "rows",
+        """<int64 four = {4}, float[2] values = {0,1}, float[4,2] w = {1,2,3,4,5,6,7,8}>
+        { a = ArgMax<axis=1, keepdims=0>(x) o = OneHot<axis=0>(a, four, values) t = Transpose<perm=[1,0]>(o)
+        e = MatMul(t, w) s = ReduceMax<axes=[1]>(x) y = Mul(e, s) }""",
+    ),
     "looked up": (
         "tokens",
         "<float[6,2] table = {1,2,3,4,5,6,7,8,9,1,2,3}> { e = Gather(table, x) y = Exp(e) }",
@@ -159,6 +169,19 @@ MIXED = {  # name: (kind of input, graph); the node called `bad`, or that which 
         "<float[1] g = {1}> { y = LayerNormalization<axis=0>(x, g) }",
     ),
     "lp norm": ("rows", "{ y = LpNormalization<axis=0>(x) }"),
+    "edges of the batch": (
+        "rows",
+        '<int64[4] pads = {1,0,0,0}> { q = Pad<mode="edge">(x, pads) y = Softmax<axis=1>(q) }',
+    ),
+    "resized over the batch": (
+        "images",
+        """<float[4] scales = {2,1,1,1}> { r = Resize<mode="linear">(x, , scales) y = ReduceMean<axes=[0]>(r) }""",
+    ),
+    "an order that the number of examples decides": (
+        "rows",
+        """<int64 zero = {0}, int64 two = {2}> { s = Shape(x) n = Gather(s, zero) c = Greater(n, two) e = Exp(x)
+        y = Where(c, x, e) }""",
+    ),
     "first row": ("rows", "<int64 zero = {0}> { f = Gather(x, zero) y = Sub(x, f) }"),
     "rows but one": (
         "rows",
