@@ -178,7 +178,7 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
     batched = set(call.axes) != {None}
     ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen, batched=batched)
     for attempt in [way for way in ways if way.alone or not traced]:
-        if attempt.rows != 1 and any(isinstance(error, MixedExamplesError) for error in failures.values()):
+        if attempt.rows != 1 and _mixing(failures):
             continue  # what mixes in a batch of any size does so in one of this size
         try:
             exported = export(module, call, feeds, outputs, attempt)
@@ -285,11 +285,16 @@ def _trials(feeds: Feeds, attempt: Attempt) -> Iterator[Feeds]:
         yield {name: -array if array.dtype.kind == "f" else array for name, array in feeds.items()}
 
 
+def _mixing(failures: Mapping[Attempt, BaseException]) -> str:
+    """Which node mixes the examples, if one does: by the newer exporter, since a trace may have unrolled a loop."""
+    pairs = ((attempt, error) for attempt, error in failures.items() if attempt.exporter == "dynamo")
+    return next((error.reason for _, error in pairs if isinstance(error, MixedExamplesError)), "")
+
+
 def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceError:
     """The reason that tells most: where files were written, how one of them differs, and else the first exporter's."""
-    mixed = [error for error in failures.values() if isinstance(error, MixedExamplesError)]
-    if mixed:
-        return MixedExamplesError(f"{name} cannot be explained example by example: {mixed[0].reason}", TOGETHER)
+    if mixed := _mixing(failures):
+        return MixedExamplesError(f"{name[:30]} cannot be explained example by example: {mixed}", TOGETHER)
     wrong = [each for each in failures.values() if isinstance(each, ImportMismatchError)]
     kind = ImportMismatchError if wrong else UnsupportedError
     done = "no export computes what it computes" if wrong else "it cannot be exported"

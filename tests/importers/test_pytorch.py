@@ -17,7 +17,7 @@ import transformers
 from torch import nn
 
 from backtrace_jax import Explainer, explain
-from backtrace_jax.errors import ImportMismatchError, InputError, UnsupportedError
+from backtrace_jax.errors import ImportMismatchError, InputError, MixedExamplesError, UnsupportedError
 from backtrace_jax.importers import read
 from backtrace_jax.importers.pytorch import exporters, is_module, reading
 from backtrace_jax.importers.pytorch.answers import answers
@@ -224,12 +224,11 @@ class Interacting(nn.Module):
         return x - x.mean(0, keepdim=True)
 
 
-def test_examples_that_depend_on_each_other_are_explained_as_one_batch():
-    imported = read(Interacting(), _examples(3))
-    assert imported.inputs[0].dims == (3, 4)
+def test_examples_that_depend_on_each_other_are_one_example_together():
     module = Interacting()
-    assert read(module, _examples(3)).inputs[0].dims[0] == 3
-    assert read(module, _examples(2)).inputs[0].dims[0] == 2
+    with pytest.raises(MixedExamplesError, match=r"node 'node_mean' \(ai.onnx.ReduceMean\).*pass batch_axis=None"):
+        read(module, _examples(3))
+    assert read(module, _examples(3), None).inputs[0].dims == (3, 4)
 
 
 def test_an_export_is_made_once_and_again_for_other_weights_or_shapes(monkeypatch):
