@@ -177,8 +177,9 @@ _FOLDS: dict[str, Callable[..., Eqn | None]] = {
 
 
 def _is_move(eqn: Eqn) -> bool:
-    """Whether every entry is in the result once, in another place or float type."""
-    return eqn.op in ("reshape", "transpose") or (eqn.op == "cast" and eqn.invars[0].is_float)
+    """Whether every entry is in the result once, in another place or float type, to which it is not rounded."""
+    cast = eqn.op == "cast" and eqn.invars[0].is_float and eqn.params.get("rounded") is None
+    return cast or eqn.op in ("reshape", "transpose")
 
 
 def _apart(one: Eqn, other: Eqn) -> bool:

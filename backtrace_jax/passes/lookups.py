@@ -29,8 +29,10 @@ def _step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     if not _is_product(eqn):
         return None
     table = rewriting.weights.get(eqn.invars[1].name)
-    found = _one_hot(rewriting, eqn.invars[0], _REACH) if table is not None and table.ndim == 2 else None
-    if table is None or found is None:
+    if table is None or table.ndim != 2 or not np.isfinite(table).all():
+        return None  # zero times an infinite entry of another row is NaN, which no look-up gives
+    found = _one_hot(rewriting, eqn.invars[0], _REACH)
+    if found is None:
         return None
     order, name = np.argsort(found.keys), eqn.invars[1].name
     rows = np.concatenate([table[order], np.zeros((1, table.shape[1]), table.dtype)])
@@ -82,7 +84,7 @@ def _compared(rewriting: Rewriting, truths: Var, axis: int) -> _OneHot | None:
             continue
         fits = len(keys.shape) >= -axis and keys.shape[axis] == array.size
         fits = fits and np.prod(index.shape) * array.size == np.prod(truths.shape)
-        if fits and len(np.unique(array)) == array.size:
+        if fits and len(np.unique(array)) == array.size and not np.isnan(array).any():  # NaN equals nothing
             at = len(truths.shape) + axis
             return _OneHot(index, array.reshape(-1), truths.shape[:at] + truths.shape[at + 1 :])
     return None

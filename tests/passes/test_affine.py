@@ -289,3 +289,17 @@ def test_any_network_computes_what_it_did(names, seed):
 
     before = program(build, (1, 3, 6))
     check_unchanged(before, simplify(before), 1e-11)
+
+
+@pytest.mark.parametrize(("rounded", "folded"), [(None, True), ("float16", False)])
+def test_a_bias_behind_a_cast_that_rounds_stays_behind_it(rounded, folded):
+    params = {"dtype": "float64", **({} if rounded is None else {"rounded": rounded})}
+
+    def build(builder, x):
+        whole = builder.emit("matmul", x, array(4, 5))
+        return builder.emit("add", builder.emit("cast", whole, **params), array(5))
+
+    before = program(build, ROWS)
+    after = fold_affine(before)
+    assert ("add" not in operations(after)) == folded
+    check_unchanged(before, after)
