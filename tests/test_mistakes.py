@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -363,7 +364,7 @@ def only_one(done):
         ({"conditions": {"hidden": np.full((4, 3, 3), np.nan)}}, ["a mask of numbers from 0 to 1"]),
         ({"targets": 3}, ["did you mean target=?"]),
     ],
-    ids=str,
+    ids=lambda given: re.sub(r" at 0x\w+", "", str(given)),  # addresses differ between processes
 )
 def test_what_is_asked(small, asked, words):
     if "conditions" in asked and words[0] != "conditions are named":  # told from the plan, which is no compilation
