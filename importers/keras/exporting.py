@@ -146,7 +146,7 @@ def _write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
         outputs = keras.tree.flatten(walk(writer, functional, tensors))
     named = writer.output_names(_output_names(functional), outputs)
     proto = writer.finish(model.name, named)
-    base = read_onnx(proto)
+    base = read_onnx(proto, copy=False)
     ranks = {each.name: len(each.dims or ()) for each in base.inputs}
     imported = replace(
         base,

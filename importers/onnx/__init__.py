@@ -15,14 +15,14 @@ from .survey import unsupported_nodes
 __all__ = ["CALLS", "SCOPES", "ModelSource", "OnnxModel", "input_types", "load", "lower", "read", "unsupported_nodes"]
 
 
-def read(source: ModelSource) -> Imported:
-    """Read an ONNX model for the engine.
+def read(source: ModelSource, *, copy: bool = True) -> Imported:
+    """Read an ONNX model for the engine; `load` says what `copy` means.
 
     Raises:
         ModelError: When it cannot be read.
         UnsupportedError: When it takes anything but tensors of numbers.
     """
-    model = load(source)
+    model = load(source, copy=copy)
     declared = input_types(model)
     for entry in declared:
         if entry.container:

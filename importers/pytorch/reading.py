@@ -247,7 +247,7 @@ def _imported(
 ) -> Imported:
     """An exported file as an import; weights outside it stay where they are as long as the import lives."""
     folder = exported.folder
-    read = onnx.read(exported.proto if folder is None else folder.model)
+    read = onnx.read(exported.proto if folder is None else folder.model, copy=False)
     origin = {"framework": f"torch {torch.__version__}", "exporter": attempt.exporter, "opset": str(attempt.opset)}
     if attempt.alone:
         origin["traced"] = "for these inputs alone"

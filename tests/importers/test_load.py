@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from backtrace_jax import Explainer
 from backtrace_jax.errors import ModelError, SettingError, UnsupportedError
 from backtrace_jax.importers.onnx import input_types, load, lower, read
 from backtrace_jax.onnx_backend import prepare
@@ -70,6 +71,76 @@ def test_the_hash_covers_external_data(folder):
     assert load(path).sha256 == before
     (folder / "weights.bin").write_bytes(b"\0" * 8 + (WEIGHTS + 1).tobytes())
     assert load(path).sha256 != before
+
+
+def explained(explainer):
+    """The output, relevance and hash of a call."""
+    found = explainer(np.ones((1, 3), np.float32), target=0)
+    return found.outputs["y"], found.relevance["x"], found.fingerprint["model_sha256"]
+
+
+@pytest.mark.parametrize("change", ["overwritten", "truncated", "gone"])
+@pytest.mark.parametrize("called_before", [False, True])
+def test_weights_outside_the_file_are_those_that_were_hashed(folder, change, called_before):
+    path = saved(folder, external(offset=8))
+    expected = explained(Explainer(path))
+    explainer, data = Explainer(path), folder / "weights.bin"
+    if called_before:
+        explained(explainer)
+    if change == "overwritten":
+        with data.open("r+b") as file:
+            file.write(b"\0" * 8 + (5 * WEIGHTS).tobytes())
+        assert explained(Explainer(path))[2] != expected[2]
+    elif change == "truncated":
+        os.truncate(data, 4)
+    else:
+        data.unlink()
+    for found, right in zip(explained(explainer), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    again = explainer(np.ones((2, 3), np.float32), target=0)  # another form of the call: lowered anew
+    np.testing.assert_array_equal(again.outputs["y"][0], expected[0][0])
+
+
+def test_a_model_in_memory_is_the_one_that_was_hashed():
+    model = model_with(numpy_helper.from_array(WEIGHTS, "the_weights"))
+    explainer = Explainer(model)
+    expected = explained(Explainer(model))
+    model.graph.initializer[0].raw_data = (5 * WEIGHTS).tobytes()
+    for found, right in zip(explained(explainer), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    assert explained(Explainer(model))[2] != expected[2]
+    np.testing.assert_array_equal(explained(Explainer(model))[0], 5 * expected[0])
+
+
+def test_external_data_cannot_be_written_to(folder):
+    model = load(saved(folder, external(offset=8)))
+    array = model.array(model.proto.graph.initializer[0])
+    assert not array.flags.writeable
+    assert array.flags.aligned
+
+
+def test_a_folder_swapped_for_a_link_after_the_check_is_not_followed(folder, monkeypatch):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "secret.bin").write_bytes(WEIGHTS.tobytes())
+    path = saved(folder, external("sub/secret.bin"))
+    plain, swapped = os.path.realpath, []
+
+    def swap(asked):
+        found = plain(asked)
+        if str(found).endswith("secret.bin") and not swapped:
+            swapped.append((folder / "sub").rename(folder / "moved"))
+            (folder / "sub").symlink_to(folder.parent)
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", swap)
+    assert "cannot be read" in refusal(path)
+    assert swapped
+
+
+def test_external_data_larger_than_the_memory_are_refused_before_they_are_read(folder):
+    with (folder / "weights.bin").open("wb") as file:
+        file.truncate(2**43)  # holds no blocks on the disk
+    assert "external data take 4096.0 GiB" in refusal(saved(folder, external(dims=(2**20, 2**20))))
 
 
 def test_the_hash_covers_external_data_of_attributes(folder):
