@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from backtrace_jax.errors import UnsupportedError
+from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.importers import Imported, Source
 from backtrace_jax.importers.onnx import read as read_onnx
 
@@ -60,6 +60,7 @@ class _Written:
     proven: bool = False
 
 
+_LOADED: dict[tuple[str, str], Loaded] = {}  # by name and hash of the content
 _WRITTEN: WeakKeyDictionary[Any, _Written] = WeakKeyDictionary()
 
 
@@ -81,15 +82,23 @@ def exported(model: Any, loaded: Loaded | None = None, *, together: bool = False
 
 
 def exported_file(path: Path, *, together: bool = False) -> Imported:
-    """The import of a file, read once as long as the file does not change; `exported` says more."""
-    state = path.stat() if path.is_file() else None
-    loaded = _file(path.resolve(), state and (state.st_mtime_ns, state.st_size))
+    """The import of a file, read anew when its content changes; `exported` says more.
+
+    Raises:
+        ModelError: When there is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is not a plain file" if path.exists() else f"no such file: {path}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    known = path.name, hashlib.sha256(data).hexdigest()
+    loaded = _LOADED.pop(known, None) or load(path.name, data)
+    _LOADED[known] = loaded  # the last place is that of the newest
+    for oldest in [*_LOADED][:-_FILES_KEPT]:
+        _LOADED.pop(oldest, None)
     return exported(loaded.model, loaded, together=together)
-
-
-@lru_cache(_FILES_KEPT)
-def _file(path: Path, state: Any) -> Loaded:
-    return load(path)
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,23 @@ first) are taken out of a copy of the file, and which were is recorded; a key th
 from __future__ import annotations
 
 import importlib
-import io
-import json
 import os
 import tempfile
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
 from backtrace_jax.errors import BacktraceError, MissingDependencyError, ModelError, UnsupportedError
 
 from .text import Front, without_text
+from .untrusted import Archive, Hdf5, check_configuration, check_version
 
-_CONFIG = "config.json"
-_LONGEST_CONFIG = 2**27  # bytes
+_LONGEST_REASON = 300  # characters
 _NEUTRAL: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "groups": (("DepthwiseConv1D", "DepthwiseConv2D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
                 "SeparableConv1D", "SeparableConv2D"), (1,)),
@@ -70,98 +68,43 @@ def keras_package() -> Any:
         ) from error
 
 
-def load(path: Path) -> Loaded:
-    """Load a `.keras` or `.h5` file; nothing in it is run as code.
+def load(name: str, data: bytes) -> Loaded:
+    """Load what a `.keras` or `.h5` file holds; nothing in it is run as code.
+
+    Args:
+        name: Name of the file, whose end says which of the two it is.
+        data: Its bytes.
 
     Raises:
-        ModelError: When there is no such file, or it is not a Keras model.
-        UnsupportedError: When it holds a layer that Keras does not know.
+        MissingDependencyError: When Keras is missing, or too old to be trusted with files.
+        ModelError: When it is not a Keras model, or unpacks to far more than it holds.
+        UnsupportedError: When it holds code, or a layer that Keras does not know.
     """
-    if not path.is_file():
-        raise ModelError(f"{path} is not a plain file" if path.exists() else f"no such file: {path}")
     keras = keras_package()
-    kind = _Archive if path.suffix == ".keras" else _Hdf5
+    check_version(keras)
     try:
-        config = kind.config(path)
-        fronts = without_text(config, kind.assets(path))
-        repaired = [*_repair(config)]
+        file = (Archive if name.endswith(".keras") else Hdf5)(data)
+        config = file.config()
+        check_configuration(keras, config)
+        fronts, repaired = without_text(config, file.asset), [*_repair(config)]
         with tempfile.TemporaryDirectory() as folder:
-            changed = Path(folder) / path.name
-            if repaired or fronts:
-                kind.write(path, changed, config)
-            model = _loaded(keras, changed if repaired or fronts else path)
+            model = _loaded(keras, file.write(Path(folder), config))
     except BacktraceError as error:
-        error.args = (f"{path.name}: {error}",)
+        error.args = (f"{name}: {error}",)
         raise
     except Exception as error:  # whatever Keras, h5py or zipfile makes of a damaged file
-        raise ModelError(f"{path.name} cannot be loaded: {error}") from error
+        raise ModelError(f"{name} cannot be loaded: {str(error)[:_LONGEST_REASON]}") from error
     origin = {"repaired": ", ".join(repaired)} if repaired else {}
-    return Loaded(model, path.name, origin, fronts)
+    return Loaded(model, name, origin, fronts)
 
 
 def _loaded(keras: Any, path: Path) -> Any:
-    import jax
-
+    """Load a model; first in shapes alone, so that sizes which the weights do not have are refused before they cost."""
     with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         warnings.simplefilter("ignore")
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-
-
-class _Archive:
-    """A `.keras` file: an archive of a configuration and weights."""
-
-    @staticmethod
-    def config(path: Path) -> dict[str, Any]:
-        with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(_CONFIG).file_size > _LONGEST_CONFIG:
-                raise ModelError("its configuration is larger than that of any model; refused")
-            return json.loads(archive.read(_CONFIG))
-
-    @staticmethod
-    def assets(path: Path) -> Callable[[str], str | None]:
-        def read(name: str) -> str | None:
-            with zipfile.ZipFile(path) as archive:
-                found = [each for each in archive.infolist() if each.filename == f"assets/{name}"]
-                return archive.read(found[0]).decode() if found and found[0].file_size <= _LONGEST_CONFIG else None
-
-        return read
-
-    @staticmethod
-    def write(path: Path, target: Path, config: dict[str, Any]) -> None:
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
-            for entry in source.infolist():
-                if entry.filename == _CONFIG:
-                    archive.writestr(_CONFIG, json.dumps(config))
-                elif not entry.filename.startswith("assets/"):
-                    with source.open(entry) as stored, archive.open(entry.filename, "w", force_zip64=True) as written:
-                        _copy(stored, written)
-
-
-def _copy(source: Any, target: Any) -> None:
-    while part := source.read(io.DEFAULT_BUFFER_SIZE * 128):
-        target.write(part)
-
-
-class _Hdf5:
-    """An `.h5` file: weights, with the configuration as an attribute."""
-
-    @staticmethod
-    def config(path: Path) -> dict[str, Any]:
-        with importlib.import_module("h5py").File(path, "r") as file:
-            text = file.attrs.get("model_config")
-        if text is None:
-            raise ModelError("holds weights alone; save the whole model, model.save(...)")
-        return json.loads(text)
-
-    @staticmethod
-    def assets(path: Path) -> Callable[[str], str | None]:
-        return lambda name: None
-
-    @staticmethod
-    def write(path: Path, target: Path, config: dict[str, Any]) -> None:
-        target.write_bytes(path.read_bytes())
-        with importlib.import_module("h5py").File(target, "r+") as file:
-            file.attrs["model_config"] = np.bytes_(json.dumps(config))
+        load_model = partial(keras.saving.load_model, path, compile=False, safe_mode=True)
+        jax.eval_shape(lambda: load_model() and None)
+        return load_model()
 
 
 def _repair(config: Any) -> Iterator[str]:
