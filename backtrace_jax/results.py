@@ -38,13 +38,14 @@ def as_explanation(
     result = without(result, unanswered.runs)
     check_result(compiled, result, unanswered.runs)
     rows, count = compiled.rows, len(asked.target)
-    channels = _channels(compiled, result, count)
+    none = _zeros(compiled, settings, feeds)
+    channels = _channels(compiled, result, count, none)
     paired = compiled.request.mode.paired
     ledger = None if result.books is None else _difference(channels) if paired else _ledger(compiled, result, count)
     books = [each.ledger for each in channels.values()] or [each for each in (ledger,) if each is not None]
     completeness = None if result.completeness is None else np.repeat(result.completeness, rows)[:count]
     return Explanation(
-        relevance=_relevance(result.relevance, paired, rows, count),
+        relevance={**_relevance(result.relevance, paired, rows, count), **none},
         inputs=feeds,
         outputs={name: unbatched(array, rows, count) for name, array in result.outputs.items()},
         output=compiled.output_name,
@@ -82,19 +83,26 @@ def _in_order(compiled: Compiled, result: Result) -> Result:
     )
 
 
+def _zeros(compiled: Compiled, settings: Settings, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Relevance of the float inputs that the explained output does not depend on: none, said rather than left out."""
+    reached = {var.name for var in compiled.request.plan.inputs}
+    unread = {name: array for name, array in feeds.items() if array.dtype.kind == "f" and name not in reached}
+    return {} if settings.wrt is not None else {name: np.zeros(a.shape, settings.dtype) for name, a in unread.items()}
+
+
 def _relevance(arrays: Mapping[str, np.ndarray], paired: bool, rows: int, count: int) -> dict[str, np.ndarray]:
     """What speaks for the answer, in pairs less what speaks against it."""
     whole = {name: array[:, 0] - array[:, 1] if paired else array for name, array in arrays.items()}
     return {name: unbatched(array, rows, count) for name, array in whole.items()}
 
 
-def _channels(compiled: Compiled, result: Result, count: int) -> dict[str, Channel]:
+def _channels(compiled: Compiled, result: Result, count: int, none: Mapping[str, np.ndarray]) -> dict[str, Channel]:
     rows = compiled.rows
     if not compiled.request.mode.paired:
         return {}
     return {
         name: Channel(
-            {key: unbatched(array[:, i], rows, count) for key, array in result.relevance.items()},
+            {**{key: unbatched(array[:, i], rows, count) for key, array in result.relevance.items()}, **none},
             {key: unbatched(array[:, i], rows, count) for key, array in result.layers.items()},
             _ledger(compiled, result, count, (i,)),
         )

@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import backtrace_jax
 from backtrace_jax import Explainer, explain
+from tests import handmade
 from tests.zoo import NAMES, RECURRENT, exported
 from tests.zoo.runtime import onnxruntime_outputs
 
@@ -229,3 +231,15 @@ def test_show_prints_the_lowered_graph():
     assert text.startswith("{ lambda")
     assert "= conv[" in text
     assert "Shape" not in text
+
+
+@pytest.mark.parametrize("mode", ["default", "contrastive", "gradient"])
+def test_an_input_that_the_answer_does_not_depend_on_has_relevance_zero(mode):
+    network = handmade.model(helper.make_node("Neg", ["x"], ["y"]))
+    network.graph.input.append(helper.make_tensor_value_info("unread", TensorProto.FLOAT, ["batch", 2, 2]))
+    inputs = {"x": np.array([[1.0, 2.0, -3.0]], np.float32), "unread": np.ones((1, 2, 2), np.float32)}
+    found = explain(network, inputs, mode=mode, target=0)
+    for relevance in (found.relevance, *(channel.relevance for channel in found.channels.values())):
+        assert [*relevance] == ["x", "unread"]
+        np.testing.assert_array_equal(relevance["unread"], np.zeros((1, 2, 2), np.float32), strict=True)
+    assert [*explain(network, inputs, mode=mode, target=0, wrt="x").relevance] == ["x"]
