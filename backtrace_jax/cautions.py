@@ -30,6 +30,7 @@ def findings(
     options: Mapping[str, Any],
     *,
     restricted: bool = False,
+    convolutional: bool = True,
     left_out: np.ndarray | None = None,
 ) -> tuple[str, ...]:
     """One line for each finding, with its worst example.
@@ -39,9 +40,11 @@ def findings(
         completeness: Completeness error per example, where it is defined.
         options: Options of the mode, which decide what there is to try.
         restricted: Whether conditions cut relevance off, so that little at the inputs is what was asked for.
+        convolutional: Whether the network has convolutions, without which lrp-epsilon-plus is lrp-epsilon.
         left_out: Examples that there is nothing more to say about.
     """
-    found = [line for ledger in books for line in _of_books(ledger, options, restricted, left_out)]
+    calmer = "lrp-epsilon-plus" if convolutional else "lrp-gamma"
+    found = [line for ledger in books for line in _of_books(ledger, options, restricted, calmer, left_out)]
     if completeness is not None:
         found += _of_completeness(completeness, options)
     return tuple(dict.fromkeys(found))
@@ -59,7 +62,7 @@ def inputs_forgotten(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _of_books(
-    ledger: Ledger, options: Mapping[str, Any], restricted: bool, left_out: np.ndarray | None
+    ledger: Ledger, options: Mapping[str, Any], restricted: bool, calmer: str, left_out: np.ndarray | None
 ) -> Iterator[str]:
     start = ledger.absolute[:, _START].copy()
     start[[] if left_out is None else left_out] = 0
@@ -67,7 +70,7 @@ def _of_books(
     if large := _worst(shares[:, _INPUTS], shares[:, _INPUTS] > LARGEST_TOTAL):
         yield (
             f"|relevance| at the inputs adds up to {shares[large.example, _INPUTS]:.3g} times the start ({large}): "
-            "large shares of both signs cancel; try mode 'default' or 'lrp-epsilon-plus', or a larger epsilon"
+            f"large shares of both signs cancel; try mode 'default' or {calmer!r}, or a larger epsilon"
         )
     small = _worst(-shares[:, _INPUTS], (shares[:, _INPUTS] < SMALLEST_SHARE) & (start > 0))
     if small and not restricted:

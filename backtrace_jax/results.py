@@ -14,6 +14,7 @@ from .explanation import CHANNELS, Channel, Explanation, Ledger
 from .fingerprint import digest, fingerprint
 from .importers import Imported
 from .questions import CUSTOM, UNSET, Question
+from .rules.parts import CONVOLUTIONS
 from .settings import Settings
 from .soundness import check_result, find_unanswered, without
 
@@ -67,6 +68,7 @@ def as_explanation(
                 completeness,
                 dict(compiled.request.mode.options),
                 restricted=bool(compiled.masked),
+                convolutional=any(eqn.op in CONVOLUTIONS for eqn in compiled.program.graph.eqns),
                 left_out=unanswered.runs,
             ),
         ),

@@ -45,10 +45,17 @@ def warned(words, *arguments, **settings):
 def test_relevance_that_cancels():
     """1001 x - 1000 x = 1: shares of 1001 and -1000."""
     x, model = np.array([[1, 0], [1, 1], [2, 1]], np.float32), line(1001.0, -1000.0)
-    words = ["2e+03 times the start (example 1)", "'lrp-epsilon-plus'"]
+    words = ["2e+03 times the start (example 1)", "'default' or 'lrp-gamma'"]
     found = warned(words, model, x, mode="lrp-epsilon")
     np.testing.assert_allclose(found.ledger.absolute[1, 1], 2001, rtol=1e-3)
     assert not explain(model, x).warnings, "in mode default nothing cancels"
+
+
+def test_what_helps_depends_on_the_network():
+    """Without convolutions lrp-epsilon-plus is lrp-epsilon."""
+    kernel = np.array([[[1001.0], [-1000.0]]], np.float32)
+    model = network([node("Conv", ["x", "K"], ["y"])], {"x": (TensorProto.FLOAT, ["batch", 2, 1])}, K=kernel)
+    warned(["'default' or 'lrp-epsilon-plus'"], model, np.ones((1, 2, 1), np.float32), mode="lrp-epsilon")
 
 
 def test_relevance_that_stays_on_the_way():
