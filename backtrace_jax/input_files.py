@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import InputError, MissingDependencyError
 from .importers import InputType
+from .unpacking import read_arrays
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,9 +91,9 @@ def load_arrays(path: Path) -> Any:
         InputError: When the file cannot be read as such.
     """
     try:
-        with open(path, "rb") as file:  # numpy leaves a file open that it opened itself and could not read
-            loaded = np.load(file, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
+        return read_arrays(path)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
     except (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         advice = "write it with numpy.save or numpy.savez, from arrays of numbers"
         raise InputError(f"'{path}' cannot be read as {path.suffix}: {error}; {advice}") from error

@@ -23,6 +23,7 @@ import numpy as np
 from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.explanation import CHANNELS, Channel, Explanation, Ledger
 from backtrace_jax.report.files import replacing
+from backtrace_jax.unpacking import read_arrays
 
 FORMAT = "backtrace-jax explanation"
 VERSION = 2
@@ -151,17 +152,11 @@ def _explanation(metadata: dict[str, Any], entries: _Entries) -> Explanation:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":  # otherwise numpy speaks of pickles, which helps nobody
-            raise InputError("the file is not an .npz archive")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            if "metadata" not in archive:
-                raise InputError("the archive has no entry 'metadata'")
-            entries = dict(archive.items())
-    for key, entry in entries.items():  # numpy hands over entries of any other kind as raw bytes
-        if not isinstance(entry, np.ndarray):
-            raise InputError(f"entry '{key}' is no array")
+    entries = read_arrays(path)
+    if not isinstance(entries, dict):
+        raise InputError("the file is not an .npz archive")
+    if "metadata" not in entries:
+        raise InputError("the archive has no entry 'metadata'")
     return entries
 
 

@@ -18,14 +18,10 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import MissingDependencyError, ModelError, UnsupportedError
+from backtrace_jax.unpacking import check_unpacked
 
 OLDEST = (3, 13, 2)
 """Version of Keras from which on files are loaded: older ones run code, or read other files, that a file names."""
-
-LARGEST_RATIO = 32
-"""Bytes that a file may unpack to, per byte of it; `ALWAYS` bytes are allowed in any case."""
-
-ALWAYS = 2**28
 
 _CONFIG, _WEIGHTS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 _LONGEST_TEXT = 2**27  # bytes of a configuration or vocabulary
@@ -107,7 +103,7 @@ class Archive:
         names = [entry.filename for entry in self._archive.infolist()]
         if len({*names}) < len(names):
             raise ModelError("two of its parts have one name; refused")
-        check_size(sum(entry.file_size for entry in self._archive.infolist()), self._size)
+        check_unpacked(sum(entry.file_size for entry in self._archive.infolist()), self._size, ModelError)
 
     def config(self) -> Any:
         """The configuration."""
@@ -184,17 +180,7 @@ def check_weights(path: Path, size: int) -> None:
         if elsewhere:
             raise ModelError(f"its entry {elsewhere[0][:60]!r} lies elsewhere; refused")
         held = sum(each.nbytes for each in datasets)
-    check_size(held, size)
-
-
-def check_size(unpacked: int, size: int) -> None:
-    """Refuse what unpacks to far more than a file holds.
-
-    Raises:
-        ModelError: Naming both sizes.
-    """
-    if unpacked > max(ALWAYS, LARGEST_RATIO * size):
-        raise ModelError(f"it would unpack from {size / 2**20:.1f} to {unpacked / 2**20:.1f} MiB; refused")
+    check_unpacked(held, size, ModelError)
 
 
 def _h5py() -> Any:

@@ -13,10 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
-from backtrace_jax import explain
+from backtrace_jax import explain, unpacking
 from backtrace_jax.errors import MissingDependencyError, ModelError, UnsupportedError
 from backtrace_jax.importers import read
-from backtrace_jax.importers.keras import untrusted
 from tests.importers.keras_zoo import L, as_keras_runs, keras
 
 ONES = np.ones((1, 3), np.float32)
@@ -122,7 +121,7 @@ def test_sizes_that_the_weights_do_not_have_cost_nothing(suffix, plain, tmp_path
 
 
 def test_an_archive_that_unpacks_to_far_more_is_refused(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(untrusted, "ALWAYS", 2**20)
+    monkeypatch.setattr(unpacking, "ALWAYS", 2**20)
     path = tmp_path / "m.keras"
     path.write_bytes(plain[".keras"])
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
