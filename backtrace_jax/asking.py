@@ -65,9 +65,7 @@ class Asked:
 def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> tuple[Task, Question, Any]:
     """How relevance starts, the question, and the user's own start; mistakes are named before anything is compiled."""
     target, start = asked.target, asked.start
-    zero = target is not None and bool(np.any(np.asarray(target, object) == 0))
-    form = QuestionForm(start is not None, asked.against is not None, isinstance(target, tuple), zero)
-    task = seen.task(settings, form)
+    task = seen.task(settings, QuestionForm.of(target, asked.against, start))
     _check_thresholding(seen, settings, task)
     question = read_question(count, seen.one, task, target=target, against=asked.against, position=asked.position)
     if start is not None and not callable(start):

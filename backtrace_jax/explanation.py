@@ -131,9 +131,9 @@ class Explanation:
         outputs: output name -> the model's outputs (and the value explained, where that is an inner one).
         output: name of the explained output.
         target: [batch], what was explained: the flat index of the unit within one example of the output; the class, 0
-            or 1, of a classification with a single unit, and the class of a multi-class segmentation; start times
-            length plus end of a span; `ALL_UNITS` (-1) where relevance was started at all units that the task names.
-            None when the caller gave the start relevance.
+            or 1, that a single unit was asked to speak for (1 where that was left open, whatever it predicts); the
+            class of a multi-class segmentation; start times length plus end of a span; `ALL_UNITS` (-1) where relevance
+            was started at all units that the task names. None when the caller gave the start relevance.
         layers: name -> relevance of the intermediate values that were asked for.
         ledger: the books of the explanation, in total and per graph node; of a contrastive one those of the
             difference. None in gradient modes, which have no relevance that could be kept.

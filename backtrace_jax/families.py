@@ -37,10 +37,9 @@ def _chosen(asked: Array, default: Array) -> Array:
 
 
 def _classification(matrix: Array, asked: Question, threshold: float) -> tuple[Array, Array]:
-    """All of it at the target class, by default the predicted one; both classes of a binary answer at its one unit."""
+    """All of it at the target class, by default the predicted one; a single unit speaks for class 1 unless asked."""
     if matrix.size == 1:
-        predicted = (matrix[0, 0] >= threshold).astype(jnp.int64)
-        return jnp.ones_like(matrix), _chosen(asked.target, predicted)
+        return jnp.ones_like(matrix), _chosen(asked.target, jnp.asarray(1))
     return _unit(matrix, asked, threshold)
 
 

@@ -29,10 +29,10 @@ def digest(array: np.ndarray) -> str:
 
 
 def fingerprint(model_hash: str, settings: Mapping[str, Any], device: Device) -> dict[str, Any]:
-    """Model hash, settings, versions, device and compiler flags, ready for JSON."""
+    """Model hash, settings, versions, device and compiler flags, as JSON gives them back."""
     return {
         "model_sha256": model_hash,
-        **settings,
+        **{name: _as_json(value) for name, value in settings.items()},
         "backtrace_jax": version("backtrace-jax"),
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
@@ -42,3 +42,12 @@ def fingerprint(model_hash: str, settings: Mapping[str, Any], device: Device) ->
         "compiler_options": COMPILER_OPTIONS.get(device.platform, {}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _as_json(value: Any) -> Any:
+    """A value in the types that JSON gives back; what it cannot hold is left as it is, and refused when it is saved."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_as_json(each) for each in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

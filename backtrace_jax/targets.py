@@ -98,15 +98,15 @@ def _shape(output: Var) -> tuple[int, ...]:
 def _indices(name: str, value: Any, count: int, output: Var, task: Task) -> np.ndarray:
     """A class per example; where a tuple names a unit, its flat index."""
     shape = (task.classes, task.classes) if _is_span(task) else _shape(output)
+    two_in_one = task.name == CLASSIFICATION and task.classes == 1  # a single unit stands for class 1, and 0 reversed
     if isinstance(value, tuple) and task.name in (*SIDE_BY_SIDE, SPAN):
-        return np.full(count, _flat_index(name, value, shape, output), np.int64)
+        return np.full(count, _flat_index(name, value, shape, output) + two_in_one, np.int64)
     if isinstance(value, tuple):
         raise SettingError(f"{name}={value}: task {task.name!r} takes a class, an integer or a list of one per example")
     if _is_span(task) and value is not None:
         raise SettingError("task 'span-qa' on an output of starts and ends takes target=(start, end)")
     _check_one_axis(name, value, shape, output, task)
-    # a single unit stands for two classes
-    classes = 2 if task.name == CLASSIFICATION and task.classes == 1 else task.classes
+    classes = 2 if two_in_one else task.classes
     found = _per_example(name, value, count, -classes, classes, output)
     if task.name in _ALL_AT_ONCE and (found == ALL_UNITS).any():
         raise SettingError(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .answers import Answer, task_of
@@ -77,6 +79,13 @@ class QuestionForm:
     contrasted: bool = False
     unit: bool = False
     reversed: bool = False
+
+    @classmethod
+    def of(cls, target: Any = None, against: Any = None, start: Any = None) -> QuestionForm:
+        """The form of what a user asks; of a single unit's two classes 1 and -1 name the one that is not reversed."""
+        unit, classes = isinstance(target, tuple), np.asarray(target, object)
+        other = target is not None and not unit and bool(np.any((classes != 1) & (classes != -1)))
+        return cls(start is not None, against is not None, unit, other)
 
 
 def resolve_task(

@@ -72,10 +72,7 @@ def started_at(
 ) -> Started:
     """The same for an output of a given graph; the task's word on signs is checked on the way."""
     questions = {name: asked.pop(name, None) for name in QUESTIONS}
-    target = questions["target"]
-    kind = QuestionForm(
-        start is not None, questions["against"] is not None, isinstance(target, tuple), bool(np.any(target == 0))
-    )
+    kind = QuestionForm.of(questions["target"], questions["against"], start)
     resolved = resolve_task(task, read_answer(graph, output), kind, **asked)
     question = read_question(len(values), output, resolved, **questions)
     if start is not None:

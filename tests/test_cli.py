@@ -189,10 +189,13 @@ def test_one_sigmoid_answers_for_two_classes(run, tmp_path):
     nodes = [helper.make_node("ReduceSum", ["x"], ["s"], keepdims=1), helper.make_node("Sigmoid", ["s"], ["y"])]
     model = write_model(tmp_path / "yes.onnx", *nodes, shape=(1, 3))
     np.save(tmp_path / "x.npy", np.array([[1, 2, 3], [-1, -2, -3]], np.float32))
-    for example, answer in enumerate(("y[0] (class 1) = 0.9975", "y[0] (class 0) = 0.002473")):
+    for example, answer in enumerate(("y[0] (class 1) = 0.9975", "y[0] (class 1) = 0.002473")):
         code, out, _ = run("explain", model, tmp_path / "x.npy", "--example", example)
         assert code == 0
         assert answer in out
+        assert " for class 1\n" in out
+    out = run("explain", model, tmp_path / "x.npy", "--target", 0)[1]
+    assert "score 0.9975 for class 1\nexplained    y[0] (class 0)\n" in out
 
 
 def test_check_says_that_a_model_can_be_explained(run):

@@ -181,6 +181,7 @@ def test_every_kind_of_explanation_is_kept(tmp_path, mode):
     after = Explanation.load(tmp_path / "e.npz")
     assert_same(before, after)
     assert repr(after) == repr(before)
+    assert after.fingerprint == before.fingerprint  # JSON values from the start
     kinds = (before.ledger is not None, bool(before.channels), before.completeness_error is not None)
     expected = {"gradient": (False, False, False), "integrated-gradients": (False, False, True)}
     assert kinds == expected.get(mode, (True, mode == "contrastive", False))

@@ -258,10 +258,14 @@ def test_nothing_speaks_against_where_no_probability_is_left():
 @pytest.mark.parametrize(
     ("values", "task", "last", "asked", "target"),
     [
-        ([[0.3], [0.5], [0.9]], BINARY, "sigmoid", {}, [0, 1, 1]),
-        ([[0.3], [0.5], [0.9]], BINARY, "sigmoid, reshaped", {}, [0, 1, 1]),
-        ([[-0.1], [0.0], [0.1]], BINARY, "", {}, [0, 1, 1]),
-        ([0.2, 0.7], "auto", "sigmoid", {}, [0, 1]),
+        ([[0.3], [0.5], [0.9]], BINARY, "sigmoid", {}, [1, 1, 1]),
+        ([[0.3], [0.5], [0.9]], BINARY, "sigmoid, reshaped", {}, [1, 1, 1]),
+        ([[-0.1], [0.0], [0.1]], BINARY, "", {}, [1, 1, 1]),
+        ([0.2, 0.7], "auto", "sigmoid", {}, [1, 1]),
+        ([0.2, 0.7], "auto", "sigmoid", {"target": -2}, [0, 0]),
+        ([0.2, 0.7], "auto", "sigmoid", {"target": ()}, [1, 1]),
+        ([[0.2], [0.7]], "auto", "sigmoid", {"target": (0,)}, [1, 1]),
+        ([[0.2], [0.7]], "auto", "sigmoid", {"target": (-1,)}, [1, 1]),
         ([[0.3], [0.9]], BINARY, "sigmoid", {"target": 1}, [1, 1]),
         ([[1.0, 3.0, 2.0]], CLASSES, "", {}, [1]),
         ([[1.0, 3.0, 2.0]], "auto", "", {}, [1]),

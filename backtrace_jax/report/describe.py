@@ -48,8 +48,19 @@ def unit(explanation: Explanation, example: int) -> str:
         start, end = (flat // 2 for flat in found)
         return f"span {start} to {end} of {name}"
     shape = explanation.outputs[name].shape[1:]
-    answer = f" (class {target})" if task == CLASSIFICATION and math.prod(shape) == 1 else ""
+    answer = f" (class {target})" if answers_for_two(explanation) else ""
     return position(name, found[0], shape) + answer
+
+
+def answers_for_two(explanation: Explanation) -> bool:
+    """Whether a single unit is explained whose value is that of class 1, and reversed that of class 0."""
+    shape = explanation.outputs[explanation.output].shape[1:]
+    return explanation.fingerprint.get("task") == CLASSIFICATION and math.prod(shape) == 1
+
+
+def speaks_for_other(explanation: Explanation, example: int) -> bool:
+    """Whether class 0 of such a unit is explained, of which the output holds no value."""
+    return answers_for_two(explanation) and explanation.target is not None and not explanation.target[example]
 
 
 def units(explanation: Explanation, example: int) -> list[int]:

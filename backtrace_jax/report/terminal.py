@@ -8,7 +8,17 @@ import numpy as np
 
 from backtrace_jax.explanation import COLUMNS, Explanation
 from backtrace_jax.questions import BINARY_SEGMENTATION, REGRESSION, SPAN
-from backtrace_jax.report.describe import NO_BOOKS, SIDES, check_example, number, position, unit, units
+from backtrace_jax.report.describe import (
+    NO_BOOKS,
+    SIDES,
+    answers_for_two,
+    check_example,
+    number,
+    position,
+    speaks_for_other,
+    unit,
+    units,
+)
 
 WIDEST_BAR = 20
 _NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN)
@@ -59,7 +69,7 @@ def prediction(
     if values.ndim == 1 and values.size > 1 and explanation.fingerprint.get("task") not in _NO_CLASSES:
         lines.append(f"prediction   {_class(int(values.argmax()), class_names)}, {_score(values.max())}")
     elif values.size == 1:
-        lines.append(f"prediction   {_score(values.item())}")
+        lines.append(f"prediction   {_score(values.item())}{' for class 1' if answers_for_two(explanation) else ''}")
     if label is not None:
         lines.append(f"label        {_class(label, class_names)}")
     lines.append(f"explained    {unit(explanation, example)}{_value(explanation, values, example)}")
@@ -167,7 +177,7 @@ def _score(value: float) -> str:
 
 
 def _value(explanation: Explanation, values: np.ndarray, example: int) -> str:
-    found = units(explanation, example)
+    found = [] if speaks_for_other(explanation, example) else units(explanation, example)
     return f" = {', '.join(f'{value:.4g}' for value in values.ravel()[found])}" if found else ""
 
 

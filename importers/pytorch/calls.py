@@ -39,14 +39,14 @@ class Call:
         names: Names of the arrays, in the order in which they are passed.
         positional: Names of the parameters of `forward` that can be passed by position.
         arguments: Positional and keyword arguments, a `Slot` in the place of each array.
-        floating: Type of the module's own floats, which NumPy arrays are converted to.
+        floating: Type of the module's own floats, which NumPy arrays are converted to; None: it has none of its own.
         axes: The axis of the batch in each array; None where it has none.
     """
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
     arguments: Arguments
-    floating: torch.dtype
+    floating: torch.dtype | None
     axes: tuple[int | None, ...]
 
     def axis(self, name: str) -> int | None:
@@ -116,8 +116,11 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
     return Call(tuple(named), positional, arguments, _floating(module), tuple(axes.values()))
 
 
-def as_numpy(value: Any, floating: torch.dtype) -> np.ndarray:
-    """An array or tensor as an array; floats of an array in the module's own type, as a file would take them."""
+def as_numpy(value: Any, floating: torch.dtype | None) -> np.ndarray:
+    """An array or tensor as an array; floats of an array in the module's own type, as a file would take them.
+
+    A module without floats of its own computes in the type that it is given: double stays double.
+    """
     if isinstance(value, torch.Tensor):
         plain = value.detach().cpu().contiguous()
         if plain.dtype == torch.bfloat16:
@@ -126,7 +129,8 @@ def as_numpy(value: Any, floating: torch.dtype) -> np.ndarray:
     if value.dtype.kind != "f":
         return value
     tensor = torch.from_numpy(np.ascontiguousarray(value))
-    return value if tensor.dtype == floating else as_numpy(tensor.to(floating), floating)
+    wanted = floating or (torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    return value if tensor.dtype == wanted else as_numpy(tensor.to(wanted), wanted)
 
 
 def as_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -142,8 +146,11 @@ def device_of(module: torch.nn.Module) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
-def _floating(module: torch.nn.Module) -> torch.dtype:
-    types = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+def _floating(module: torch.nn.Module) -> torch.dtype | None:
+    tensors = [*module.parameters()] or [*module.buffers()]
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if not types:
+        return None
     return next(iter(types)) if len(types) == 1 else torch.float32
 
 

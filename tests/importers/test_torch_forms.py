@@ -224,6 +224,20 @@ def _bert():
     ).eval()
 
 
+class Magnified(nn.Module):
+    """Has no floats of its own; single precision would lose what it magnifies."""
+
+    def forward(self, x):
+        return (x - 1) * 1e9
+
+
+def test_a_module_without_floats_of_its_own_computes_in_the_type_given():
+    x = np.array([[1 + 1e-9, 1.5]])
+    found = explain(Magnified(), x, mode="gradient", scaler=None, target=0, dtype="float64")
+    np.testing.assert_allclose(found.outputs["output"], (x - 1) * 1e9, rtol=1e-6)  # 0 from rounded inputs
+    np.testing.assert_allclose(found.relevance["x"], [[1e9, 0]])
+
+
 def test_a_transformer_takes_any_length_whatever_it_was_traced_with():
     module, tokens = _bert(), torch.arange(1, 13)[None].repeat(2, 1)
     explainer = Explainer(module, example=tokens, mode="gradient")

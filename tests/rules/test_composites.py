@@ -74,7 +74,7 @@ def test_a_rule_of_ones_own_in_a_network():
     np.testing.assert_allclose(found.relevance["x"], through + arriving * ~follows, rtol=1e-3, atol=1e-4)
     assert found.ledger.error.max() < 1e-12
     assert found.fingerprint["mode"] == "mine"
-    assert found.fingerprint["rules"] == ("kind=sum: largest",)
+    assert found.fingerprint["rules"] == ["kind=sum: largest"]
 
 
 def test_a_mode_in_pairs_takes_a_rule_channel_by_channel():
