@@ -120,11 +120,10 @@ def resolve_task(
     name, left_open = _family(task, answer, asked)
     place, amounts = arranged_for(name, answer), Amounts(scaler, plain)
     single = name == CLASSIFICATION and answer.units == 1
-    cut = thresholding if name == BINARY_SEGMENTATION else 0.5 if answer.probability else 0.0
 
     def begin(value: Array, question: Question) -> Start:
         matrix = place.matrix(value)
-        weights, target = WEIGH[name](matrix, question, cut)
+        weights, target = WEIGH[name](matrix, question, thresholding)
         relevance, against = amounts.at(matrix, weights), rival(matrix, weights, question, amounts)
         if paired:
             rest = others(matrix, weights, scaler, probability=answer.probability, binary=name in _BINARY)
