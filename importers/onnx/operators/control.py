@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import BacktraceError, DataDependentError, ModelError, UnsupportedError
-from backtrace_jax.ir import Graph, Program, Value, Var
+from backtrace_jax.ir import Value, Var
 
 from ..lowering import Lowering
 from ..scope import Held
+from .bodies import lower_body, typed
 from .registry import operator
 
 
@@ -49,7 +50,9 @@ def _branch(lowering: Lowering, condition: Value, branch: onnx.GraphProto) -> li
         ) from error
 
 
-def _chosen(lowering: Lowering, condition: Value, one: Held, other: Held) -> Value:
+def _chosen(lowering: Lowering, condition: Value, one: Held, other: Held) -> Held:
+    if one is other:
+        return one
     if isinstance(one, np.ndarray | Var) and isinstance(other, np.ndarray | Var) and _same_type(one, other):
         return lowering.emit("where", condition, one, other)
     lowering.known(condition, "the condition of an If whose branches differ in type")
@@ -80,31 +83,19 @@ def _scanned_loop(lowering: Lowering, body: onnx.GraphProto, initial: Sequence[H
         return None
     counter = _declared_like(body.input[0], np.zeros((), np.int64)) if body.input else np.zeros((), np.int64)
     try:
-        program, around = lowering.body(body, [_typed(counter), np.asarray(True), *map(_typed, states)])
+        found = lower_body(lowering, body, [typed(counter), np.asarray(True)], states, skip=1)
     except DataDependentError:
         return None
-    condition, *outputs = program.graph.outputs
-    if not program.weights.get(condition.name, np.asarray(False)).all() or not _keeps_types(outputs, states):
+    condition, *outputs = found.graph.outputs
+    if not found.weights.get(condition.name, np.asarray(False)).all() or not _keeps_types(outputs, states):
         return None
-    first, *inputs = program.graph.inputs
-    count = len(states)
-    ordered = (*inputs[:count], first, *inputs[count:])
-    graph = replace(program.graph, inputs=ordered, outputs=tuple(outputs), output_names=program.graph.output_names[1:])
+    first, *inputs = found.graph.inputs
+    count = len(found.moving)
+    ordered, names = (*inputs[:count], first, *inputs[count:]), found.graph.output_names[1:]
+    graph = replace(found.graph, inputs=ordered, outputs=tuple(outputs), output_names=names)
     steps = np.arange(length).reshape(length, *counter.shape)
-    last, stacked = lowering.scan(_pruned(graph, program), states, [steps], length, constants=around)
+    last, stacked = found.run(lowering, graph, [steps], length)
     return [*last, *stacked]
-
-
-def _pruned(graph: Graph, program: Program) -> Program:
-    """The program of a graph that may read fewer of the weights."""
-    read = {var.name for eqn in graph.eqns for var in eqn.invars} | {var.name for var in graph.outputs}
-    params = tuple(var for var in graph.params if var.name in read)
-    return Program(replace(graph, params=params), {var.name: program.weights[var.name] for var in params})
-
-
-def _typed(value: Value) -> Var:
-    """The type of a value alone, for what changes from step to step."""
-    return Var("", value.shape, np.dtype(value.dtype))
 
 
 def _keeps_types(outputs: Sequence[Var], states: Sequence[Value]) -> bool:
@@ -207,10 +198,10 @@ def _over_time(
     if any(sequence.shape[0] != length for sequence in sequences):
         raise ModelError(f"sequences of a Scan differ in length: {[sequence.shape[0] for sequence in sequences]}")
     entries = [Var("", sequence.shape[1:], np.dtype(sequence.dtype)) for sequence in sequences]
-    program, around = lowering.body(body, [*map(_typed, states), *entries])
-    if not _keeps_types(program.graph.outputs, states):
+    found = lower_body(lowering, body, [], states, entries)
+    if not _keeps_types(found.graph.outputs, states):
         raise ModelError("a state of a Scan changes its type from step to step")
-    return lowering.scan(program, states, sequences, length, constants=around)
+    return found.run(lowering, found.graph, sequences, length)
 
 
 @operator("Scan", since=8)
