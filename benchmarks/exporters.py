@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.exporters.pairs import EQUAL, EXCLUDED, IMPORTS, LEFT_OUT, MODES, REFERENCE, SHAPES, apart, kin
+from tests.exporters.pairs import EQUAL, IMPORTS, LEFT_OUT, MODES, REFERENCE, SHAPES, apart, kin
 
 PAGE = Path(__file__).parent.parent / "docs" / "exporters.md"
 HEAD = """# One network, many exporters
@@ -21,27 +21,22 @@ part of the largest relevance; files with weights in float32 that an exporter ha
 
 
 def main() -> None:
-    lines, notes = [HEAD.format(modes=", ".join(MODES))], dict.fromkeys([LEFT_OUT])
+    lines = [HEAD.format(modes=", ".join(MODES))]
     ways = [way for way in IMPORTS if way != REFERENCE]
     lines += [f"| network | {' | '.join(ways)} |", f"|---|{'---|' * len(ways)}"]
     for name in SHAPES:
-        lines.append(f"| {name} | {' | '.join(_cell(name, way, notes) for way in ways)} |")
+        lines.append(f"| {name} | {' | '.join(_cell(name, way) for way in ways)} |")
         print(lines[-1], flush=True)
-    lines += ["", *(f"{place}. {note}" for place, note in enumerate(notes, 1)), ""]
-    PAGE.write_text("\n".join(lines))
+    PAGE.write_text("\n".join([*lines, "", f"Left out: {LEFT_OUT}.", ""]))
 
 
-def _cell(name: str, way: str, notes: dict[str, None]) -> str:
-    """What is found, and a number for each reason why a mode is left out."""
+def _cell(name: str, way: str) -> str:
     if kin(name, way) == REFERENCE:
         return "same"
-    excluded = {mode: EXCLUDED[name, way, mode] for mode in MODES if (name, way, mode) in EXCLUDED}
-    notes |= dict.fromkeys(excluded.values())
-    largest = max(apart(name, way, mode) for mode in MODES if mode not in excluded)
+    largest = max(apart(name, way, mode) for mode in MODES)
     if largest > EQUAL:
         raise ValueError(f"{name} by {way}: {largest:.1e}")
-    places = {list(notes).index(reason) + 1 for reason in excluded.values()}
-    return f"{largest:.0e}" + "".join(f" but {', '.join(excluded)} ({place})" for place in places)
+    return f"{largest:.0e}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from .affine import fold_affine
 from .attention import scale_queries
 from .channels_last import channels_last
 from .dead_code import drop_dead_code
+from .gates import settle_biases
 from .indices import recognise_indices
 from .kept_axes import keep_axes
 from .lookups import recognise_lookups
@@ -29,6 +30,7 @@ __all__ = [
     "recognise_norms",
     "recognise_softmax",
     "scale_queries",
+    "settle_biases",
     "simplify",
     "with_float_type",
 ]
@@ -50,6 +52,7 @@ _PASSES = (
     fold_affine,
     tidy,
     flatten_sums,
+    settle_biases,
     drop_dead_code,
 )
 

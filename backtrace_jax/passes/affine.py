@@ -8,35 +8,32 @@ Where a map is cut into parts (one projection for queries, keys and values), the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 
 from ..ir import Eqn, Program, Var
-from ..ops import OPS, PRODUCT
-from .tidy import narrowed
+from .linear_maps import Maps, brought_back, weight_position
+from .rewriting import within_bodies
 
 
 def fold_affine(program: Program) -> Program:
-    """Fold every constant shift and scale that alone consumes a linear map with known weights."""
+    """Fold every constant shift and scale that alone consumes a linear map with known weights, in bodies as well."""
+    program = within_bodies(program, lambda _, body: fold_affine(body))
     folding = _Folding(program)
     for eqn in program.graph.eqns:
         folding.visit(eqn)
     return folding.finish()
 
 
-class _Folding:
+class _Folding(Maps):
     """Equations seen so far, by result, and the weights as they are being rewritten."""
 
     def __init__(self, program: Program) -> None:
+        super().__init__(program)
         self.graph = program.graph
-        self.weights = dict(program.weights)
         self.params = {var.name: var for var in program.graph.params}
-        self.eqns: dict[str, Eqn] = {}
-        self.readers = program.graph.consumers()
-        self.outputs = {var.name for var in program.graph.outputs}
 
     def visit(self, eqn: Eqn) -> None:
         found = self._behind(eqn)
@@ -69,44 +66,22 @@ class _Folding:
         operands = [var for var in eqn.invars if var.name not in self.weights]
         if eqn.op not in _FOLDS or len(operands) != 1 or len(eqn.invars) > 2:
             return None
-        var, moves = operands[0], []
-        if var.shape != eqn.outvars[0].shape:
-            return None
-        while (before := self.eqns.get(var.name)) is not None and self._alone(var):
-            if before.op == "slice" and self._cut(before.invars[0]):
-                whole = self.eqns.get(before.invars[0].name)
-                return (whole, [*moves, before]) if whole is not None else None
-            if not _is_move(before):
-                return before, moves
-            moves.append(before)
-            var = before.invars[0]
-        return None
-
-    def _cut(self, var: Var) -> bool:
-        """Whether a value is read in parts only, and no entry twice."""
-        parts = self.readers[var.name]
-        if var.name in self.outputs or any(part.op != "slice" for part in parts):
-            return False
-        return all(_apart(one, other) for one, other in combinations(parts, 2))
+        return self.map_behind(operands[0]) if operands[0].shape == eqn.outvars[0].shape else None
 
     def _folded(self, eqn: Eqn, before: Eqn, moves: Sequence[Eqn]) -> Eqn | None:
         """The linear map with the constant in it."""
-        weight, known = _weight_position(before, self.weights), [v for v in eqn.invars if v.name in self.weights]
+        weight, known = weight_position(before, self.weights), [v for v in eqn.invars if v.name in self.weights]
         if weight is None:
             return None
         array = self.weights[known[0].name] if known else np.array(-1.0)
-        rank = len(eqn.outvars[0].shape)
-        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-        part = moves[-1] if moves and moves[-1].op == "slice" else None
-        if part is not None and eqn.op == "sub" and eqn.invars[0].name in self.weights:
+        part = bool(moves) and moves[-1].op == "slice"
+        if part and eqn.op == "sub" and eqn.invars[0].name in self.weights:
             return None
-        constant = _pulled_back(array, moves if part is None else moves[:-1])
-        constant = constant if part is None else _widened(constant, part, float(eqn.op in ("mul", "neg")))
-        varying = {axis for axis, size in enumerate(constant.shape) if size > 1}
-        if not np.isfinite(constant).all() or not varying <= _feature_axes(before, weight):
+        constant = brought_back(array, before, weight, moves, float(eqn.op in ("mul", "neg")))
+        if constant is None:
             return None
         result = before.outvars[0] if moves else eqn.outvars[0]
-        if moves and part is None:
+        if moves and not part:
             result = replace(result, name=self._unique(f"{eqn.outvars[0].name}.moved"))
         return _FOLDS[eqn.op](self, eqn, before, weight, constant, result)
 
@@ -123,9 +98,6 @@ class _Folding:
     def finish(self) -> Program:
         graph = replace(self.graph, params=tuple(self.params.values()), eqns=tuple(self.eqns.values()))
         return Program(graph, self.weights)
-
-    def _alone(self, var: Var) -> bool:
-        return len(self.readers[var.name]) == 1 and var.name not in self.outputs
 
     def shift(self, eqn: Eqn, before: Eqn, weight: int, constant: np.ndarray, result: Var) -> Eqn | None:
         """add: the constant joins the bias."""
@@ -174,75 +146,6 @@ _FOLDS: dict[str, Callable[..., Eqn | None]] = {
     "mul": _Folding.scale,
     "neg": _Folding.scale,
 }
-
-
-def _is_move(eqn: Eqn) -> bool:
-    """Whether every entry is in the result once, in another place or float type, to which it is not rounded."""
-    cast = eqn.op == "cast" and eqn.invars[0].is_float and eqn.params.get("rounded") is None
-    return cast or eqn.op in ("reshape", "transpose")
-
-
-def _apart(one: Eqn, other: Eqn) -> bool:
-    """Whether two slices of one value have no entry in common."""
-    bounds = zip(*(each.params[key] for each in (one, other) for key in ("start", "limit")), strict=True)
-    return any(limit <= begin or end <= start for start, limit, begin, end in bounds)
-
-
-def _widened(constant: np.ndarray, part: Eqn, neutral: float) -> np.ndarray:
-    """A constant of a part as one of the whole, which leaves the other entries as they are."""
-    whole, places = list(constant.shape), [slice(None)] * constant.ndim
-    for axis, (start, limit) in enumerate(zip(part.params["start"], part.params["limit"], strict=True)):
-        if limit - start < part.invars[0].shape[axis]:
-            whole[axis] = part.invars[0].shape[axis]
-            places[axis] = slice(start, limit, part.params["stride"][axis])
-    wide = np.full(whole, neutral, constant.dtype)
-    wide[tuple(places)] = constant
-    return wide
-
-
-def _pulled_back(constant: np.ndarray, moves: Sequence[Eqn]) -> np.ndarray:
-    """What a constant is before the moves, outermost first, that lead to the value it meets."""
-    for move in moves:
-        if move.op == "transpose":
-            constant = constant.transpose(np.argsort(move.params["perm"]))
-        if move.op == "reshape":
-            shape = move.invars[0].shape
-            wide = constant if constant.size == 1 else np.broadcast_to(constant, move.outvars[0].shape)
-            constant = wide.reshape((1,) * len(shape)) if wide.size == 1 else narrowed(wide.reshape(shape))
-    return constant
-
-
-def _weight_position(eqn: Eqn, weights: Mapping[str, np.ndarray]) -> int | None:
-    """Which factor of a product is its only known one; None where there is none."""
-    if OPS[eqn.op].kind != PRODUCT:
-        return None
-    known = [i for i in (0, 1) if eqn.invars[i].name in weights]
-    return known[0] if len(known) == 1 else None
-
-
-def _feature_axes(eqn: Eqn, weight: int) -> set[int]:
-    """Axes of the result along which the weights vary."""
-    rank, shape = len(eqn.outvars[0].shape), eqn.invars[weight].shape
-    if eqn.op in ("conv", "conv_transpose"):
-        return {1}
-    if eqn.op == "einsum":
-        return _lettered_axes(eqn.params["equation"], weight, rank)
-    if eqn.op == "matmul" and any(len(var.shape) < 2 for var in eqn.invars[:2]):
-        own = (*shape[:-2], *shape[-1 if weight == 1 else -2 :][:1])  # a vector has no axis in the result
-        return {axis for axis, size in enumerate(own) if size > 1} if len(shape) > 1 else set()
-    axes = {rank - 1 - i for i, size in enumerate(reversed(shape)) if size > 1}
-    return axes - {rank - 2 if weight == 1 else rank - 1} if eqn.op == "matmul" else axes
-
-
-def _lettered_axes(equation: str, weight: int, rank: int) -> set[int]:
-    """Axes of an einsum's result that its weights share; an ellipsis in the middle stands for the axes left over."""
-    terms, result = equation.replace(" ", "").split("->")
-    own = terms.split(",")[weight]
-    if "..." in own:
-        return set()
-    before, _, after = result.partition("...")
-    letters = [*enumerate(before), *((rank - len(after) + i, letter) for i, letter in enumerate(after))]
-    return {axis for axis, letter in letters if letter in own}
 
 
 def _scaled(eqn: Eqn, weight: int, K: np.ndarray, constant: np.ndarray) -> np.ndarray | None:

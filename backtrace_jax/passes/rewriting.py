@@ -55,11 +55,11 @@ class Rewriting(Matcher):
         result = Var(self._unique(name), shape, dtype) if name else like.outvars[0]
         return replace(like, op=op, invars=tuple(invars), outvars=(result,), params=params)
 
-    def sweep(self, step: Step) -> Program:
-        """The program with every equation replaced that `step` has a replacement for."""
+    def sweep(self, step: Step, within: Within) -> Program:
+        """The program with every equation replaced that `step` has a replacement for, and every body by `within`."""
         eqns: list[Eqn] = []
         for eqn in self.program.graph.eqns:
-            for new in self._replaced(self._with_same(eqn), step):
+            for new in self._replaced(self._with_same(eqn), step, within):
                 eqns.append(new)
                 self.producers.update((var.name, new) for var in new.outvars)
                 self._behind.update(dict.fromkeys((var.name for var in new.outvars), self._levels(new)))
@@ -103,15 +103,15 @@ class Rewriting(Matcher):
         merged = [functools.reduce(operator.or_, level, own) for level in zip(*before, strict=True)]
         return (own, *(merged or (own,) * _DEPTH))[:_DEPTH]
 
-    def _replaced(self, eqn: Eqn, step: Step) -> Sequence[Eqn]:
-        eqn = self._with_body(eqn, step) if eqn.op == "scan" else eqn
+    def _replaced(self, eqn: Eqn, step: Step, within: Within) -> Sequence[Eqn]:
+        eqn = self._with_body(eqn, within) if eqn.op == "scan" else eqn
         found = step(self, eqn)
         if isinstance(found, Var):
             self._same[eqn.outvars[0].name] = found
             return ()
         return found or (eqn,)
 
-    def _with_body(self, eqn: Eqn, step: Step) -> Eqn:
+    def _with_body(self, eqn: Eqn, within: Within) -> Eqn:
         """A scan with its body rewritten; operands that every step reads and that are known are known in the body."""
         body, start = eqn.params["body"], eqn.params["states"] + eqn.params["sequences"]
         pairs = list(zip(body.inputs[start:], eqn.invars[start:], strict=True))
@@ -120,7 +120,7 @@ class Rewriting(Matcher):
         known = tuple(inner for inner, _ in pairs if inner.name in outer)
         weights = {inner.name: self.weights[outer[inner.name].name] for inner in known}
         before = Program(replace(body, inputs=moving, params=known), weights)
-        after = rewritten(before, step)
+        after = within(eqn, before)
         if after.graph.eqns == before.graph.eqns:
             return eqn
         operands = (*eqn.invars[:start], *(var for inner, var in pairs if inner.name not in outer))
@@ -138,6 +138,8 @@ class Rewriting(Matcher):
 
 
 Step: TypeAlias = Callable[[Rewriting, Eqn], Replacement]
+Within: TypeAlias = Callable[[Eqn, Program], Program]
+"""From a scan, and its body with the known operands that every step reads as weights, to the body in a new form."""
 
 
 def rewritten(program: Program, step: Step) -> Program:
@@ -145,7 +147,12 @@ def rewritten(program: Program, step: Step) -> Program:
 
     Equations are visited in order, so that a step sees what earlier ones have become. What nothing reads any more goes.
     """
-    return Rewriting(program).sweep(step)
+    return Rewriting(program).sweep(step, lambda _, body: rewritten(body, step))
+
+
+def within_bodies(program: Program, within: Within) -> Program:
+    """The program with the bodies of its scans in a new form; those inside bodies are left to `within`."""
+    return Rewriting(program).sweep(lambda *_: None, within)
 
 
 def same_result(new: Eqn, old: Eqn) -> bool:

@@ -70,7 +70,7 @@ def _optimised(level: str) -> Callable[[str], Any]:
     return make
 
 
-__all__ = ["EXCLUDED", "IMPORTS", "LEFT_OUT", "MODES", "REFERENCE", "SHAPES", "apart", "file", "kin", "program"]
+__all__ = ["IMPORTS", "LEFT_OUT", "MODES", "REFERENCE", "SHAPES", "apart", "file", "kin", "program"]
 
 IMPORTS: dict[str, Callable[[str], Any]] = {
     REFERENCE: _torch,
@@ -83,15 +83,6 @@ IMPORTS: dict[str, Callable[[str], Any]] = {
     **{f"onnxruntime, {level}": _optimised(level) for level in ("basic", "extended", "all")},
 }
 """Every way from a network's weights to what this library explains."""
-
-STATES = (
-    "jax2onnx carries the weights of a scan as states of a Loop, so that a bias in its body is a state as well and "
-    "shares as an operand of a sum, not as a bias of its map"
-)
-EXCLUDED: dict[tuple[str, str, str], str] = {
-    (name, "jax2onnx", mode): STATES for name in ("lstm", "gru") for mode in ("default", "contrastive")
-}
-"""(network, way, mode): why relevance differs."""
 
 LEFT_OUT = (
     "onnxruntime's layouts for one kind of processor (the domain com.microsoft.nchwc) are switched off: such a file "
