@@ -157,7 +157,7 @@ def _mul(given: Given, shapes: Sequence[Shape], params: Mapping[str, Any], shape
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("argmax", "argmin", "order"), _position),
-    "mod": _mod,
+    **dict.fromkeys(("mod", "remainder"), _mod),
     "clip": _clip,
     "cast": _moved(lambda array, params: array),
     "reshape": _moved(lambda array, params: array.reshape(params["shape"])),
@@ -169,7 +169,7 @@ _RULES: dict[str, Rule] = {
     "sub": _sub,
     "mul": _mul,
 }
-_SOURCES = ("argmax", "argmin", "order", "mod", "clip")
+_SOURCES = ("argmax", "argmin", "order", "mod", "remainder", "clip")
 _KEEPING_VOID = ("reshape", "maximum")
 _READ = {"gather": 1, "gather_nd": 1, "last_writers": 0, "scatter_add": 1, "scatter_max": 2, "scatter_min": 2}
 _READ |= {"tuple_cells": 0, "greater_equal": 0}

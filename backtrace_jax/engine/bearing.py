@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, LINEAR, MOVE, NONE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
+from ..ops import CONTROL, FUNCTION, LINEAR, MOVE, NONE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
 from ..rules import EMBEDDING, INDEX
 
 
@@ -198,10 +198,13 @@ def _carries(eqn: Eqn, position: int, carrying: Collection[str]) -> bool:
     computed with integers passes nothing on, unless it is an index (`INDEX`) or a quantity.
     """
     op, result = OPS[eqn.op], eqn.outvars[0]
+    if not op.carries(position):
+        smooth = result.is_float or op.name in _QUANTISING
+        return smooth and eqn.invars[position].is_float and op.varies_with(position)
     moved = op.kind in (MOVE, SELECT) or op.name in ("cast", *_QUANTISING)
     same = result.is_float == eqn.invars[position].is_float or op.name in _QUANTISING
     same = same or (op.name == "cast" and (result.is_integer or result.name in carrying))  # of quantities to floats
-    return op.carries(position) and same and (result.is_float or moved or result.name in carrying)
+    return same and (result.is_float or moved or result.name in carrying)
 
 
 def measures(eqn: Eqn, quantities: Collection[str]) -> bool:
@@ -209,8 +212,18 @@ def measures(eqn: Eqn, quantities: Collection[str]) -> bool:
     return not eqn.outvars[0].is_float and any(var.name in quantities for var in eqn.invars)
 
 
+def _is_function(eqn: Eqn, bears: tuple[bool, ...]) -> bool:
+    """Whether more operands bear relevance than the rules of its kind know to share among."""
+    op = OPS[eqn.op]
+    beyond = any(bears and not op.carries(i) for i, bears in enumerate(bears))
+    return op.kind != CONTROL and (beyond or (op.kind == POINTWISE and sum(bears) > 1))
+
+
 def kind_of(eqn: Eqn, bears: tuple[bool, ...], quantities: Collection[str] = ()) -> str:
     """The kind of an equation where it stands: a product with one bearing factor is linear, and so on.
+
+    No operand that bears relevance and moves the result is left out: where the rules of the operation's kind know
+    nothing of one, the operation is a function, which modes of derivatives follow and relevance modes refuse.
 
     Args:
         eqn: The equation.
@@ -222,6 +235,8 @@ def kind_of(eqn: Eqn, bears: tuple[bool, ...], quantities: Collection[str] = ())
         return INDEX
     if eqn.op in _LOOK_UPS and not bears[0]:
         return EMBEDDING
+    if _is_function(eqn, bears):
+        return FUNCTION
     if kind == PRODUCT and not all(bears[:2]):
         return LINEAR
     if kind == QUOTIENT and not all(bears):

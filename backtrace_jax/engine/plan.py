@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import SettingError, UnsupportedError
 from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, LINEAR, MOVE, OPS, SELECT, SUM
+from ..ops import CONTROL, FUNCTION, LINEAR, MOVE, OPS, SELECT, SUM
 from ..rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
 from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of, measures, quantities_in
 from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
@@ -248,7 +248,7 @@ class _Planning:
         node = Node(eqn, kind, gating, self.recurrent, first=name in self.first, last=last, answer=answer)
         rule = self.mode.rule(node)
         if rule is None:
-            raise UnsupportedError(f"mode {self.mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}")
+            raise UnsupportedError(_without_rule(self.mode, kind, eqn))
         signs = tuple(var.name in self.nonnegative for var in eqn.invars)
         breaks = any(var.name in self.breaks for var in (*eqn.outvars, *eqn.invars))
         saturation = None if kind == SUM else self.saturation.get(name)  # RULES 3: a sum has no gate
@@ -278,6 +278,15 @@ class _Planning:
             if weighted or preceded:
                 past.update(var.name for var in eqn.outvars)
         return found
+
+
+def _without_rule(mode: Mode, kind: str, eqn: Eqn) -> str:
+    if kind != FUNCTION:
+        return f"mode {mode.name!r} has no rule for {kind} operation {eqn.op!r} in: {eqn}"
+    return (
+        f"mode {mode.name!r} has no rule for {eqn.op!r} where it is no linear or one-input function of what follows "
+        f"from the inputs; take 'gradient', or a composite with a rule for Selector(kind='function'), in: {eqn}"
+    )
 
 
 def _holds_entries(eqn: Eqn) -> bool:

@@ -17,6 +17,7 @@ from .control import compute, run
 from .host import host_devices
 from .registry import (
     CONTROL,
+    FUNCTION,
     KINDS,
     LINEAR,
     MOVE,
@@ -37,6 +38,7 @@ from .registry import (
 
 __all__ = [
     "CONTROL",
+    "FUNCTION",
     "KINDS",
     "LINEAR",
     "MOVE",

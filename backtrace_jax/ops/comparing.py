@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .linear import same_rank
+from .pointwise import remainder
 from .registry import NONE, register
 
 
@@ -26,7 +27,7 @@ def _position(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _mod(a: Array, b: Array, *, truncate: bool) -> Array:
-    return lax.rem(*jnp.broadcast_arrays(a, b)) if truncate else jnp.mod(*same_rank(a, b))
+    return remainder(a, b, truncate=truncate)
 
 
 def order(x: Array, *, axis: int, descending: bool) -> Array:

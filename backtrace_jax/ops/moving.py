@@ -86,5 +86,5 @@ register(MOVE, {"reshape": reshape, "transpose": transpose, "expand": expand, "s
 register(MOVE, {"turn": transpose})  # put in for the device's sake, where the model has no node
 register(MOVE, {"concat": concat, "pad": pad})
 register(MOVE, {"gather": gather, "gather_elements": gather_elements, "gather_nd": gather_nd}, carriers=(0,))
-register(MOVE, {"gather_by_key": gather_by_key}, carriers=(0,))
+register(MOVE, {"gather_by_key": gather_by_key}, carriers=(0,), constant_in=(1, 2))
 register(MOVE, {"where": where}, carriers=(1, 2))

@@ -1,4 +1,4 @@
-"""One-input functions applied entry by entry; further operands are settings and carry no relevance."""
+"""Functions applied entry by entry, of one operand that bears relevance; with several they are of kind function."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def pow_(x: Array, exponent: Array) -> Array:
     """x raised to an exponent, broadcast."""
     x, exponent = same_rank(x, exponent)
     return jnp.power(x, exponent)
+
+
+def remainder(a: Array, b: Array, *, truncate: bool) -> Array:
+    """What is left of a divided by b, with the sign of a where the quotient is truncated, else with that of b."""
+    a, b = same_rank(a, b)
+    return lax.rem(*jnp.broadcast_arrays(a, b)) if truncate else jnp.mod(a, b)
 
 
 def integer_pow(x: Array, *, exponent: int) -> Array:
@@ -155,4 +161,5 @@ register(
         "thresholded_relu": thresholded_relu,
     },
 )
-register(POINTWISE, {"prelu": prelu, "pow": pow_, "standardise": standardise}, carriers=(0,))
+register(POINTWISE, {"pow": pow_, "remainder": remainder})
+register(POINTWISE, {"prelu": prelu, "standardise": standardise}, carriers=(0,))

@@ -27,9 +27,10 @@ POINTWISE = "pointwise"  # one-input function applied entry by entry
 NORM = "norm"  # normalisation by statistics of the operand itself
 SOFTMAX = "softmax"  # softmax and its logarithm
 CONTROL = "control"  # a body graph run over time
-NONE = "none"  # carries no relevance: comparisons, integer results, shapes
+FUNCTION = "function"  # any other function of its operands: it has derivatives, and no relevance rule
+NONE = "none"  # piecewise constant, so that it carries nothing: comparisons, integer results, shapes
 
-KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, CONTROL, NONE)
+KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, CONTROL, FUNCTION, NONE)
 
 
 @runtime_checkable
@@ -55,7 +56,9 @@ class Op:
         name: Name in the graph.
         kind: One of `KINDS`.
         apply: What it computes: arrays positional, static params as keywords.
-        carriers: Operand positions through which relevance can flow; None: every operand.
+        carriers: Operand positions through which the kind's rules hand relevance; None: every operand. Where another
+            float operand bears relevance, the operation is a function, unless the result is constant in it.
+        constant_in: Positions of float operands in which the result is piecewise constant.
         signs: For sums, the sign of each operand; None: all positive.
         many: Whether it returns a tuple of results.
         smooth: The same without rounding, in real numbers: what gradient modes differentiate (the straight-through
@@ -68,6 +71,7 @@ class Op:
     kind: str
     apply: Callable[..., Any]
     carriers: tuple[int, ...] | None = None
+    constant_in: tuple[int, ...] = ()
     signs: tuple[int, ...] | None = None
     many: bool = False
     smooth: Callable[..., Any] | None = None
@@ -80,10 +84,14 @@ class Op:
         return self.apply(*operands, **params)
 
     def carries(self, position: int) -> bool:
-        """Whether relevance can flow through the operand at this position."""
+        """Whether the kind's rules hand relevance to the operand at this position."""
         if self.kind == NONE or (self.kind == PRODUCT and position == 2):
             return False
         return self.carriers is None or position in self.carriers
+
+    def varies_with(self, position: int) -> bool:
+        """Whether the result follows a float operand at this position smoothly."""
+        return self.kind != NONE and position not in self.constant_in
 
 
 OPS: dict[str, Op] = {}

@@ -1,4 +1,6 @@
-"""Reading between the entries of a value: interpolation at positions that bear no relevance.
+"""Reading between the entries of a value: interpolation at positions.
+
+It is linear in what is read; where the positions follow from inputs as well it is a function of both.
 
 Cubic interpolation has weights of both signs; it is the difference of two maps with weights that are not negative.
 """
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import Array
 
-from .registry import LINEAR, NONE, register
+from .registry import FUNCTION, LINEAR, register
 
 ZEROS, BORDER, REFLECTION = "zeros", "border", "reflection"
 
@@ -115,4 +117,4 @@ _PARTS: dict[str, Callable[[Array], Array]] = {
 
 
 register(LINEAR, {"sample": sample}, carriers=(0,))
-register(NONE, {"grid_points": grid_points, "determinant": jnp.linalg.det})
+register(FUNCTION, {"grid_points": grid_points, "determinant": jnp.linalg.det})

@@ -16,7 +16,7 @@ _ENTRYWISE = frozenset(
     (
         *("add", "sub", "mul", "div", "mod", "neg", "abs", "sign", "floor", "ceil", "round", "clip", "relu", "cast"),
         *("maximum", "minimum", "integer_pow", "where", "equal", "less", "less_equal", "greater", "greater_equal"),
-        *("logical_and", "logical_or", "logical_not"),
+        *("remainder", "logical_and", "logical_or", "logical_not"),
     )
 )
 _LOOK_UPS = ("gather", "gather_by_key", "equal")  # a comparison may make one-hot rows

@@ -37,7 +37,8 @@ def _pulled_back(site: Site, R: Array) -> Shares:
     smooth = _without_rounding(site)
 
     def function(*values: Array) -> Array:
-        return smooth.call(dict(zip(positions, values, strict=True)))
+        given = dict(zip(positions, values, strict=True))
+        return smooth.op(*(given.get(i, x) for i, x in enumerate(site.operands)), **site.params)
 
     result, back = jax.vjp(function, *(in_floats(site.operands[i], R.dtype) for i in positions))
     return dict(zip(positions, back(R.astype(result.dtype)), strict=True))

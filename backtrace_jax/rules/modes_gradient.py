@@ -5,7 +5,7 @@ Importing this module adds them to the catalogue.
 
 from __future__ import annotations
 
-from ..ops import LINEAR, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
+from ..ops import FUNCTION, LINEAR, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
 from . import derivative
 from .catalogue import entry
 from .composite import AgainstReference, AlongPath, Once, Rule, Rules, Selector, WithNoise
@@ -13,7 +13,7 @@ from .options import count, number
 from .parts import MOVING, kinds
 
 _DERIVATIVE = Rule("derivative", derivative.derivative)
-_CHAIN_RULE = kinds(dict.fromkeys((LINEAR, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX), _DERIVATIVE))
+_CHAIN_RULE = kinds(dict.fromkeys((LINEAR, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, FUNCTION), _DERIVATIVE))
 _GRADIENT = (*_CHAIN_RULE, *kinds(MOVING))
 _RECTIFIER = Selector(op="relu")
 
@@ -55,7 +55,7 @@ def _deconvnet() -> Rules:
 )
 def _deeplift() -> Rules:
     mean = Rule("mean derivative", derivative.mean_derivative)
-    averaged = dict.fromkeys((LINEAR, SUM, PRODUCT, QUOTIENT, NORM, SOFTMAX, SELECT), mean)
+    averaged = dict.fromkeys((LINEAR, SUM, PRODUCT, QUOTIENT, NORM, SOFTMAX, SELECT, FUNCTION), mean)
     return kinds({POINTWISE: Rule("rescale", derivative.rescale), **averaged, **_without(MOVING, SELECT)})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backtrace_jax.errors import SettingError, UnsupportedError
-from backtrace_jax.ops import LINEAR, MOVE, POINTWISE, PRODUCT, QUOTIENT, SUM
+from backtrace_jax.ops import FUNCTION, LINEAR, MOVE, POINTWISE, PRODUCT, QUOTIENT, SUM
 from backtrace_jax.rules import EMBEDDING, Mode, Rule, Selector, find_mode
 from backtrace_jax.rules.shared import identity
 from tests.engine.graphs import BOOL, DOUBLE, INDEX, bears, plan_of, plan_walk, program, step_of
@@ -149,8 +149,35 @@ KINDS = {
     "constant over a value": (lambda b, x, y: b.emit("div", W[:2], x), POINTWISE, (False, True)),
     "div of two values": (lambda b, x, y: b.emit("div", x, y), QUOTIENT, (True, True)),
     "add of a constant": (lambda b, x, y: b.emit("add", x, W[0]), SUM, (True, False)),
-    "pow": (lambda b, x, y: b.emit("pow", x, y), POINTWISE, (True, False)),
+    "pow by a constant": (lambda b, x, y: b.emit("pow", x, W[0]), POINTWISE, (True, False)),
+    "pow of a constant": (lambda b, x, y: b.emit("pow", W[0], x), POINTWISE, (False, True)),
 }
+
+
+ZERO = np.zeros((), np.int8)
+FUNCTIONS = {
+    "pow": lambda b, x, y: b.emit("pow", x, y),
+    "remainder": lambda b, x, y: b.emit("remainder", x, y, truncate=True),
+    "prelu": lambda b, x, y: b.emit("prelu", x, y),
+    "prelu of a constant": lambda b, x, y: b.emit("prelu", W[:2], y),
+    "layer_norm": lambda b, x, y: b.emit("layer_norm", x, y, axes=(1,), epsilon=1e-3),
+    "matmul with a computed bias": lambda b, x, y: b.emit("matmul", x, W, y),
+    "standardise": lambda b, x, y: b.emit("standardise", x, W[0], y),
+    "dequantize": lambda b, x, y: b.emit(
+        "dequantize", b.emit("quantize", x, np.ones(()), ZERO, dtype="int8"), y, ZERO, dtype="float64"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_operand_that_bears_relevance_is_taken_for_a_constant(name):
+    model = program(FUNCTIONS[name], x=X, y=X)
+    output = model.graph.outputs[0]
+    with pytest.raises(UnsupportedError, match=f"mode 'default' has no rule for '{output.name}'.* take 'gradient'"):
+        plan_walk(model.graph, find_mode("default"), output)
+    plan = plan_walk(model.graph, find_mode("gradient"), output)
+    assert plan.steps[0].kind == FUNCTION
+    assert "y" in {var.name for var in plan.inputs}
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.ir import Builder, Program
-from backtrace_jax.ops import CONTROL, NONE, OPS, POINTWISE
+from backtrace_jax.ops import CONTROL, FUNCTION, NONE, OPS, POINTWISE
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,23 @@ class Specimen:
         """The operation alone, or with an activation behind it; the results are called z and y."""
         builder = Builder()
         operands = [
-            builder.input(f"x{i}", operand, dtype) if isinstance(operand, tuple) else operand
+            builder.input(f"x{i}", operand, dtype) if isinstance(operand, tuple) else of_type(operand, dtype)
             for i, operand in enumerate(self.operands)
         ]
         z = builder.emit(self.op, *operands, **self.params)
         builder.rename(z, "z")
         return builder.finish({"y": builder.emit(activation, z) if activation else z})
+
+
+def of_type(constant: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A constant as it is, or in the float type of the inputs."""
+    return constant.astype(dtype) if constant.dtype == np.float64 else constant
+
+
+def _affine(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """A scale and a shift."""
+    entries = np.linspace(0.5, 1.7, int(np.prod(shape))).reshape(shape)
+    return entries, 1.1 - entries
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -86,8 +97,8 @@ SPECIMENS: dict[str, Specimen] = {
     ),
     "conv in groups, channels last": Specimen("conv", ((1, 4, 4, 2), (2, 2, 1, 4)), {**_WINDOW, "groups": 2, **_LAST}),
     "conv_transpose": Specimen("conv_transpose", ((1, 2, 3, 3), (2, 2, 2, 2)), {**_WINDOW, "groups": 2}),
-    "matmul with bias": Specimen("matmul", ((2, 3), (3, 4), (1, 4))),
-    "conv with bias": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2), (1, 4, 1, 1)), {**_WINDOW, "groups": 2}),
+    "matmul with bias": Specimen("matmul", ((2, 3), (3, 4), _affine(1, 4)[1])),
+    "conv with bias": Specimen("conv", ((1, 2, 4, 4), (4, 1, 2, 2), _affine(1, 4, 1, 1)[1]), {**_WINDOW, "groups": 2}),
     "div": Specimen("div", ((2, 3), (3,))),
     "scatter_add": Specimen("scatter_add", ((5, 2), np.array([2, 0, 2, 2, 4])), {"count": 4}),
     "sample": Specimen("sample", ((2, 3, 4, 5), _POINTS), {"kernel": "linear", "padding": "zeros"}),
@@ -126,20 +137,21 @@ SPECIMENS: dict[str, Specimen] = {
     "scatter_min": Specimen("scatter_min", ((4,), (3,), np.array([1, 1, 3]))),
     "softmax": Specimen("softmax", ((2, 3),), {"axis": 1}),
     "log_softmax": Specimen("log_softmax", ((2, 3),), {"axis": 0}),
-    "layer_norm": Specimen("layer_norm", ((2, 4), (4,), (4,)), {"axes": (1,), "epsilon": 1e-5}),
-    "rms_norm": Specimen("rms_norm", ((2, 4), (4,)), {"axes": (1,), "epsilon": 1e-5}),
-    "group_norm": Specimen("group_norm", ((1, 4, 3), (4, 1), (4, 1)), {"groups": 2, "epsilon": 1e-5}),
+    "layer_norm": Specimen("layer_norm", ((2, 4), *_affine(4)), {"axes": (1,), "epsilon": 1e-5}),
+    "rms_norm": Specimen("rms_norm", ((2, 4), _affine(4)[0]), {"axes": (1,), "epsilon": 1e-5}),
+    "group_norm": Specimen("group_norm", ((1, 4, 3), *_affine(4, 1)), {"groups": 2, "epsilon": 1e-5}),
     "lp_norm": Specimen("lp_norm", ((2, 4),), {"axis": 1, "p": 2}),
     "local_response_norm": Specimen(
         "local_response_norm", ((1, 4, 3),), {"size": 3, "alpha": 1e-2, "beta": 0.75, "bias": 1.0}
     ),
-    "standardise": Specimen("standardise", ((2, 3), (3,), (1, 3))),
+    "standardise": Specimen("standardise", ((2, 3), *_affine(3))),
     "tree_paths": Specimen("tree_paths", ((2, 3, 1), *_TREE), {"depth": 1, "per_tree": False}),
     "tree_sum": Specimen("tree_sum", ((2, 3, 4), (4,))),
-    "prelu": Specimen("prelu", ((2, 3), (3,))),
+    "prelu": Specimen("prelu", ((2, 3), _affine(3)[1])),
     "quantize": Specimen("quantize", ((2, 3), np.array([0.1, 0.2, 0.3]), np.array([3, 0, -5])), {"dtype": "int8"}),
     "dequantize": Specimen("dequantize", ((2, 3), np.array(0.1), np.array(7)), {"dtype": "float32"}),
-    "pow": Specimen("pow", ((2, 3), (3,))),
+    "pow": Specimen("pow", ((2, 3), _affine(3)[0])),
+    "remainder": Specimen("remainder", ((2, 3), _affine(3)[0]), {"truncate": True}),
 }
 _SINGLE_INPUT = [name for name, op in OPS.items() if op.kind == POINTWISE and name not in SPECIMENS and name != "cast"]
 SPECIMENS |= {name: Specimen(name, ((2, 3),), SETTINGS.get(name, {})) for name in _SINGLE_INPUT}
@@ -152,5 +164,6 @@ def of_kind(*kinds: str) -> list[str]:
 
 
 def carrying_operations() -> Sequence[str]:
-    """Every operation that has to have a specimen; control flow carries what its body does (tests/engine)."""
-    return [name for name, op in OPS.items() if op.kind not in (NONE, CONTROL)]
+    """Every operation that has to have a specimen; control flow carries what its body does (tests/engine),
+    and functions have derivatives alone (tests/rules/test_operands.py)."""
+    return [name for name, op in OPS.items() if op.kind not in (NONE, CONTROL, FUNCTION)]

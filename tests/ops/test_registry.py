@@ -22,7 +22,7 @@ from backtrace_jax.ops import (
     evaluate,
     result_types,
 )
-from tests.ops.specimens import SPECIMENS, carrying_operations
+from tests.ops.specimens import SPECIMENS, carrying_operations, of_type
 
 DOUBLE = np.dtype(np.float64)
 
@@ -30,7 +30,9 @@ DOUBLE = np.dtype(np.float64)
 def operands_of(name: str, dtype: np.dtype = DOUBLE) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [
-        np.asarray(generator.uniform(0.5, 2, size=operand), dtype) if isinstance(operand, tuple) else operand
+        np.asarray(generator.uniform(0.5, 2, size=operand), dtype)
+        if isinstance(operand, tuple)
+        else of_type(operand, dtype)
         for operand in SPECIMENS[name].operands
     ]
 
@@ -57,7 +59,7 @@ def test_types_are_foretold_and_floats_keep_theirs(name):
 CARRIERS = {
     "where": (False, True, True),
     "gather": (True, False),
-    "pow": (True, False),
+    "pow": (True, True),
     "prelu": (True, False),
     "layer_norm": (True, False, False),
     "matmul with bias": (True, True, False),

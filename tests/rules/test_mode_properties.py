@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrace_jax.ops import CONTROL, KINDS, LINEAR, NONE, PRODUCT, QUOTIENT, SUM
+from backtrace_jax.ops import CONTROL, FUNCTION, KINDS, LINEAR, NONE, PRODUCT, QUOTIENT, SUM
 from tests.rules.cases import entries, seeds
 from tests.rules.running import assert_books_close, close, walk_op
 from tests.rules.test_properties import EQUIVARIANT
@@ -34,7 +34,12 @@ def draw(use: Use, mode, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def test_every_kind_has_a_rule_in_every_mode():
     kinds = {step.kind for mode in MODES.values() for use in USES for step in use.plan(mode).steps}
-    assert kinds == set(KINDS) - {NONE, QUOTIENT, CONTROL}  # quotients: test_products; control: the recurrent networks
+    assert kinds == set(KINDS) - {
+        NONE,
+        QUOTIENT,
+        CONTROL,
+        FUNCTION,
+    }  # quotients: test_products; control: the recurrent networks
 
 
 @every_pair

@@ -149,7 +149,8 @@ def mean(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value
 @operator("Mod")
 def mod(lowering: Lowering, A: Value, B: Value, *, fmod: int = 0) -> Value:
     """Remainder, with the sign of the divisor or (`fmod`) of the dividend."""
-    return lowering.emit("mod", A, B, truncate=bool(fmod))
+    whole = np.issubdtype(A.dtype, np.integer)
+    return lowering.emit("mod" if whole else "remainder", A, B, truncate=bool(fmod))
 
 
 @operator("IsInf")

@@ -64,7 +64,7 @@ def batch_normalization(
         return _normalise(lowering, X, scale, B, input_mean, input_var, epsilon)
     affine = [lowering.cast(lowering.along_channels(each, len(X.shape)), X.dtype) for each in (scale, B)]
     axes = (0, *range(2, len(X.shape)))
-    result = lowering.emit("layer_norm", X, *affine, axes=axes, epsilon=epsilon)
+    result = stashed(lowering, "layer_norm", X, affine, 0, axes=axes, epsilon=epsilon)
     if lowering.result_count == 1:
         return result
     return result, *_running(lowering, X, input_mean, input_var, axes, momentum)
@@ -141,7 +141,7 @@ def instance_normalization(
     """Each channel normalised over its spatial axes."""
     rank = len(input.shape)
     affine = [lowering.along_channels(operand, rank) for operand in (scale, B)]
-    return lowering.emit("layer_norm", input, *affine, axes=tuple(range(2, rank)), epsilon=epsilon)
+    return stashed(lowering, "layer_norm", input, affine, 0, axes=tuple(range(2, rank)), epsilon=epsilon)
 
 
 @operator("GroupNormalization", since=21)
@@ -231,10 +231,14 @@ def last_axes(X: Value, axis: int) -> tuple[int, ...]:
 
 
 def stashed(lowering: Lowering, op: str, X: Value, affine: Sequence[Value], stash_type: int, **params: Any) -> Value:
-    """A normalisation whose statistics are taken in float32 where the value is narrower than that."""
-    if stash_type != 1 or X.dtype.itemsize >= 4:
+    """A normalisation whose statistics are taken in float32 where the value is narrower than that.
+
+    A scale or shift that is computed is a factor or a summand like any other, and no setting of the normalisation.
+    """
+    wide = X if stash_type != 1 or X.dtype.itemsize >= 4 else lowering.cast(X, np.dtype(np.float32))
+    if wide is X and all(isinstance(each, np.ndarray) for each in affine):
         return lowering.emit(op, X, *affine, **params)
-    normal = lowering.emit(op, lowering.cast(X, np.dtype(np.float32)), **params)
+    normal = lowering.emit(op, wide, **params)
     result = lowering.emit("mul", lowering.cast(normal, X.dtype), affine[0])
     return lowering.emit("add", result, affine[1]) if len(affine) > 1 else result
 
