@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.exporters.pairs import EQUAL, IMPORTS, LEFT_OUT, MODES, REFERENCE, SHAPES, apart, kin
+from tests.exporters.pairs import EQUAL, IMPORTS, LEFT_OUT, MODES, REFERENCE, SHAPES, apart, kin, ways
 
 PAGE = Path(__file__).parent.parent / "docs" / "exporters.md"
 HEAD = """# One network, many exporters
@@ -22,15 +22,17 @@ part of the largest relevance; files with weights in float32 that an exporter ha
 
 def main() -> None:
     lines = [HEAD.format(modes=", ".join(MODES))]
-    ways = [way for way in IMPORTS if way != REFERENCE]
-    lines += [f"| network | {' | '.join(ways)} |", f"|---|{'---|' * len(ways)}"]
+    columns = [way for way in IMPORTS if way != REFERENCE]
+    lines += [f"| network | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     for name in SHAPES:
-        lines.append(f"| {name} | {' | '.join(_cell(name, way) for way in ways)} |")
+        lines.append(f"| {name} | {' | '.join(_cell(name, way) for way in columns)} |")
         print(lines[-1], flush=True)
     PAGE.write_text("\n".join([*lines, "", f"Left out: {LEFT_OUT}.", ""]))
 
 
 def _cell(name: str, way: str) -> str:
+    if way not in ways(name):
+        return ""
     if kin(name, way) == REFERENCE:
         return "same"
     largest = max(apart(name, way, mode) for mode in MODES)

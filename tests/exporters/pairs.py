@@ -70,7 +70,19 @@ def _optimised(level: str) -> Callable[[str], Any]:
     return make
 
 
-__all__ = ["IMPORTS", "LEFT_OUT", "MODES", "REFERENCE", "SHAPES", "apart", "file", "kin", "program"]
+def _fused(name: str) -> Any:
+    from .torch_files import fused
+
+    with tempfile.TemporaryDirectory() as folder:
+        return fused(file(name, "plain"), FUSED[name], Path(folder))
+
+
+FUSED = {"bert": "bert", "gpt": "gpt2", "vit": "vit"}
+"""The networks that onnxruntime's optimiser for transformers is for, and what it calls their kind."""
+
+TRANSFORMERS = "onnxruntime, transformers"
+
+__all__ = ["IMPORTS", "LEFT_OUT", "MODES", "REFERENCE", "SHAPES", "apart", "file", "kin", "program", "ways"]
 
 IMPORTS: dict[str, Callable[[str], Any]] = {
     REFERENCE: _torch,
@@ -81,6 +93,7 @@ IMPORTS: dict[str, Callable[[str], Any]] = {
     "jax2onnx": lambda name: onnx.load(recorded(name, "jax2onnx")),
     "onnxsim": lambda name: onnx.load(recorded(name, "onnxsim")),
     **{f"onnxruntime, {level}": _optimised(level) for level in ("basic", "extended", "all")},
+    TRANSFORMERS: _fused,
 }
 """Every way from a network's weights to what this library explains."""
 
@@ -88,6 +101,13 @@ LEFT_OUT = (
     "onnxruntime's layouts for one kind of processor (the domain com.microsoft.nchwc) are switched off: such a file "
     "runs nowhere else"
 )
+
+
+def ways(name: str) -> list[str]:
+    """The ways that there are for a network, the reference first."""
+    return [way for way in IMPORTS if way != TRANSFORMERS or name in FUSED]
+
+
 EQUAL = 1e-6
 """Of the largest magnitude, in float64. Folding batch norm in float32, as most exporters do, leaves up to 2e-7."""
 
@@ -104,7 +124,7 @@ def program(name: str, way: str) -> Program:
 def kin(name: str, way: str) -> str:
     """The first way by which a network comes down to the same operations on the same weights."""
     found = program(name, way)
-    earlier = list(IMPORTS)[: list(IMPORTS).index(way)]
+    earlier = ways(name)[: ways(name).index(way)]
     return next((each for each in earlier if kin(name, each) == each and alike(found, program(name, each))), way)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
+from onnxruntime.transformers.optimizer import optimize_model
 
 from .modules import build
-from .weights import example
+from .weights import HEADS, WIDTH, example
 
 LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -65,6 +66,17 @@ def optimised(model: onnx.ModelProto, level: str, folder: Path) -> onnx.ModelPro
         model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(NOT_PORTABLE)
     )
     return onnx.load(options.optimized_model_filepath)
+
+
+def fused(model: onnx.ModelProto, kind: str, folder: Path) -> onnx.ModelProto:
+    """What onnxruntime's optimiser for transformers of this kind writes, by its own fusions alone.
+
+    After those of a session, which are tested apart, it writes a file for gpt2 that onnxruntime itself refuses.
+    """
+    path = str(folder / "fused.onnx")
+    onnx.save(model, path)
+    optimize_model(path, kind, num_heads=HEADS, hidden_size=WIDTH, opt_level=0).save_model_to_file(path)
+    return onnx.load(path)
 
 
 def _inputs(name: str, kind: torch.dtype) -> tuple[torch.Tensor]:
