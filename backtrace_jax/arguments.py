@@ -20,8 +20,13 @@ def known_arguments(function: F) -> F:
     return _checked(function, inspect.signature(function))
 
 
-def with_fields(*kinds: type) -> Callable[[F], F]:
-    """The same for a function that takes the fields of dataclasses by keyword: they are part of its signature."""
+def with_fields(*kinds: type, elsewhere: Mapping[str, str] | None = None) -> Callable[[F], F]:
+    """The same for a function that takes the fields of dataclasses by keyword: they are part of its signature.
+
+    Args:
+        kinds: The dataclasses.
+        elsewhere: By the name of an argument that is not taken here, how it is passed.
+    """
 
     def decorate(function: F) -> F:
         own = inspect.signature(function)
@@ -31,7 +36,7 @@ def with_fields(*kinds: type) -> Callable[[F], F]:
             for kind in kinds
             for each in fields(kind)
         ]
-        return _checked(function, own.replace(parameters=[*named, *more]))
+        return _checked(function, own.replace(parameters=[*named, *more]), elsewhere)
 
     return decorate
 
@@ -41,7 +46,7 @@ def fields_of(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: given[each.name] for each in fields(kind) if each.name in given}
 
 
-def _checked(function: F, signature: inspect.Signature) -> F:
+def _checked(function: F, signature: inspect.Signature, elsewhere: Mapping[str, str] | None = None) -> F:
     label = function.__qualname__.removesuffix(".__call__").removesuffix(".__init__")
 
     @wraps(function)
@@ -49,27 +54,31 @@ def _checked(function: F, signature: inspect.Signature) -> F:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise SettingError(_said(label, signature, args, kwargs)) from error
+            raise SettingError(_said(label, signature, args, kwargs, elsewhere or {})) from error
         return function(*args, **kwargs)
 
     checked.__dict__["__signature__"] = signature
     return cast(F, checked)
 
 
-def _said(label: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> str:
+def _said(
+    label: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any], elsewhere: Mapping[str, str]
+) -> str:
     """What is wrong with a call."""
     given = {name: each for name, each in signature.parameters.items() if name not in ("self", "cls")}
     names = [name for name, each in given.items() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     placed = [name for name in names if given[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     args = args[len(signature.parameters) - len(given) :]
     for unknown in (name for name in kwargs if name not in names and len(names) == len(given)):
+        if unknown in elsewhere:
+            return f"{label} takes no {unknown}= here; pass it as {elsewhere[unknown]}"
         close = get_close_matches(unknown, names, n=1)
         meant = f"did you mean {close[0]}=?" if close else f"there are: {', '.join(names)}"
         return f"{label} has no argument {unknown!r}; {meant}"
     if len(args) > len(placed):
-        return (
-            f"{label} takes {', '.join(placed) or 'nothing'} by position, found {len(args)}; name the others: name=..."
-        )
+        other = next((name for name in names if name not in placed), "name")
+        taken = ", ".join(placed) or "nothing"
+        return f"{label} takes {taken} by position, found {len(args)}; name the others: {other}=..."
     if twice := [name for name in placed[: len(args)] if name in kwargs]:
         return f"{label} is given {twice[0]} twice: by position and by name"
     needed = [name for name in names if given[name].default is inspect.Parameter.empty]

@@ -57,9 +57,8 @@ class Asked:
             raise
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
-            raise SettingError(
-                f"start= fails on outputs {outputs.dtype} {list(outputs.shape)}: {found:.150}"
-            ) from error
+            given = f"{outputs.dtype} {list(outputs.shape)}, an array of the explained one"
+            raise SettingError(f"start= fails on outputs {given}: {found:.150}") from error
 
 
 def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> tuple[Task, Question, Any]:

@@ -24,12 +24,17 @@ from .ir import Program
 from .layout import axes_of, batch_first, inputs_first, kept, rows_of
 from .leaving import leavings
 from .results import as_explanation
-from .rules import find_mode
+from .rules import MODES, find_mode
 from .settings import EVERY, FIRST, Settings
 from .specialising import Deciding
 from .targets import read_start
 
 _Leaving: TypeAlias = "tuple[Leaving, ...] | None"
+_OPTIONS = {
+    option: f"mode=mode({name!r}, {option}=...)" for name, entry in [*MODES.items()][::-1] for option in entry.defaults
+}
+_SETTINGS = {each.name: f"Explainer(model, {each.name}=...)" for each in fields(Settings)}
+_ASKED = {each.name: f"explainer(inputs, {each.name}=...)" for each in fields(Asked)}
 _FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
 
@@ -43,7 +48,7 @@ class Explainer:
         derived_bytes: Memory that the function compiled last keeps for what the rules make of the weights (`prepare`).
     """
 
-    @with_fields(Settings)
+    @with_fields(Settings, elsewhere=_OPTIONS | _ASKED)
     def __init__(self, model: Any, *, example: Inputs = None, **settings: Any) -> None:
         """Read the model and check the settings.
 
@@ -61,6 +66,8 @@ class Explainer:
         self.settings = Settings.of(**settings)
         self.device = jax.devices()[0]
         self._imported = read(model, example, self.settings.axes)
+        if example is not None and self._imported.feed is None:
+            raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
         self._inputs_of(self._imported)
         self._proven: _Known | None = None
         self._deciding = Deciding()
@@ -72,7 +79,7 @@ class Explainer:
         self._planned = lru_cache(1)(self._plan)
         self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
-    @with_fields(Asked)
+    @with_fields(Asked, elsewhere=_OPTIONS | _SETTINGS)
     def __call__(self, inputs: Inputs, **asked: Any) -> Explanation:
         """Explain a batch of inputs.
 
@@ -191,7 +198,7 @@ class Explainer:
         return compiled
 
 
-@with_fields(Asked, Settings)
+@with_fields(Asked, Settings, elsewhere=_OPTIONS)
 def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
     """Why did the model answer as it did? Relevance of every input for one answer per example.
 
@@ -223,7 +230,7 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
         scaler: Total relevance handed out; None: the output's own value, and in gradient modes the plain derivative.
         thresholding: Value of the output above which a unit belongs to a segmentation mask.
         start: Start relevance itself instead of a task: an array shaped like the output, or a function
-            outputs -> array. In contrastive mode its negative part speaks against.
+            that makes one from the explained output's array. In contrastive mode its negative part speaks against.
         baseline: Reference input for "deeplift" and "integrated-gradients": None or "zero", an array shaped like one
             example (tokens: the ids of a reference text), an array of examples whose mean it is, or a dict of these.
         conditions: Restricts the flow: by name of a value or module, a mask from 0 to 1 that broadcasts against the

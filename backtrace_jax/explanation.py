@@ -33,12 +33,20 @@ ALL_UNITS = -1
 class Named(dict[str, Any]):
     """What an explanation holds by name; a name that is not there is answered with those that are."""
 
+    empty = "nothing"  # what to say where there are none
+
     def __missing__(self, name: object) -> Any:
         listed = ", ".join(map(str, [*self][:_NAMES_SHOWN])) + (", ..." if len(self) > _NAMES_SHOWN else "")
-        raise MissingNameError(f"nothing here is called {name!r:.60}; there is: {listed or 'nothing'}")
+        raise MissingNameError(f"nothing here is called {name!r:.60}; there is: {listed or self.empty}")
 
 
 _NAMES_SHOWN = 8
+
+
+class _Layers(Named):
+    """Relevance of inner values, which is kept when asked for."""
+
+    empty = "nothing, since none were asked for: pass layers=[...], names or globs, to explain or Explainer"
 
 
 def _column(name: str) -> property:
@@ -111,8 +119,8 @@ class Channel:
 
     def __post_init__(self) -> None:
         """Let every name that is not there be answered with those that are."""
-        for part in ("relevance", "layers"):
-            object.__setattr__(self, part, Named(getattr(self, part)))
+        object.__setattr__(self, "relevance", Named(self.relevance))
+        object.__setattr__(self, "layers", _Layers(self.layers))
 
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -168,8 +176,19 @@ class Explanation:
 
     def __post_init__(self) -> None:
         """Let every name that is not there be answered with those that are."""
-        for part in ("relevance", "inputs", "outputs", "layers", "channels"):
+        for part in ("relevance", "inputs", "outputs", "channels"):
             object.__setattr__(self, part, Named(getattr(self, part)))
+        object.__setattr__(self, "layers", _Layers(self.layers))
+
+    @property
+    def mode(self) -> str:
+        """Name of the mode, as the fingerprint has it."""
+        return self.fingerprint.get("mode", "unknown")
+
+    @property
+    def task(self) -> str:
+        """Kind of answer explained, as the fingerprint has it: what "auto" chose."""
+        return self.fingerprint.get("task", "unknown")
 
     def _channel(self, name: str) -> Channel:
         if name not in self.channels:

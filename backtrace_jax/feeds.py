@@ -97,9 +97,10 @@ def _is_extended_float(dtype: np.dtype) -> bool:
 def _converted(array: np.ndarray, declared: InputType) -> np.ndarray:
     _check_shape(array, declared)
     if array.dtype != declared.dtype and _kind(array.dtype) != _kind(declared.dtype):
+        scaled = ", scaled as the model was trained" if _kind(declared.dtype) == "f" else ""
         raise InputError(
             f"input {declared.name!r} holds {array.dtype.name}, the model takes {declared.dtype.name}; convert it with "
-            f".astype(np.{declared.dtype.name}), scaled as the model was trained"
+            f".astype(np.{declared.dtype.name}){scaled}"
         )
     with np.errstate(over="ignore"):  # named below
         converted = array.astype(declared.dtype)

@@ -137,7 +137,9 @@ def _per_example(name: str, value: Any, count: int, low: int, high: int, output:
         return np.full(count, UNSET, np.int64)
     array = array_of(name, value)
     if not np.issubdtype(array.dtype, np.integer) or array.shape not in ((), (count,)):
-        raise SettingError(f"{name} must be an integer or one integer per example ({count}), found {value!r:.80}")
+        hot = f"an array {list(array.shape)}: one-hot? pass {name}={name}.argmax(1)"
+        found = hot if array.ndim == 2 and array.shape[0] == count and array.shape[1] > 1 else f"{value!r:.80}"
+        raise SettingError(f"{name} must be an integer or one integer per example ({count}), found {found}")
     wrong = array[(array < low) | (array >= high)]
     if wrong.size:
         raise SettingError(

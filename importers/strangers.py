@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 from backtrace_jax.errors import BacktraceError, ModelError, SettingError
@@ -53,7 +55,11 @@ def _of_path(model: str | os.PathLike[str]) -> BacktraceError | None:
 def _of_object(model: Any) -> BacktraceError | None:
     library = type(model).__module__.partition(".")[0]
     if isinstance(model, Mapping):
-        return SettingError(f"model is a {type(model).__name__}, which holds weights only: {_BUILD}")
+        return SettingError(f"model is of type {type(model).__name__}, which holds weights only: {_BUILD}")
+    if isinstance(model, type):
+        return SettingError(f"model is the class {model.__name__}; pass an instance of it: {model.__name__}(...)")
+    if isinstance(model, FunctionType | MethodType | partial):
+        return SettingError("model is a function; wrap it in a torch.nn.Module whose forward calls it")
     if library in _ESTIMATORS and hasattr(model, "predict"):
         return SettingError(f"a {type(model).__name__} of {library} is converted first: {_ESTIMATORS[library]}")
     return None

@@ -426,6 +426,7 @@ def test_wrong_command_lines_exit_with_two(run, arguments):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert "usage:" in err
+    assert err.count("\n") == 1
 
 
 def test_names_cannot_steer_the_terminal(run, tmp_path):

@@ -363,6 +363,7 @@ def only_one(done):
         ({"conditions": {"hidden": [9]}}, ["channels go from 0 to 3"]),
         ({"conditions": {"hidden": np.full((4, 3, 3), np.nan)}}, ["a mask of numbers from 0 to 1"]),
         ({"targets": 3}, ["did you mean target=?"]),
+        ({"layers": "all"}, ["takes no layers= here", "Explainer(model, layers=...)"]),
     ],
     ids=lambda given: re.sub(r" at 0x\w+", "", str(given)),  # addresses differ between processes
 )
@@ -380,7 +381,7 @@ def test_a_start_that_fails():
         raise RuntimeError("boom")
 
     call = Explainer(convolutional())
-    says(["start= fails on outputs float32 [3, 5]", "RuntimeError: boom"], call, images(), start=failing)
+    says(["start= fails on outputs float32 [3, 5], an array", "RuntimeError: boom"], call, images(), start=failing)
     says(["shaped like output 'y', [3, 5]"], call, images(), start=lambda outputs: outputs[0])
     says(["shaped like output 'y', [3, 5]"], call, images(), start=lambda outputs: None)
 
@@ -463,7 +464,14 @@ def of_relu(function):
         (lambda: of_relu(lambda site, R: 1 / 0), ["rule 'mine' fails: division by zero"]),
         (lambda: of_relu(lambda site, R: ({0: R}, {"lost": R})), ["keeps 'lost'", "bias, constant, stabiliser, dead"]),
         (lambda: explain(convolutional()), ["explain needs inputs: explain(model, inputs, ...)"]),
-        (lambda: explain(convolutional(), images(), 3), ["explain takes model, inputs by position", "name=..."]),
+        (lambda: explain(convolutional(), images(), 3), ["explain takes model, inputs by position", "target=..."]),
+        (lambda: explain(convolutional(), images(), mode="lrp-gamma", gamma=1), ["mode=mode('lrp-gamma', gamma=...)"]),
+        (lambda: explain(convolutional(), images(), target=np.eye(3, 5, dtype=int)), ["[3, 5]", ".argmax(1)"]),
+        (lambda: Explainer(convolutional(), example=images()), ["example=", "leave it out"]),
+        (lambda: Explainer(convolutional(), target=3), ["explainer(inputs, target=...)"]),
+        (lambda: Selector(op="convv"), ["'convv' does not exist", "did you mean 'conv'?"]),
+        (lambda: explain(type("Net", (), {}), images()), ["model is the class Net", "Net(...)"]),
+        (lambda: explain(lambda x: x, images()), ["model is a function", "torch.nn.Module"]),
         (lambda: check(convolutional(), modes="a"), ["check has no argument 'modes'", "mode=?"]),
         (lambda: show(convolutional(), mode="default"), ["show has no argument 'mode'"]),
         (lambda: Explanation.load(None), ["path must be the path of a file", "None"]),
@@ -472,6 +480,17 @@ def of_relu(function):
 )
 def test_calls_that_cannot_be_made(call, words):
     says(words, call)
+
+
+def test_a_baseline_of_the_number_zero_is_zero():
+    named, number = (explain(convolutional(), images(), mode="deeplift", baseline=zero) for zero in ("zero", 0))
+    np.testing.assert_array_equal(named.relevance["x"], number.relevance["x"])
+
+
+def test_what_an_explanation_says_of_itself(picture):
+    assert (picture.mode, picture.task) == ("default", "unknown")
+    says(["there is no example 'a.png'", "a file to write is path="], picture.plot, "a.png")
+    says(["pass layers=[...]"], picture.layers.__getitem__, "hidden")
 
 
 def test_paths_and_names_of_an_explanation(picture):

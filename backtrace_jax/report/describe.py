@@ -29,7 +29,8 @@ def check_example(explanation: Explanation, example: Any) -> int:
     count = len(explanation)
     whole = isinstance(example, int | np.integer) and not isinstance(example, bool)
     if not whole or not -count <= example < count:
-        raise SettingError(f"there is no example {example!r}: this explanation has {count}, numbered from 0")
+        file = "; a file to write is path=" if isinstance(example, str) else ""
+        raise SettingError(f"there is no example {example!r:.80}: this explanation has {count}, numbered from 0{file}")
     return int(example) % count
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -36,6 +37,7 @@ RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]
 Takers: TypeAlias = Callable[[tuple[bool, ...], int | None], tuple[bool, ...]]
 
 FIRST, LAST = "first", "last"
+_LISTED = 20  # names that an error lists
 
 
 def every(bears: tuple[bool, ...], gate: int | None) -> tuple[bool, ...]:
@@ -162,7 +164,11 @@ class Selector:
         for name, given, known in choices:
             unknown = [value for value in given if value is not None and value not in known]
             if unknown:
-                raise SettingError(f"a selector's {name} {unknown[0]!r} does not exist; there are: {', '.join(known)}")
+                there = f"there are: {', '.join(known)}"
+                if len(known) > _LISTED:
+                    close = get_close_matches(unknown[0].lower(), known, n=1)
+                    there = f"did you mean {close[0]!r}?" if close else "`check` lists those of a model"
+                raise SettingError(f"a selector's {name} {unknown[0]!r} does not exist; {there}")
 
     def __str__(self) -> str:
         given = ((each.name, getattr(self, each.name)) for each in fields(self))

@@ -116,6 +116,11 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
     return Call(tuple(named), positional, arguments, _floating(module), tuple(axes.values()))
 
 
+def names_of(module: torch.nn.Module, inputs: Any) -> tuple[str, ...]:
+    """Names of the arrays that these inputs call the module with."""
+    return tuple(_named(*_arguments(inputs), _parameters(module)))
+
+
 def as_numpy(value: Any, floating: torch.dtype | None) -> np.ndarray:
     """An array or tensor as an array; floats of an array in the module's own type, as a file would take them.
 

@@ -32,7 +32,7 @@ from backtrace_jax.layout import Axes, BatchAxis, moved_first
 from backtrace_jax.leaving import check_apart
 
 from .answers import batched_answers, reads_values, run
-from .calls import Call, read_call
+from .calls import Call, names_of, read_call
 from .exporters import Attempt, Export, attempts, export
 from .names import describe
 from .state import state_of
@@ -94,6 +94,11 @@ class _Source(Source):
 
     def read(self, inputs: Any, *, anew: bool = False) -> Imported:
         axes = dict(zip(self.call.names, self.call.axes, strict=True))
+        if missing := [name for name in axes if name not in names_of(self.module, inputs)]:
+            raise InputError(
+                f"input {', '.join(missing)} is missing, with which {type(self.module).__name__} was imported; "
+                "pass it, or give explain the module itself for a call without it"
+            )
         return read_module(self.module, inputs, axes, anew=anew)
 
     def answer(self, feeds: Feeds) -> dict[str, np.ndarray]:

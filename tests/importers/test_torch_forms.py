@@ -275,6 +275,19 @@ def test_mistakes_are_told_with_the_way_out(inputs, message):
     assert len(str(caught.value)) <= 400
 
 
+class Masked(nn.Module):
+    """Takes a mask, or does without."""
+
+    def forward(self, x, mask=None):
+        return x if mask is None else x * mask
+
+
+def test_a_missing_mask_is_said_to_be_missing():
+    call = Explainer(Masked(), example={"x": _values(2, 3), "mask": torch.ones(2, 3)}, mode="gradient")
+    with pytest.raises(InputError, match="input mask is missing, with which Masked was imported; pass it"):
+        call({"x": _values(2, 3)})
+
+
 def test_weights_that_are_not_loaded_are_named():
     with torch.device("meta"):
         module = nn.Linear(4, 3)

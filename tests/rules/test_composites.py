@@ -253,7 +253,11 @@ def test_selectors_inside_what_runs_over_time(selector, expected):
 
 @pytest.mark.parametrize(
     ("wrong", "hint"),
-    [({"kind": "linaer"}, "linear, move"), ({"position": "frist"}, "first, last"), ({"op": "Conv"}, "conv_transpose")],
+    [
+        ({"kind": "linaer"}, "linear, move"),
+        ({"position": "frist"}, "first, last"),
+        ({"op": "Conv"}, "did you mean 'conv'"),
+    ],
 )
 def test_selectors_that_could_never_match_are_refused(wrong, hint):
     (value,) = wrong.values()
