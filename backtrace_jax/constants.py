@@ -52,13 +52,15 @@ def read_baseline(baseline: Any, feeds: Mapping[str, np.ndarray], mode: Mode) ->
         raise SettingError(
             f"baseline: no input is called {', '.join(map(str, unknown))}; there are: {', '.join(feeds)}"
         )
-    return {name: _reference(name, value, feeds[name]) for name, value in given.items() if not _is_zero(value)}
+    return {
+        name: _reference(name, value, feeds[name]) for name, value in given.items() if not _is_zero(value, feeds[name])
+    }
 
 
-def _is_zero(value: Any) -> bool:
-    """Whether a reference is left open or is zero, by name or as the number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or ((number or isinstance(value, str)) and value in (0, ZERO))
+def _is_zero(value: Any, feed: np.ndarray) -> bool:
+    """Whether a reference is left open or is zero, by name or as the number (which for tokens would be an id)."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and feed.dtype.kind not in "iub"
+    return value is None or (isinstance(value, str) and value == ZERO) or (number and value == 0)
 
 
 def _only(feeds: Mapping[str, np.ndarray], baseline: Any) -> list[str]:

@@ -94,7 +94,8 @@ class _Source(Source):
 
     def read(self, inputs: Any, *, anew: bool = False) -> Imported:
         axes = dict(zip(self.call.names, self.call.axes, strict=True))
-        if missing := [name for name in axes if name not in names_of(self.module, inputs)]:
+        given = names_of(self.module, inputs)
+        if given and (missing := [name for name in axes if name not in given]):
             raise InputError(
                 f"input {', '.join(missing)} is missing, with which {type(self.module).__name__} was imported; "
                 "pass it, or give explain the module itself for a call without it"
