@@ -38,6 +38,7 @@ _MEASURED = 32  # times the rounding measured of a unit, which is a few draws of
 _SINGLE = float(np.finfo(np.float32).eps)
 _SMALLEST = 1e-30  # denormal numbers are zero to some machines
 _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another example, and one that goes the same way
+_FAR, _SAME = 1.0, 1e-5  # noise that makes quite another example, and what of an answer counts as the same
 _SPANS = ("start_logits", "end_logits")  # with a unit for each position; others with two axes have one for each class
 _FILL = 1e30  # from here on an entry is no quantity: logits left out are filled with the lowest float
 
@@ -81,22 +82,48 @@ def prove_alone(imported: Imported, run: Run, feeds: Arrays, axes: Axes | None =
 
     Next to an input a module goes the same way, but what a trace took for a constant has another value already.
 
+    A trace unrolls what it does row by row, so that its graph does not say whether rows are apart; its values do.
+
     Raises:
         ImportMismatchError: When they disagree, with both values.
+        MixedExamplesError: When an example has a say in the answer to another.
     """
     axes, count = axes or dict.fromkeys(feeds, 0), len(next(iter(feeds.values())))
     other = perturbed(feeds, 2 if count == 1 else count, _NEAR)
     if count == 1 and (all(axis is None for axis in axes.values()) or not _takes(run, other)):
         other = perturbed(feeds, count, _NEAR)
-    _agree(imported, run, (feeds, other), axes)
+    forward = _agree(imported, run, (feeds, other), axes)
+    if count > 1:
+        _check_apart(forward, feeds, axes)
 
 
-def _agree(imported: Imported, run: Run, trials: Iterable[Arrays], axes: Axes) -> None:
+def _agree(imported: Imported, run: Run, trials: Iterable[Arrays], axes: Axes) -> Run:
     forward = None
     for trial in trials:
         arrays = {name: array if axes[name] is not None else _shared(array) for name, array in trial.items()}
         forward = forward or _forward(imported, arrays, axes)
         compare(imported, forward(arrays), run(arrays), arrays)
+    assert forward is not None
+    return forward
+
+
+def _check_apart(forward: Run, feeds: Arrays, axes: Axes) -> None:
+    """That the answers to every second example stay when the others change, and the other way round."""
+    count = len(next(iter(feeds.values())))
+    other, plain = perturbed(feeds, count, _FAR), forward(feeds)
+    for changed in (np.arange(count) % 2 == 0, np.arange(count) % 2 == 1):
+        mixed = {
+            name: array if axes[name] is None else _where(changed, other[name], array) for name, array in feeds.items()
+        }
+        for name, array in forward(mixed).items():
+            before, after = plain[name][~changed], array[~changed]
+            size = np.abs(before).max(initial=0, where=np.isfinite(before))
+            if not np.allclose(after, before, rtol=0, atol=_SAME * size, equal_nan=True):
+                raise MixedExamplesError(f"output {name!r} of an example depends on the other examples", TOGETHER)
+
+
+def _where(rows: np.ndarray, chosen: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.where(rows.reshape(-1, *(1,) * (others.ndim - 1)), chosen, others)
 
 
 def _shared(array: np.ndarray) -> np.ndarray:

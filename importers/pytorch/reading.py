@@ -184,7 +184,7 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
     batched = set(call.axes) != {None}
     ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen, batched=batched)
     for attempt in [way for way in ways if way.alone or not traced]:
-        if attempt.rows != 1 and _mixing(failures):
+        if attempt.rows != 1 and not attempt.alone and _mixing(failures):
             continue  # what mixes in a batch of any size does so in one of this size
         try:
             exported = export(module, call, feeds, outputs, attempt)
@@ -208,14 +208,14 @@ def _with_a_gap(array: np.ndarray) -> np.ndarray:
 
 def _prove(imported: Imported, source: _Source, feeds: Feeds, attempt: Attempt, examples: int) -> None:
     axes = dict(zip(source.call.names, source.call.axes, strict=True))
+    if attempt.alone:
+        proof.prove_alone(imported, source.answer, feeds, axes)
+        return
     if attempt.rows is None:
         _check_open(imported, axes)
     if (attempt.rows or 1) > 1:
         check_apart(imported, axes, {name: array.shape[1:] for name, array in feeds.items()})
         _check_any_size(source, feeds)
-    if attempt.alone:
-        proof.prove_alone(imported, source.answer, feeds, axes)
-        return
     for trial in _trials(feeds, attempt):
         proof.prove(imported, source.answer, trial, examples, axes)
 
@@ -292,8 +292,8 @@ def _trials(feeds: Feeds, attempt: Attempt) -> Iterator[Feeds]:
 
 
 def _mixing(failures: Mapping[Attempt, BaseException]) -> str:
-    """Which node mixes the examples, if one does: by the newer exporter, since a trace may have unrolled a loop."""
-    pairs = ((attempt, error) for attempt, error in failures.items() if attempt.exporter == "dynamo")
+    """How examples mix, if they do: by the newer exporter's graph or a trace's values, as a trace unrolls loops."""
+    pairs = ((attempt, error) for attempt, error in failures.items() if attempt.exporter == "dynamo" or attempt.alone)
     return next((error.reason for _, error in pairs if isinstance(error, MixedExamplesError)), "")
 
 

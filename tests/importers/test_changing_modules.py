@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from backtrace_jax import Explainer, explain
-from backtrace_jax.errors import ImportMismatchError, InputError, SettingError, UnsupportedError
+from backtrace_jax.errors import ImportMismatchError, InputError, MixedExamplesError, SettingError, UnsupportedError
 from backtrace_jax.exporting import export
 from backtrace_jax.importers import Imported, Source
 from backtrace_jax.importers.proof import compare
 from backtrace_jax.importers.pytorch import reading
-from tests.importers.changing import BY_VALUES, EDITS, VARIABLE, Branch, Two, examples
+from tests.importers.changing import BY_VALUES, EDITS, VARIABLE, Branch, Cond, Mixed, Two, examples
 
 CLOSE = 1e-5
 TARGET = 1
@@ -47,6 +47,24 @@ def test_modules_that_decide_by_values(name):
     explainer = _explainer(module, batches[0])
     for inputs in [*batches, batches[0]]:
         _assert_own(explainer(inputs, target=TARGET), module, inputs)
+
+
+@pytest.mark.parametrize("build", [Cond, Mixed])
+def test_modules_whose_examples_have_a_say_in_each_other_are_refused(build):
+    """The sum of a batch decides, or its mean is taken away: what an example gave to others is no part of its row."""
+    with pytest.raises(MixedExamplesError, match="batch_axis=None"):
+        _explainer(build(), examples())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_condition_on_the_whole_batch_is_explained_as_one_example(sign):
+    module, x = Cond(), sign * examples()
+    found = explain(module, x, mode="gradient", scaler=None, target=(0, TARGET), batch_axis=None)
+    own = x.clone().requires_grad_(True)
+    answer = module(own)
+    np.testing.assert_allclose(found.outputs["output"][0], answer.detach(), rtol=CLOSE, atol=CLOSE)
+    gradient = torch.autograd.grad(answer[0, TARGET], own)[0]
+    np.testing.assert_allclose(found.relevance["x"][0], gradient, rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("name", EDITS)
