@@ -83,6 +83,13 @@ def _sample(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequ
     return Step((place, place if place.axis == 0 else None), (place,), params)
 
 
+def _interpolated(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequence[Shape], count: int) -> Step:
+    place = operands[0].place
+    if place is None or place.axis in params["axes"] or any(each.place for each in operands[1:]):
+        raise MixedError("it interpolates between examples")
+    return Step((place, *(None for _ in operands[1:])), (place,), params)
+
+
 def _last_kept(operands: Sequence[Operand], params: Mapping[str, Any], shapes: Sequence[Shape], count: int) -> Step:
     """Operations on the entries of the last axis."""
     place = operands[0].place
@@ -137,6 +144,7 @@ RULES: dict[str, Rule] = {
     "local_response_norm": _leading(1),
     **dict.fromkeys(("avg_pool", "max_pool"), _leading(2)),
     "sample": _sample,
+    "interpolate": _interpolated,
     "grid_points": _last_kept,
     "determinant": _determinant,
     "dynamic_range": _shared_range,

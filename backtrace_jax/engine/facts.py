@@ -25,7 +25,7 @@ SATURATION: dict[str, Range] = {
 
 _NOWHERE = [[-math.inf], [math.inf]]  # bounds, one above the other, that close nothing
 _NEVER_NEGATIVE = {"abs", "exp", "relu", "sigmoid", "softmax", "softplus", "sqrt"}
-_SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "add", "cast"}
+_SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "interpolate", "add", "cast"}
 
 
 def saturation(graph: Graph) -> dict[str, Range]:

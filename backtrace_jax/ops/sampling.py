@@ -1,4 +1,4 @@
-"""Reading between the entries of a value: interpolation at positions.
+"""Reading between the entries of a value: interpolation at positions, or axis by axis.
 
 It is linear in what is read; where the positions follow from inputs as well it is a function of both.
 
@@ -116,5 +116,18 @@ _PARTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-register(LINEAR, {"sample": sample}, carriers=(0,))
+def interpolate(x: Array, *weights: Array, axes: Sequence[int]) -> Array:
+    """Weighted means along each of some axes, as one linear map: no weight is negative, so none of their products is.
+
+    Args:
+        x: What is read.
+        weights: For each of the axes, weights [entries after, entries before].
+        axes: The axes, each of them once.
+    """
+    for axis, matrix in zip(axes, weights, strict=True):
+        x = jnp.moveaxis(jnp.tensordot(x, matrix, (axis, 1)), -1, axis)
+    return x
+
+
+register(LINEAR, {"sample": sample, "interpolate": interpolate}, carriers=(0,))
 register(FUNCTION, {"grid_points": grid_points, "determinant": jnp.linalg.det})

@@ -102,6 +102,11 @@ SPECIMENS: dict[str, Specimen] = {
     "div": Specimen("div", ((2, 3), (3,))),
     "scatter_add": Specimen("scatter_add", ((5, 2), np.array([2, 0, 2, 2, 4])), {"count": 4}),
     "sample": Specimen("sample", ((2, 3, 4, 5), _POINTS), {"kernel": "linear", "padding": "zeros"}),
+    "interpolate": Specimen(
+        "interpolate",
+        ((2, 3, 4), np.array([[1, 0, 0], [0.25, 0.75, 0]]), np.array([[0, 0.5, 0.5, 0], [0, 0, 0, 1.0], [1, 0, 0, 0]])),
+        {"axes": (1, 2)},
+    ),
     "sample by parts": Specimen(
         "sample", ((1, 2, 5), _POINTS[:1, :, :1]), {"kernel": "cubic", "padding": "border", "part": "positive"}
     ),

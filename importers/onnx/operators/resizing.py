@@ -1,10 +1,11 @@
-"""Resize and Upsample: axis by axis, a known matrix of weights, or for "nearest" a choice of entries."""
+"""Resize and Upsample: known matrices of weights, one for each axis, or for "nearest" a choice of entries."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -171,7 +172,8 @@ def upsample_7(lowering: Lowering, X: Value, *, scales: Sequence[float], mode: s
 def _resized(lowering: Lowering, X: Value, axes: Sequence[Axis], settings: Resizing) -> Value:
     if settings.mode not in _ALONG:
         raise UnsupportedError(f"mode {settings.mode!r} of Resize; there are {', '.join(_ALONG)}")
-    result, outside = X, np.zeros((1,) * len(X.shape), np.bool_)
+    outside = np.zeros((1,) * len(X.shape), np.bool_)
+    resized: list[tuple[Axis, np.ndarray]] = []
     for axis in axes:
         lowering.limits.check_known((4, axis.after), np.float64)
         positions = axis.positions(settings.coordinate_transformation_mode)
@@ -179,27 +181,47 @@ def _resized(lowering: Lowering, X: Value, axes: Sequence[Axis], settings: Resiz
             beyond = (positions < 0) | (positions > axis.before - 1)
             outside = outside | beyond.reshape([-1 if i == axis.axis else 1 for i in range(len(X.shape))])
         if axis.before != axis.after or axis.scale != 1 or axis.crop != (0.0, 1.0):
-            result = _ALONG[settings.mode](lowering, result, axis, positions, settings)
+            resized.append((axis, positions))
+    result = _ALONG[settings.mode](lowering, X, resized, settings) if resized else X
     if not outside.any():
         return result
     fill = np.asarray(settings.extrapolation_value).astype(X.dtype)
     return lowering.emit("where", np.broadcast_to(outside, result.shape), fill, result)
 
 
-def _nearest(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, settings: Resizing) -> Value:
-    index = np.clip(_NEAREST[settings.nearest_mode](positions), 0, axis.before - 1).astype(np.int64)
-    return lowering.emit("gather", X, index, axis=axis.axis)
+Resized: TypeAlias = "Sequence[tuple[Axis, np.ndarray]]"
+"""Axes that are resized, and where on the operand each entry of the result lies."""
 
 
-def _interpolated(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, settings: Resizing) -> Value:
+def _nearest(lowering: Lowering, X: Value, resized: Resized, settings: Resizing) -> Value:
+    for axis, positions in resized:
+        index = np.clip(_NEAREST[settings.nearest_mode](positions), 0, axis.before - 1).astype(np.int64)
+        X = lowering.emit("gather", X, index, axis=axis.axis)
+    return X
+
+
+def _linear(lowering: Lowering, X: Value, resized: Resized, settings: Resizing) -> Value:
+    """All axes at once: one linear map, whose weights are products of those along the axes."""
+    weights = [_weights(lowering, X, axis, positions, settings) for axis, positions in resized]
+    return lowering.emit("interpolate", X, *weights, axes=tuple(axis.axis for axis, _ in resized))
+
+
+def _by_cubics(lowering: Lowering, X: Value, resized: Resized, settings: Resizing) -> Value:
+    """Axis by axis, as weights of both signs have no evidence in common."""
     letters = [chr(ord("a") + i) for i in range(len(X.shape))]
-    given, result = "".join(letters), "".join("z" if i == axis.axis else letter for i, letter in enumerate(letters))
+    for axis, positions in resized:
+        result = "".join("z" if i == axis.axis else letter for i, letter in enumerate(letters))
+        weights = _weights(lowering, X, axis, positions, settings)
+        X = lowering.emit("einsum", X, weights, equation=f"{''.join(letters)},z{letters[axis.axis]}->{result}")
+    return X
+
+
+def _weights(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, settings: Resizing) -> np.ndarray:
     lowering.limits.check_known((2, axis.after, axis.before), np.float64)
-    weights = interpolation(axis, positions, settings).astype(X.dtype)
-    return lowering.emit("einsum", X, weights, equation=f"{given},z{letters[axis.axis]}->{result}")
+    return interpolation(axis, positions, settings).astype(X.dtype)
 
 
-_ALONG = {"nearest": _nearest, "linear": _interpolated, "bilinear": _interpolated, "cubic": _interpolated}
+_ALONG = {"nearest": _nearest, "linear": _linear, "bilinear": _linear, "cubic": _by_cubics}
 
 
 def interpolation(axis: Axis, positions: np.ndarray, settings: Resizing) -> np.ndarray:
