@@ -176,7 +176,7 @@ def test_modes_that_compare_with_nothing_take_no_baseline(name):
         (BACKGROUND[0, :3], {"x": X}, ["'x'", "one example [4]", "[count, 4]"]),
         (BACKGROUND[:, :3], {"x": X}, ["'x'", "one example [4]"]),
         (BACKGROUND[:0], {"x": X}, ["'x'", "one example [4]"]),
-        (0.0, {"x": X}, ["'x'", "one example [4]", "0.0"]),
+        (0.5, {"x": X}, ["'x'", "one example [4]", "0.5"]),
         ("black", {"x": X}, ["'x'", "'zero'", "'black'"]),
         (X > 0, {"x": X}, ["'x'", "one example [4]"]),
         ([[1, 2], [3]], {"x": X}, ["baseline of input 'x' has rows of unequal length"]),

@@ -167,7 +167,7 @@ def _ending_at_rows(plan: Plan, mode: Mode) -> Plan:
     before = tuple(step for step in plan.steps if step.eqn.outvars[0].name in names)
     if not before:
         return plan
-    if unsmooth := next((step.eqn for step in before if step.measured), None):
+    if unsmooth := next((step.eqn for step in before if step.measured or step.kind not in PASSING_ON), None):
         raise UnsupportedError(
             f"mode {mode.name!r} follows numbers that vary smoothly, and {unsmooth.op!r} computes with integers "
             f"before they are cast to floats; take a relevance mode or 'gradient', in: {unsmooth}"
