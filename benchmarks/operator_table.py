@@ -25,13 +25,18 @@ from tests.importers.test_conformance import CASES, NOT_PASSING
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "operators.md"
-WITHOUT_OPERATORS = ("test_conformance.py", "test_hostile.py", "test_keras.py", "test_light.py", "test_pytorch.py")
+WITHOUT_OPERATORS = {
+    *("test_calls.py", "test_changing_modules.py", "test_conformance.py", "test_hostile.py", "test_keras.py"),
+    *("test_keras_hostile.py", "test_keras_operations.py", "test_light.py", "test_load.py", "test_minilm.py"),
+    *("test_pytorch.py", "test_pytorch_batch.py", "test_random.py", "test_torch_forms.py", "test_totality.py"),
+}
 TESTS = [path for path in (ROOT / "tests" / "importers").glob("test_*.py") if path.name not in WITHOUT_OPERATORS]
 HEAD = """# ONNX operators
 
 Made by `python -m benchmarks.operator_table` from the registry of `importers/onnx/operators`; a version stands for all
 opsets up to the next one. The kind decides which relevance rules apply (README, "How it works"). An operator of several
-kinds becomes several equations, and one of kind "none" carries no relevance. "no equation" stands where operands are
+kinds becomes several equations, one of kind "none" carries no relevance, and one of kind "function" has derivatives but
+no rule: modes that conserve relevance refuse it by name. "no equation" stands where operands are
 handed on as they are, or everything is computed before anything runs.
 What has no line here may still be a function of the model's own, or one that ONNX defines by other operators.
 """
