@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, rnn
 
 from backtrace_jax import Explainer, explain
-from backtrace_jax.errors import InputError, ModelError, UnsupportedError
+from backtrace_jax.errors import InputError, MixedExamplesError, ModelError, UnsupportedError
 from backtrace_jax.importers import read
 from backtrace_jax.importers.pytorch import exporters
 from backtrace_jax.importers.pytorch.functions import Spelled
@@ -97,13 +97,30 @@ class AllOfThem(nn.Module):
         self.pool, self.largest = nn.AvgPool2d(3, 2, 1, True, divisor_override=4), nn.AdaptiveMaxPool2d((3, 2))
 
     def forward(self, x):
-        rows = self.largest(self.pool(x)).flatten(1).cumprod(-1)
-        return rows.masked_scatter(torch.tensor([True, False] * 3).expand_as(rows), rows.tanh())
+        return self.largest(self.pool(x)).flatten(1).cumprod(-1)
+
+
+class Scattered(nn.Module):
+    """Takes entries of the source in the order in which the mask is true: those of the first row for the second one."""
+
+    def forward(self, x):
+        return x.masked_scatter(torch.tensor([True, False] * 3).expand_as(x), x.tanh())
 
 
 def test_such_functions_are_explained_through_their_exports():
     found = _assert_own(AllOfThem(), 2 * _values(2, 1, 10, 7))
     assert found.fingerprint["exporter"] == "dynamo"
+
+
+def test_a_masked_scatter_runs_over_the_whole_batch():
+    module, x = Scattered(), _values(2, 6)
+    with pytest.raises(MixedExamplesError, match="batch_axis=None"):
+        explain(module, x, mode="gradient", target=0)
+    found = explain(module, x, mode="gradient", scaler=None, target=(1, 0), batch_axis=None)
+    own = x.clone().requires_grad_(True)
+    gradient = torch.autograd.grad(module(own)[1, 0], own)[0]
+    assert gradient[0].any(), "the second row has an entry of the first"
+    np.testing.assert_allclose(found.relevance["x"][0], gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_parametrized_weights_are_those_they_are_made_to_be():
