@@ -28,7 +28,7 @@ PAGE = ROOT / "docs" / "operators.md"
 WITHOUT_OPERATORS = {
     *("test_calls.py", "test_changing_modules.py", "test_conformance.py", "test_hostile.py", "test_keras.py"),
     *("test_keras_hostile.py", "test_keras_operations.py", "test_light.py", "test_load.py", "test_minilm.py"),
-    *("test_pytorch.py", "test_pytorch_batch.py", "test_random.py", "test_torch_forms.py", "test_totality.py"),
+    *("test_pytorch.py", "test_pytorch_batch.py", "test_torch_forms.py", "test_totality.py"),
 }
 TESTS = [path for path in (ROOT / "tests" / "importers").glob("test_*.py") if path.name not in WITHOUT_OPERATORS]
 HEAD = """# ONNX operators
