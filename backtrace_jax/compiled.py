@@ -11,7 +11,7 @@ import numpy as np
 
 from .answers import Answer, read_answer, tables
 from .axes import Axes, channel_axes
-from .batch import TOGETHER, Leaving
+from .batch import TOGETHER, Leaving, no_batch
 from .engine.chunks import default_chunk, default_group, run_chunks
 from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
 from .engine.layers import select_layers, select_value
@@ -197,7 +197,7 @@ def outline(graph: Graph, settings: Settings, rows: int, leaving: Sequence[Leavi
     """
     output = pick_output(graph, settings.output, leaving)
     if rows > 1 and output.shape[:1] != (rows,):
-        raise SettingError(f"output {output.name!r} {list(output.shape)} has no batch of {rows}, which the file fixes")
+        raise SettingError(no_batch(output.name, output.shape, rows))
     return Outline(output, read_answer(graph, output, rows), rows, tables(graph))
 
 

@@ -111,6 +111,12 @@ def test_axes_that_do_not_exist():
         explain(model("N", swapped=True), X[0], batch_axis=1)
 
 
+def test_features_taken_for_the_batch():
+    """Axis 1 of the inputs holds features, whose number the file fixes."""
+    with pytest.raises(InputError, match="mixes the examples along axis 1 of 'x'"):
+        explain(model("N"), X, batch_axis=1)
+
+
 def test_an_output_without_the_fixed_batch():
     summed = model(4)
     summed.graph.node.append(helper.make_node("ReduceSum", ["y", "axes"], ["total"], keepdims=0))

@@ -10,7 +10,7 @@ does not pass.
 """
 
 from .places import Place
-from .proving import Leaving, leaving_of, proven
+from .proving import Leaving, leaving_of, no_batch, proven
 from .walk import TOGETHER
 
-__all__ = ["TOGETHER", "Leaving", "Place", "leaving_of", "proven"]
+__all__ = ["TOGETHER", "Leaving", "Place", "leaving_of", "no_batch", "proven"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import MixedExamplesError
@@ -110,7 +110,15 @@ def _without_batch(output: Followed, name: str, count: int) -> str:
     """Whether an output of a run of so many examples has no axis of them."""
     if _axis(output, count) is not None:
         return ""
-    return f"output {name!r} {list(output.var.shape)} has no batch of {count}, which the file fixes"
+    return no_batch(name, output.var.shape, count)
+
+
+def no_batch(name: str, shape: Sequence[int], count: int) -> str:
+    """That an output does not hold as many examples as the file fixes."""
+    return (
+        f"output {name!r} {list(shape)} has no batch of {count}, the size that the file fixes for the axis of the batch "
+        "in the inputs; if that is another axis, say so by batch_axis="
+    )
 
 
 def _axis(output: Followed, count: int) -> int | None:
