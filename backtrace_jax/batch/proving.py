@@ -116,8 +116,8 @@ def _without_batch(output: Followed, name: str, count: int) -> str:
 def no_batch(name: str, shape: Sequence[int], count: int) -> str:
     """That an output does not hold as many examples as the file fixes."""
     return (
-        f"output {name!r} {list(shape)} has no batch of {count}, the size that the file fixes for the axis of the batch "
-        "in the inputs; if that is another axis, say so by batch_axis="
+        f"output {name!r} {list(shape)} has no batch of {count}, the size that the file fixes for the batch of the "
+        "inputs; if their batch is another axis, say so by batch_axis="
     )
 
 
