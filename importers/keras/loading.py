@@ -21,7 +21,7 @@ import jax
 from backtrace_jax.errors import BacktraceError, MissingDependencyError, ModelError, UnsupportedError
 
 from .text import Front, without_text
-from .untrusted import Archive, Hdf5, check_configuration, check_version
+from .untrusted import Archive, Hdf5, check_configuration, check_version, entries
 
 _LONGEST_REASON = 300  # characters
 _NEUTRAL: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
@@ -109,16 +109,9 @@ def _loaded(keras: Any, path: Path) -> Any:
 
 def _repair(config: Any) -> Iterator[str]:
     """Take out the keys that Keras 3 refuses; says which."""
-    waiting = [config]
-    while waiting:
-        current = waiting.pop()
-        if isinstance(current, list):
-            waiting += reversed(current)
-        elif isinstance(current, dict):
-            own = current.get("config")
-            if isinstance(own, dict) and isinstance(current.get("class_name"), str):
-                yield from _repair_layer(current["class_name"], own, keras_3="module" in current)
-            waiting += reversed([*current.values()])
+    for entry in entries(config):
+        if isinstance(entry.get("config"), dict):
+            yield from _repair_layer(entry["class_name"], entry["config"], keras_3="module" in entry)
 
 
 def _repair_layer(kind: str, own: dict[str, Any], *, keras_3: bool) -> Iterator[str]:

@@ -51,7 +51,7 @@ def check_configuration(keras: Any, config: Any) -> None:
     Raises:
         UnsupportedError: Naming the entry.
     """
-    for entry in _entries(config):
+    for entry in entries(config):
         kind, inner = entry["class_name"], entry.get("config")
         name = inner.get("name") if isinstance(inner, dict) else inner
         where = f"{str(name)[:60]!r} ({kind[:60]})"
@@ -66,17 +66,17 @@ def check_configuration(keras: Any, config: Any) -> None:
             )
 
 
-def _entries(config: Any) -> Iterator[dict[str, Any]]:
-    """Everything in a configuration that names a class or function."""
+def entries(config: Any) -> Iterator[dict[str, Any]]:
+    """Everything in a configuration that names a class or function, in the order in which it stands there."""
     waiting = [config]
     while waiting:
         current = waiting.pop()
         if isinstance(current, list):
-            waiting += current
+            waiting += reversed(current)
         elif isinstance(current, dict):
             if isinstance(current.get("class_name"), str):
                 yield current
-            waiting += current.values()
+            waiting += reversed([*current.values()])
 
 
 def _is_part(keras: Any, entry: dict[str, Any]) -> bool:
