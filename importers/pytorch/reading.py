@@ -48,6 +48,7 @@ _COARSE = {
 
 
 _REASON = 160  # characters of why a module cannot be imported
+_SAME = 1e-4  # of the largest entry: what counts as the same answer in a batch of another size
 _NEXT = (1e-5, 1e-4, 1e-3)  # noise of inputs next to those given, relative to their spread
 
 
@@ -240,9 +241,7 @@ def _check_any_size(source: _Source, feeds: Feeds) -> None:
     except InputError:  # a batch of this size is all that it takes
         return
     for name, array in own.items():
-        size = np.abs(array).max(initial=0, where=np.isfinite(array))
-        other = larger[name][: len(array)]
-        if other.shape != array.shape or not np.allclose(other, array, rtol=0, atol=1e-4 * size, equal_nan=True):
+        if not proof.stays(array, larger[name][: len(array)], _SAME):
             raise MixedExamplesError(
                 f"output {name!r} of {type(source.module).__name__} depends on how many examples there are", TOGETHER
             )
