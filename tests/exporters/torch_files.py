@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,8 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime.transformers.optimizer import optimize_model
+
+from tests.zoo import quiet
 
 from .modules import build
 from .weights import HEADS, WIDTH, example
@@ -29,7 +27,7 @@ NOT_PORTABLE = ("NchwcTransformer", "NhwcTransformer")
 
 def dynamo(name: str) -> onnx.ModelProto:
     """The newer exporter, at the oldest opset that it writes: formulas are written out."""
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             build(name).double(), _inputs(name, torch.float64), dynamo=True, opset_version=18, input_names=["x"],
             external_data=False, verbose=False,
@@ -51,7 +49,7 @@ def plain(name: str) -> onnx.ModelProto:
 
 def _traced(module: torch.nn.Module, inputs: tuple[torch.Tensor], **settings: Any) -> onnx.ModelProto:
     file = io.BytesIO()
-    with _quiet():
+    with quiet():
         torch.onnx.export(module, inputs, file, dynamo=False, opset_version=17, input_names=["x"], **settings)
     return onnx.load_model_from_string(file.getvalue())
 
@@ -82,15 +80,3 @@ def fused(model: onnx.ModelProto, kind: str, folder: Path) -> onnx.ModelProto:
 def _inputs(name: str, kind: torch.dtype) -> tuple[torch.Tensor]:
     x = torch.tensor(example(name))
     return (x.to(kind) if x.is_floating_point() else x,)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -87,7 +87,7 @@ def _exported(name: str, exporter: str, opset: int) -> Exported:
     path = path_of(name, exporter, opset)
     found = load(path)
     if found is None:
-        with _quiet():
+        with quiet():
             from tests.zoo.export import export
 
             save(export(name, exporter, opset), path)
@@ -98,7 +98,7 @@ def _exported(name: str, exporter: str, opset: int) -> Exported:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the warnings and log messages of torch, its exporters and transformers."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
