@@ -25,7 +25,7 @@ SATURATION: dict[str, Range] = {
 
 _NOWHERE = [[-math.inf], [math.inf]]  # bounds, one above the other, that close nothing
 _NEVER_NEGATIVE = {"abs", "exp", "relu", "sigmoid", "softmax", "softplus", "sqrt"}
-_SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "interpolate", "add", "cast"}
+_SIGN_KEEPING = {"avg_pool", "reduce_sum", "reduce_mean", "interpolate", "sample", "add", "cast"}
 
 
 def saturation(graph: Graph) -> dict[str, Range]:
@@ -115,6 +115,8 @@ def _clipped_at_zero(eqn: Eqn) -> bool:
 
 
 def _keeps_sign(eqn: Eqn) -> bool:
+    if eqn.params.get("signed"):
+        return False
     return eqn.op in _SIGN_KEEPING or OPS[eqn.op].kind in (MOVE, SELECT)
 
 

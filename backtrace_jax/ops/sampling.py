@@ -2,12 +2,14 @@
 
 It is linear in what is read; where the positions follow from inputs as well it is a function of both.
 
-Cubic interpolation has weights of both signs; it is the difference of two maps with weights that are not negative.
+The weights are products of one weight for each axis. Cubic ones have both signs: such an operation says so (`signed`),
+and applies on demand some `part` of its weights alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,6 +17,17 @@ from jax import Array
 from .registry import FUNCTION, LINEAR, register
 
 ZEROS, BORDER, REFLECTION = "zeros", "border", "reflection"
+
+
+class Part(Enum):
+    """What of an operation's own weights is used: all, or magnitudes of all or of one sign, squares, 1 for each."""
+
+    ALL = "all"
+    MAGNITUDE = "magnitude"
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    SQUARED = "squared"
+    CONNECTED = "connected"
 
 
 def grid_points(grid: Array, *, sizes: Sequence[int], align_corners: bool, padding: str) -> Array:
@@ -48,7 +61,8 @@ def sample(
     kernel: str,
     padding: str,
     align_corners: bool = False,
-    part: str = "all",
+    signed: bool = False,
+    part: Part = Part.ALL,
     summed: bool = True,
 ) -> Array:
     """Interpolated entries: x [N, C, *sizes] at points [N, P, axes] gives [N, C, P].
@@ -59,7 +73,8 @@ def sample(
         kernel: "nearest", "linear" or "cubic".
         padding: What lies outside: "zeros", "border" or "reflection".
         align_corners: Whether reflection is at the outermost entries, rather than half an entry beyond.
-        part: Weights that are used: "all" of them, or the magnitudes of those that are "positive" or "negative".
+        signed: Whether weights have both signs.
+        part: What of the weights is used.
         summed: Whether each position gives one number; if not, the weighted entries themselves, [N, C, P, entries].
     """
     sizes = x.shape[2:]
@@ -93,7 +108,15 @@ def _taps(points: Array, size: int, kernel: str, padding: str, align_corners: bo
         found = _reflected(found, jnp.full((1,) * found.ndim, size, points.dtype), align_corners)
     elif padding == ZEROS:
         weight = jnp.where(inside, weight, 0)
-    return jnp.clip(jnp.nan_to_num(found), 0, size - 1).astype(jnp.int32), weight
+    near = jnp.clip(jnp.nan_to_num(found), 0, size - 1).astype(jnp.int32)
+    return near, weight if padding == ZEROS or kernel != "cubic" else _merged(near, weight)
+
+
+def _merged(near: Array, weight: Array) -> Array:
+    """Weights with all of an entry's at the first place that reads it: beyond the ends several read the same one."""
+    same = near[..., :, None] == near[..., None, :]
+    first = jnp.argmax(same, axis=-1) == _along_last(jnp.arange(near.shape[-1]), near.ndim)
+    return jnp.where(first, jnp.sum(jnp.where(same, weight[..., None, :], 0), axis=-1), 0)
 
 
 def _triangle(distance: Array) -> Array:
@@ -109,24 +132,47 @@ def _cubic(distance: Array) -> Array:
 
 _A = -0.75  # slope of the cubic kernel where it crosses zero, as ONNX sets it
 _KERNELS: dict[str, tuple[int, Callable[[Array], Array]]] = {"linear": (1, _triangle), "cubic": (2, _cubic)}
-_PARTS: dict[str, Callable[[Array], Array]] = {
-    "all": lambda weight: weight,
-    "positive": lambda weight: jnp.maximum(weight, 0),
-    "negative": lambda weight: jnp.maximum(-weight, 0),
+_PARTS: dict[Part, Callable[[Array], Array]] = {
+    Part.ALL: lambda weight: weight,
+    Part.MAGNITUDE: jnp.abs,
+    Part.POSITIVE: lambda weight: jnp.maximum(weight, 0),
+    Part.NEGATIVE: lambda weight: jnp.maximum(-weight, 0),
+    Part.SQUARED: jnp.square,
+    Part.CONNECTED: lambda weight: (weight != 0).astype(weight.dtype),
 }
 
 
-def interpolate(x: Array, *weights: Array, axes: Sequence[int]) -> Array:
-    """Weighted means along each of some axes, as one linear map: no weight is negative, so none of their products is.
+def interpolate(x: Array, *weights: Array, axes: Sequence[int], signed: bool = False, part: Part = Part.ALL) -> Array:
+    """Weighted sums along each of some axes, as one linear map whose weights are the products of those along the axes.
 
     Args:
         x: What is read.
         weights: For each of the axes, weights [entries after, entries before].
         axes: The axes, each of them once.
+        signed: Whether weights have both signs.
+        part: What of the products is used.
     """
+    if part in (Part.POSITIVE, Part.NEGATIVE):
+        return _by_sign(x, weights, axes)[0 if part == Part.POSITIVE else 1]
     for axis, matrix in zip(axes, weights, strict=True):
-        x = jnp.moveaxis(jnp.tensordot(x, matrix, (axis, 1)), -1, axis)
+        x = _along(x, _PARTS[part](matrix), axis)
     return x
+
+
+def _along(x: Array, matrix: Array, axis: int) -> Array:
+    return jnp.moveaxis(jnp.tensordot(x, matrix, (axis, 1)), -1, axis)
+
+
+def _by_sign(x: Array, weights: Sequence[Array], axes: Sequence[int]) -> tuple[Array, Array]:
+    """By the positive products of weights, and by the negative ones: those of an odd number of negative weights."""
+    even, odd = x, jnp.zeros_like(x)
+    for axis, matrix in zip(axes, weights, strict=True):
+        kept, turning = (_PARTS[part](matrix) for part in (Part.POSITIVE, Part.NEGATIVE))
+        even, odd = (
+            _along(even, kept, axis) + _along(odd, turning, axis),
+            _along(odd, kept, axis) + _along(even, turning, axis),
+        )
+    return even, odd
 
 
 register(LINEAR, {"sample": sample, "interpolate": interpolate}, carriers=(0,))

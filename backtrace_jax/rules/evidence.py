@@ -22,9 +22,11 @@ from jax import Array
 
 from ..ops import PRODUCT, SUM
 from ..ops.linear import same_rank
-from .site import Shares, Site, linear_map
+from ..ops.sampling import Part
+from .site import LinearMap, Shares, Site, linear_map
 
 Parts: TypeAlias = list[Array]
+Kernels: TypeAlias = "Sequence[Array | Part]"
 Split: TypeAlias = Callable[[Array], Parts]
 Totals: TypeAlias = tuple[tuple[tuple[int, int], ...], ...]
 
@@ -70,6 +72,15 @@ def square(x: Array) -> Array:
 def _squares(x: Array) -> Parts:
     return [square(x)]
 
+
+_OWN_WEIGHTS: dict[Split, Sequence[Part]] = {
+    _whole: [Part.ALL],
+    _magnitude: [Part.MAGNITUDE],
+    _signs: [Part.POSITIVE, Part.NEGATIVE],
+    _ones: [Part.CONNECTED],
+    _squares: [Part.SQUARED],
+}
+"""The same splits for operations that have weights of both signs of their own."""
 
 _ALIKE, _OPPOSITE = ((0, 0), (1, 1)), ((1, 0), (0, 1))
 
@@ -134,7 +145,7 @@ def gather(site: Site, view: View, asked: int | None = None) -> Evidence:
 def _of_map(site: Site, view: View, asked: slice) -> Evidence:
     linear = linear_map(site)
     parts = _parts(view, linear.x, linear.nonnegative)
-    kernels = None if linear.K is None else view.kernels(linear.K)
+    kernels = _kernels(view, linear)
 
     def push(*rates: Array) -> Shares:
         return {linear.position: _joined(parts, _unmix(linear.back, view, kernels, parts, rates))}
@@ -143,9 +154,24 @@ def _of_map(site: Site, view: View, asked: slice) -> Evidence:
         _mix(linear.apply, view.totals[asked], kernels, parts),
         linear.bias,
         site.result,
-        _gain(kernels, parts if view.cancels else None),
+        _gain(_sizes(linear, kernels), parts if view.cancels else None),
         push,
     )
+
+
+def _kernels(view: View, linear: LinearMap) -> Kernels | None:
+    """The weights split in the same way, whether they are an operand or the operation's own."""
+    if linear.K is None:
+        return None
+    return _OWN_WEIGHTS[view.kernels] if isinstance(linear.K, Part) else view.kernels(linear.K)
+
+
+def _sizes(linear: LinearMap, kernels: Kernels | None) -> Parts:
+    """Weights, or what none of an operation's own is larger than: the sums of their magnitudes."""
+    own = [kernel for kernel in kernels or () if not isinstance(kernel, Part)]
+    if kernels is None or own:
+        return own
+    return [linear.apply(_OWN_WEIGHTS[_magnitude][0], jnp.ones_like(linear.x))]
 
 
 def _parts(view: View, x: Array, nonnegative: bool) -> Parts:
@@ -153,7 +179,7 @@ def _parts(view: View, x: Array, nonnegative: bool) -> Parts:
     return [x] if nonnegative and view.parts in (_magnitude, _signs) else view.parts(x)
 
 
-def _mix(apply: Callable[..., Array], totals: Totals, kernels: Parts | None, parts: Parts) -> tuple[Array, ...]:
+def _mix(apply: Callable[..., Array], totals: Totals, kernels: Kernels | None, parts: Parts) -> tuple[Array, ...]:
     """These totals. Parts that meet the same weights go through them together; without weights there is only the
     first kernel, which is not negative."""
     weights = [None] if kernels is None else kernels
@@ -176,7 +202,7 @@ def _totals(pairs: list[list[tuple[int, int]]], found: Mapping[tuple[int, int], 
 
 
 def _unmix(
-    back: Callable[..., Array], view: View, kernels: Parts | None, parts: Parts, rates: Sequence[Array]
+    back: Callable[..., Array], view: View, kernels: Kernels | None, parts: Parts, rates: Sequence[Array]
 ) -> Parts:
     """The transpose of `_mix`: what the rates of the totals send back to each part."""
     weights = [None] if kernels is None else kernels
@@ -192,7 +218,7 @@ def _unmix(
 def _apply_all(apply: Callable[..., Array], K: Any, parts: Parts) -> Sequence[Array]:
     if len(parts) < 2:
         return [apply(K, part) for part in parts]
-    return list(jax.vmap(apply, (None, 0))(K, jnp.stack(parts)))
+    return list(jax.vmap(functools.partial(apply, K))(jnp.stack(parts)))
 
 
 def _added(arrays: Sequence[Array]) -> Array:

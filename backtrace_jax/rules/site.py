@@ -12,6 +12,7 @@ from jax import Array
 
 from ..ops import PRODUCT, QUOTIENT, Op
 from ..ops.linear import mul
+from ..ops.sampling import Part
 
 BIAS, CONSTANT, STABILISER, DEAD = "bias", "constant", "stabiliser", "dead"
 EMBEDDING = "embedding"  # rows of a table that bears no relevance, looked up by an index that does
@@ -62,19 +63,20 @@ class Site:
         """Position of the first operand that bears relevance."""
         return self.bears.index(True)
 
-    def call(self, carried: Mapping[int, Array]) -> Any:
-        """Apply the operation with some operands replaced, without bias."""
+    def call(self, carried: Mapping[int, Array], **changed: Any) -> Any:
+        """Apply the operation with some operands and settings replaced, without bias."""
         operands = [carried.get(i, operand) for i, operand in enumerate(self.operands)]
-        return self.op.apply(*operands[: 2 if self.op.kind == PRODUCT else None], **self.params)
+        return self.op.apply(*operands[: 2 if self.op.kind == PRODUCT else None], **{**self.params, **changed})
 
 
 class LinearMap(NamedTuple):
     """z = apply(K, x) + bias: an equation seen as a linear map of the one operand that bears relevance.
 
     Attributes:
-        apply: Linear in `x` for given weights and linear in `K`; with K = None the fixed, non-negative weights.
+        apply: Linear in `x` for given weights, and in weights that are an array.
         back: From weights and an array in the shape of z to its linear transpose, in the shape of x.
-        K: The weights; None where the operation has none of its own.
+        K: The weights. Where they are the operation's own: `Part.ALL` of them if they have both signs, for which other
+            parts may stand; None if none is negative.
         x: The operand that bears relevance.
         bias: Additive parameters, broadcastable to z; None: none.
         position: Position of x among the operands.
@@ -83,7 +85,7 @@ class LinearMap(NamedTuple):
 
     apply: Callable[[Any, Array], Array]
     back: Callable[[Any, Array], Array]
-    K: Array | None
+    K: Array | Part | None
     x: Array
     bias: Array | None
     position: int
@@ -99,6 +101,8 @@ def linear_map(site: Site) -> LinearMap:
     elif site.op.kind == PRODUCT:
         apply, K = _weighted(site, position), site.operands[1 - position]
         bias = site.operands[2] if len(site.operands) == 3 else None
+    elif site.params.get("signed"):
+        apply, K, bias = (lambda part, value: site.call({position: value}, part=part)), Part.ALL, None
     else:
         apply, K, bias = (lambda _, value: site.call({position: value})), None, None
     return LinearMap(apply, _back(site, position, apply), K, x, bias, position, site.nonnegative[position])

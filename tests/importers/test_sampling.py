@@ -7,9 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
-from backtrace_jax import explain
 from tests.importers.explaining import check_explained, network
 from tests.importers.nodes import check_node, floats, ints
 
@@ -84,35 +82,3 @@ def test_relevance(name):
     op_type, operands, known, settings = EXPLAINED[name]
     nodes = [helper.make_node(op_type, operands, ["read"], **settings), helper.make_node("Flatten", ["read"], ["y"])]
     check_explained(network(nodes, {"x": X}, k=known), {"x": X})
-
-
-def _matrix(node, k, shape):
-    """What ONNX's reference evaluator makes of every unit vector: the matrix of a linear map, [entries, entries]."""
-    units = np.eye(int(np.prod(shape)), dtype=np.float32).reshape(-1, *shape)
-    flat = helper.make_node("Flatten", ["read"], ["y"])
-    (found,) = ReferenceEvaluator(network([node, flat], {"x": units}, k=k)).run(None, {"x": units})
-    return np.asarray(found, np.float32)
-
-
-@pytest.mark.parametrize("mode", ["default", "contrastive", "lrp-epsilon", "attnlrp"])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"coordinate_transformation_mode": "half_pixel"},
-        {"coordinate_transformation_mode": "align_corners"},
-        {"coordinate_transformation_mode": "pytorch_half_pixel", "antialias": 1},
-    ],
-    ids=lambda settings: "-".join(map(str, settings.values())),
-)
-def test_linear_interpolation_is_one_linear_map(settings, mode):
-    """Signs that cancel along one axis are told apart along the other, as by the product with its matrix (RULES 1)."""
-    sizes = (3, 4) if "antialias" in settings else (9, 7)
-    x = np.random.default_rng(0).normal(size=(1, 1, 5, 6)).astype(np.float32)
-    node = helper.make_node("Resize", ["x", "", "", "k"], ["read"], mode="linear", axes=[2, 3], **settings)
-    head = np.random.default_rng(1).normal(size=(int(np.prod(sizes)), 3)).astype(np.float32)
-    end = [helper.make_node("Flatten", ["read"], ["flat"]), helper.make_node("MatMul", ["flat", "head"], ["y"])]
-    one = network([node, *end], {"x": x}, k=np.array(sizes), head=head)
-    moved = [helper.make_node("Flatten", ["x"], ["row"]), helper.make_node("MatMul", ["row", "k"], ["read"])]
-    other = network([*moved, *end], {"x": x}, k=_matrix(node, np.array(sizes), x.shape[1:]), head=head)
-    found, expected = (explain(model, x, mode=mode, target=0, dtype="float64").relevance["x"] for model in (one, other))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

@@ -107,8 +107,13 @@ SPECIMENS: dict[str, Specimen] = {
         ((2, 3, 4), np.array([[1, 0, 0], [0.25, 0.75, 0]]), np.array([[0, 0.5, 0.5, 0], [0, 0, 0, 1.0], [1, 0, 0, 0]])),
         {"axes": (1, 2)},
     ),
-    "sample by parts": Specimen(
-        "sample", ((1, 2, 5), _POINTS[:1, :, :1]), {"kernel": "cubic", "padding": "border", "part": "positive"}
+    "interpolate with weights of both signs": Specimen(
+        "interpolate",
+        ((2, 3, 4), np.array([[1, -0.5, 0], [-0.25, 0.75, 0]]), np.array([[0, 0.5, -0.5, 0], [0, 0.1, 0, 1.0]])),
+        {"axes": (1, 2), "signed": True},
+    ),
+    "sample, cubic": Specimen(
+        "sample", ((1, 2, 5), _POINTS[:1, :, :1]), {"kernel": "cubic", "padding": "border", "signed": True}
     ),
     "avg_pool": Specimen("avg_pool", ((1, 2, 5, 5),), {**_WINDOW, "window": (3, 2), "counted": ((1, 0), (0, 0))}),
     "avg_pool, channels last": Specimen(

@@ -9,7 +9,7 @@ from string import ascii_letters
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
+from backtrace_jax.ir import Value, Var
 
 from ..lowering import Lowering
 from .registry import operator
@@ -123,7 +123,7 @@ def matmul(lowering: Lowering, A: Value, B: Value) -> Value:
 
 @operator("Einsum")
 def einsum(lowering: Lowering, *Inputs: Value, equation: str) -> Value:
-    """Einstein summation; more than two operands are contracted from left to right."""
+    """Einstein summation; of more than two operands one after the other, or the known ones first."""
     terms, result = _terms(equation)
     if len(terms) != len(Inputs):
         raise ModelError(f"equation {equation!r} names {len(terms)} operands, the node has {len(Inputs)}")
@@ -132,13 +132,44 @@ def einsum(lowering: Lowering, *Inputs: Value, equation: str) -> Value:
     operands = list(Inputs)
     if len(terms) > 2 and "..." in equation:
         operands, terms, result = _written_out(lowering, operands, terms, result)
-    value, term = operands[0], terms[0]
-    for position, (other, other_term) in enumerate(zip(operands[1:], terms[1:], strict=True), 2):
+    if sum(isinstance(operand, Var) for operand in operands) == 1 and _summing(terms, result) > 1:
+        operands, terms = _weights_folded(lowering, operands, terms, result)
+    value = operands[0]
+    for other, equation in zip(operands[1:], _steps(terms, result), strict=True):
+        value = lowering.emit("einsum", value, other, equation=equation)
+    return value
+
+
+def _steps(terms: Sequence[str], result: str) -> list[str]:
+    """Equations of two operands, from left to right: each sums over what nothing after it reads."""
+    term, equations = terms[0], []
+    for position, other in enumerate(terms[1:], 2):
         remaining = result + "".join(terms[position:])
         last = position == len(terms)
-        merged = result if last else "".join(c for c in dict.fromkeys(term + other_term) if c in remaining)
-        value, term = lowering.emit("einsum", value, other, equation=f"{term},{other_term}->{merged}"), merged
-    return value
+        merged = result if last else "".join(c for c in dict.fromkeys(term + other) if c in remaining)
+        equations.append(f"{term},{other}->{merged}")
+        term = merged
+    return equations
+
+
+def _summing(terms: Sequence[str], result: str) -> int:
+    """How many of the steps sum over something."""
+    sides = (equation.split("->") for equation in _steps(terms, result))
+    return sum(bool(set(given) - {","} - set(found)) for given, found in sides)
+
+
+def _weights_folded(
+    lowering: Lowering, operands: Sequence[Value], terms: Sequence[str], result: str
+) -> tuple[list[Value], list[str]]:
+    """All known operands as one, so that the only other one goes through one linear map (RULES 1)."""
+    (at,) = (i for i, operand in enumerate(operands) if isinstance(operand, Var))
+    known = [(x, term) for i, (x, term) in enumerate(zip(operands, terms, strict=True)) if i != at]
+    sizes = {letter: size for x, term in known for letter, size in zip(term, x.shape, strict=True)}
+    letters = "".join(letter for letter in sizes if letter in terms[at] + result)
+    lowering.limits.check_known([sizes[letter] for letter in letters], operands[at].dtype)
+    equation = f"{','.join(term for _, term in known)}->{letters}"
+    folded = np.einsum(equation, *(np.asarray(x) for x, _ in known), optimize=True)
+    return [operands[at], folded], [terms[at], letters]
 
 
 def _written_out(

@@ -200,20 +200,11 @@ def _nearest(lowering: Lowering, X: Value, resized: Resized, settings: Resizing)
     return X
 
 
-def _linear(lowering: Lowering, X: Value, resized: Resized, settings: Resizing) -> Value:
+def _interpolated(lowering: Lowering, X: Value, resized: Resized, settings: Resizing) -> Value:
     """All axes at once: one linear map, whose weights are products of those along the axes."""
     weights = [_weights(lowering, X, axis, positions, settings) for axis, positions in resized]
-    return lowering.emit("interpolate", X, *weights, axes=tuple(axis.axis for axis, _ in resized))
-
-
-def _by_cubics(lowering: Lowering, X: Value, resized: Resized, settings: Resizing) -> Value:
-    """Axis by axis, as weights of both signs have no evidence in common."""
-    letters = [chr(ord("a") + i) for i in range(len(X.shape))]
-    for axis, positions in resized:
-        result = "".join("z" if i == axis.axis else letter for i, letter in enumerate(letters))
-        weights = _weights(lowering, X, axis, positions, settings)
-        X = lowering.emit("einsum", X, weights, equation=f"{''.join(letters)},z{letters[axis.axis]}->{result}")
-    return X
+    signed = any((matrix < 0).any() for matrix in weights)
+    return lowering.emit("interpolate", X, *weights, axes=tuple(axis.axis for axis, _ in resized), signed=signed)
 
 
 def _weights(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, settings: Resizing) -> np.ndarray:
@@ -221,7 +212,7 @@ def _weights(lowering: Lowering, X: Value, axis: Axis, positions: np.ndarray, se
     return interpolation(axis, positions, settings).astype(X.dtype)
 
 
-_ALONG = {"nearest": _nearest, "linear": _linear, "bilinear": _linear, "cubic": _by_cubics}
+_ALONG = {"nearest": _nearest, "linear": _interpolated, "bilinear": _interpolated, "cubic": _interpolated}
 
 
 def interpolation(axis: Axis, positions: np.ndarray, settings: Resizing) -> np.ndarray:

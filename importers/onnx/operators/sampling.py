@@ -15,7 +15,7 @@ from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
 from .registry import operator
-from .windows import pairs, per_axis
+from .windows import pairs, per_axis, window_places
 
 _MODES = {"bilinear": "linear", "linear": "linear", "nearest": "nearest", "bicubic": "cubic", "cubic": "cubic"}
 
@@ -40,15 +40,8 @@ def grid_sample(
     moved = {**settings, "padding": "zeros"} if kernel == "cubic" else settings  # whose entries are padded one by one
     points = lowering.emit("grid_points", lowering.cast(grid, X.dtype), sizes=sizes, **moved)
     flat = lowering.reshape(points, (batch, math.prod(places), axes))
-    return lowering.reshape(_read(lowering, X, flat, kernel, **settings), (*X.shape[:2], *places))
-
-
-def _read(lowering: Lowering, X: Value, points: Value, kernel: str, **settings: object) -> Value:
-    """Cubic weights have both signs: what they add less what they take away."""
-    if kernel != "cubic":
-        return lowering.emit("sample", X, points, kernel=kernel, **settings)
-    signs = ("positive", "negative")
-    return lowering.emit("sub", *(lowering.emit("sample", X, points, kernel=kernel, part=p, **settings) for p in signs))
+    read = lowering.emit("sample", X, flat, kernel=kernel, signed=kernel == "cubic", **settings)
+    return lowering.reshape(read, (*X.shape[:2], *places))
 
 
 @operator("AffineGrid", since=20)
@@ -119,18 +112,34 @@ def _pooled_region(
         start + (np.arange(count * each) + 0.5) * width / each
         for start, count, width, each in zip(corner, cells, step, samples, strict=True)
     ]
-    points = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(1, -1, 2)
-    ends = np.array(X.shape[2:])
-    outside = ((points < -1) | (points > ends)).any(-1)
     example = lowering.emit("gather", X, np.asarray([row]), axis=0)
-    place = np.clip(points, 0, ends - 1).astype(X.dtype)
-    read = lowering.emit("sample", example, place, kernel="linear", padding="border", summed=mode == "avg")
-    kept = np.where(outside, 0, 1).astype(X.dtype).reshape(1, 1, -1, *(1,) * (mode != "avg"))
+    sizes = X.shape[2:]
+    if mode == "avg":
+        for line, extent in zip(lines, sizes, strict=True):
+            lowering.limits.check_known((2, len(line), extent), np.float64)
+        weights = [_means(*each).astype(X.dtype) for each in zip(lines, sizes, cells, strict=True)]
+        return lowering.emit("interpolate", example, *weights, axes=(2, 3), signed=False)
+    points, inside = (
+        np.stack(np.meshgrid(*each, indexing="ij"), -1).reshape(1, -1, 2) for each in (lines, _inside(lines, sizes))
+    )
+    place = np.clip(points, 0, np.array(sizes) - 1).astype(X.dtype)
+    read = lowering.emit("sample", example, place, kernel="linear", padding="border", summed=False)
+    kept = inside.all(-1).astype(X.dtype).reshape(1, 1, -1, 1)
     read = read if kept.all() else lowering.emit("mul", read, kept)
-    entries = () if mode == "avg" else (4,)
-    split = lowering.reshape(read, (1, X.shape[1], cells[0], samples[0], cells[1], samples[1], *entries))
-    axes = (3, 5, *range(6, 6 + len(entries)))
-    return lowering.emit("reduce_mean" if mode == "avg" else "reduce_max", split, axes=axes, keepdims=False)
+    split = lowering.reshape(read, (1, X.shape[1], cells[0], samples[0], cells[1], samples[1], 4))
+    return lowering.emit("reduce_max", split, axes=(3, 5, 6), keepdims=False)
+
+
+def _inside(lines: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+    """Along each axis, whether a sample lies less than one entry beyond the ends; others count as zero."""
+    return [(line >= -1) & (line <= size) for line, size in zip(lines, sizes, strict=True)]
+
+
+def _means(line: np.ndarray, size: int, cells: int) -> np.ndarray:
+    """Weights [cells, entries] of one axis: the mean of the samples of each cell, read between entries."""
+    distance = np.abs(np.clip(line, 0, size - 1)[:, None] - np.arange(size))
+    weights = np.maximum(1 - distance, 0) * _inside([line], [size])[0][:, None]
+    return weights.reshape(cells, -1, size).mean(1)
 
 
 @operator("DeformConv", since=19)
@@ -155,7 +164,7 @@ def deform_conv(
         raise ModelError(f"kernel_shape {tuple(kernel_shape)} does not fit the weights' window {window}")
     batch, channels, *sizes = X.shape
     places = tuple(offset.shape[2:])
-    base = _window_places(places, window, per_axis(strides, rank), per_axis(dilations, rank), pairs(pads, rank))
+    base = window_places(places, window, per_axis(strides, rank), per_axis(dilations, rank), pairs(pads, rank))
     taps, count = math.prod(window), math.prod(places)
     moved = lowering.reshape(offset, (batch * offset_group, taps, rank, count))
     points = lowering.emit("add", lowering.transpose(moved, (0, 1, 3, 2)), base.astype(X.dtype))
@@ -168,20 +177,3 @@ def deform_conv(
     kernel = lowering.reshape(W, (group, W.shape[0] // group, channels // group * taps))
     result = lowering.reshape(lowering.emit("matmul", kernel, patches), (batch, W.shape[0], *places))
     return result if B is None else lowering.emit("add", result, lowering.along_channels(B, rank + 2))
-
-
-def _window_places(
-    places: Sequence[int], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int], padding: Sequence
-) -> np.ndarray:
-    """Where each tap of each window reads before it is moved, [taps, places, axes]."""
-    lines = [
-        np.arange(taps)[:, None] * d + np.arange(count)[None] * s - low
-        for taps, count, s, d, (low, _) in zip(window, places, strides, dilation, padding, strict=True)
-    ]
-    rank = len(lines)
-    grids = []
-    for axis, line in enumerate(lines):
-        shape = [1] * (2 * rank)
-        shape[axis], shape[rank + axis] = line.shape
-        grids.append(np.broadcast_to(line.reshape(shape), (*window, *places)))
-    return np.stack(grids, axis=-1).reshape(math.prod(window), math.prod(places), rank)

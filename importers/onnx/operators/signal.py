@@ -41,11 +41,17 @@ def _transform(length: int, channels: int, *, inverse: bool, onesided: bool) -> 
             "transform shorter frames, or the signal before the model"
         )
     angle = 2 * np.pi / length * (np.outer(np.arange(given), np.arange(found)) % length) * (1 if inverse else -1)
-    wave = np.exp(1j * angle) / (length if inverse else 1)
+    wave = _without_rounding(np.exp(1j * angle)) / (length if inverse else 1)
     if onesided and inverse:  # every bin but the first and the middle one stands for its mirror image as well
         wave *= np.where((np.arange(given) == 0) | (2 * np.arange(given) == length), 1, 2)[:, None]
     real, imaginary = np.stack([wave.real, wave.imag], -1), np.stack([-wave.imag, wave.real], -1)
     return np.stack([real, imaginary][:channels], 1)[..., :results]
+
+
+def _without_rounding(wave: np.ndarray) -> np.ndarray:
+    """Waves that are 0 where sine and cosine are: nothing may share relevance by a rounding error of pi."""
+    parts = [np.where(np.abs(part) < 1e-12, 0, part) for part in (wave.real, wave.imag)]
+    return parts[0] + 1j * parts[1]
 
 
 def _apply(lowering: Lowering, signal: Value, matrix: np.ndarray) -> Value:

@@ -12,7 +12,7 @@ from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
 from .registry import operator
-from .windows import pairs, per_axis, span
+from .windows import pairs, per_axis, span, window_places
 
 
 @operator("Col2Im", since=18)
@@ -26,7 +26,7 @@ def col2im(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Value:
-    """Blocks [N, C x block, count] added up where they overlap in an image: a transposed convolution by ones."""
+    """Blocks [N, C x block, count] added up where they overlap in an image."""
     image = lowering.integers(image_shape, "the image shape of Col2Im")
     block = lowering.integers(block_shape, "the block shape of Col2Im")
     rank, size = len(image), math.prod(block)
@@ -36,15 +36,14 @@ def col2im(
     counts = tuple((total - reach) // step + 1 for total, reach, step in zip(sums, reaches, steps, strict=True))
     if input.shape[1] % size or input.shape[2] != math.prod(counts):
         raise ModelError(f"blocks {tuple(input.shape)} do not make up an image {image} of blocks {block}")
-    channels = input.shape[1] // size
-    blocks = lowering.reshape(input, (input.shape[0], channels * size, *counts))
-    ones = np.tile(np.eye(size, dtype=input.dtype).reshape(size, 1, *block), (channels, 1, *(1,) * rank))
-    rests = [
-        total - ((n - 1) * step + reach) for total, n, step, reach in zip(sums, counts, steps, reaches, strict=True)
-    ]
-    cut = tuple((low, high - rest) for (low, high), rest in zip(padding, rests, strict=True))
-    settings = {"strides": steps, "padding": cut, "dilation": spread, "groups": channels}
-    return lowering.emit("conv_transpose", blocks, ones, **settings)
+    batch, channels = input.shape[0], input.shape[1] // size
+    lowering.limits.check_known((2 * rank, size, math.prod(counts)), np.int64)
+    places = window_places(counts, block, steps, spread, padding).reshape(-1, rank)
+    inside = ((places >= 0) & (places < image)).all(-1)
+    cells = np.where(inside, np.ravel_multi_index(tuple(places.T), image, mode="clip"), math.prod(image))
+    entries = lowering.reshape(input, (batch, channels, size * math.prod(counts)))
+    added = lowering.emit("scatter_add", lowering.transpose(entries, (2, 0, 1)), cells, count=math.prod(image))
+    return lowering.reshape(lowering.transpose(added, (1, 2, 0)), (batch, channels, *image))
 
 
 @operator("MaxUnpool", since=9)

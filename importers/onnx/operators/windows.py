@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from backtrace_jax.errors import ModelError
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -112,3 +114,20 @@ def windows(
 def _same(size: int, window: int, stride: int, dilation: int) -> int:
     """Padding that gives one window for every stride begun."""
     return max((math.ceil(size / stride) - 1) * stride + span(window, dilation) - size, 0)
+
+
+def window_places(
+    places: Sequence[int], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int], padding: Sequence
+) -> np.ndarray:
+    """Where each entry of each window lies, [entries, windows, axes]; `places` are the counts of windows."""
+    lines = [
+        np.arange(entries)[:, None] * d + np.arange(count)[None] * s - low
+        for entries, count, s, d, (low, _) in zip(window, places, strides, dilation, padding, strict=True)
+    ]
+    rank = len(lines)
+    grids = []
+    for axis, line in enumerate(lines):
+        shape = [1] * (2 * rank)
+        shape[axis], shape[rank + axis] = line.shape
+        grids.append(np.broadcast_to(line.reshape(shape), (*window, *places)))
+    return np.stack(grids, axis=-1).reshape(math.prod(window), math.prod(places), rank)
