@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from .batch import Leaving
 from .cautions import warn
 from .compiled import Compiled, DeviceWeights, Form, Outline, Planned, Shapes, compile_model, lower_model, outline, plan
 from .constants import named_conditions, read_baseline
+from .differentiating import check_gradient, halfway
 from .errors import ImportMismatchError, NumericsError, SettingError
 from .explanation import Explanation
 from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
@@ -24,7 +26,7 @@ from .ir import Program
 from .layout import axes_of, batch_first, inputs_first, kept, rows_of
 from .leaving import leavings
 from .results import as_explanation
-from .rules import MODES, find_mode
+from .rules import MODES, Once, find_mode
 from .settings import EVERY, FIRST, Settings
 from .specialising import Deciding
 from .targets import read_start
@@ -70,6 +72,7 @@ class Explainer:
             raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
         self._inputs_of(self._imported)
         self._proven: _Known | None = None
+        self._undoubted: tuple[_Known, tuple[Any, ...]] | None = None
         self._deciding = Deciding()
         self._weights = DeviceWeights(self.device)
         self.derived_bytes = 0
@@ -125,7 +128,25 @@ class Explainer:
         found = self._explain(imported, inputs, asked)
         floats = {name: array for name, array in expected.items() if array.dtype.kind not in "biu"}
         compare(imported, found.outputs, floats, feeds, {found.output: found.target})
+        self._check_gradient(imported, feeds, expected, found.output)
         return found
+
+    def _check_gradient(
+        self, imported: Imported, feeds: dict[str, np.ndarray], answer: Mapping[str, np.ndarray], output: str
+    ) -> None:
+        """Compare the gradient with that of the source, in modes that take one, unless the source was above doubt."""
+        mode, seen = find_mode(self.settings.mode), (_Known.of(imported), tuple(a.shape for a in feeds.values()))
+        if mode.conserving or self._undoubted == seen:
+            return
+
+        def derivative(feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> Mapping[str, np.ndarray]:
+            kept = {name: getattr(self.settings, name) for name in ("wrt", "chunk", "dtype", "precision", "batch_axis")}
+            explainer = _kept_explainer(seen[0], Settings(mode="gradient", output=output, **kept))
+            return explainer._explain_by_feeds(imported, dict(feeds), Asked(start=start)).relevance
+
+        places = [feeds] if isinstance(mode.procedure, Once) else [feeds, halfway(feeds)]
+        if not check_gradient(imported, places, answer, output, derivative):
+            self._undoubted = seen
 
     def _inputs_of(self, imported: Imported) -> Imported:
         return batch_first(imported, axes_of(imported, self.settings.axes))
@@ -135,8 +156,11 @@ class Explainer:
         return read_inputs(inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes), declared)
 
     def _explain(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
+        return self._explain_by_feeds(imported, self._feeds(imported, inputs), asked)
+
+    def _explain_by_feeds(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked) -> Explanation:
         """Explain a batch by an import, specialised to the inputs that decide what is computed."""
-        feeds, axes = self._feeds(imported, inputs), axes_of(imported, self.settings.axes)
+        axes = axes_of(imported, self.settings.axes)
         if imported.prove is not None:
             imported.prove(feeds)
         wrt = self.settings.wrt
@@ -253,7 +277,9 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
             above all for single examples, at the price of memory (`Explainer.derived_bytes`).
         prove: How often a PyTorch or Keras model is run to compare its outputs with those explained: "every" call, so
             that a model that was changed, or goes another way on these inputs, is imported anew or refused; or the
-            "first" only, which saves a forward pass and trusts that the model stays as it is.
+            "first" only, which saves a forward pass and trusts that the model stays as it is. Gradient modes compare
+            the gradient as well where a PyTorch module may tell autograd another one (detach, no_grad, hooks, a
+            backward of its own).
         progress: Called with (examples done, examples in all).
 
     Returns:

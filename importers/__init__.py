@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,19 @@ class InputType:
         return f"{self.name}: {' of '.join((*self.container, self.dtype.name))} {dims}"
 
 
+class Gradient(NamedTuple):
+    """What a framework's own differentiation takes back to the inputs of its model.
+
+    Attributes:
+        doubt: Why it may be another than the derivative of what the model computes.
+        by_input: The gradient by input name, batch first; one row for an input that all examples share. By integers it
+            is that of the rows of tables which they look up, added up over features.
+    """
+
+    doubt: str
+    by_input: Mapping[str, np.ndarray]
+
+
 class Source(ABC):
     """The framework's own model behind an import: its owner may change it, or it may go another way, at every call."""
 
@@ -59,6 +72,13 @@ class Source(ABC):
     def rounding(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """How far rounding moves each unit of the model's own outputs [1, ...], by name; none where that is unknown."""
         return {}
+
+    def gradient(self, feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> Gradient | None:
+        """The framework's own gradient of an output, weighed by a start of its shape, by the inputs.
+
+        None where nothing parts it from the derivative of what the model computes.
+        """
+        return None
 
 
 @dataclass(frozen=True)

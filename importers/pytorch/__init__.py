@@ -4,8 +4,9 @@ A module is called as its user calls it (`calls`), put aside so that nothing of 
 that can be exported where its own cannot (`substitutions`, `experts`), exported by the first exporter whose file
 computes what the module computes (`exporters`, `reading`), and named after its own submodules (`names`).
 
-Outputs are compared, gradients are not: gradient modes differentiate the function that the module computes, and do not
-see what its autograd is told otherwise: `detach`, `no_grad`, `item`, backward hooks, a `backward` of its own.
+Gradient modes differentiate the function that the module computes. Where its autograd is told otherwise (`detach`,
+`no_grad`, `item`, hooks, a `backward` of its own) the two gradients are compared, and refused when they differ
+(`gradients`).
 """
 
 from __future__ import annotations

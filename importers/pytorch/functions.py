@@ -110,6 +110,11 @@ def _masked_scatter(input: torch.Tensor, mask: torch.Tensor, source: torch.Tenso
     return torch.where(mask, entries, input)
 
 
+def _descriptor(name: str) -> Any:
+    """What reads an attribute of tensors."""
+    return getattr(torch.Tensor, name).__get__
+
+
 SPELLINGS: dict[Any, Callable[..., Any]] = {
     functional.avg_pool2d: _average(2),
     functional.avg_pool3d: _average(3),
@@ -118,6 +123,7 @@ SPELLINGS: dict[Any, Callable[..., Any]] = {
     functional.adaptive_max_pool3d: _adaptive_maximum(3),
     torch.cumprod: _cumulative_product,
     torch.Tensor.cumprod: _cumulative_product,
+    _descriptor("data"): torch.Tensor.detach,  # data is a constant to exporters
     torch.masked_scatter: _masked_scatter,
     torch.Tensor.masked_scatter: _masked_scatter,
     **packed.SPELLINGS,

@@ -27,13 +27,14 @@ from backtrace_jax.errors import (
     ModelError,
     UnsupportedError,
 )
-from backtrace_jax.importers import Imported, Source, onnx, proof
+from backtrace_jax.importers import Gradient, Imported, Source, onnx, proof
 from backtrace_jax.layout import Axes, BatchAxis, moved_first
 from backtrace_jax.leaving import check_apart
 
 from .answers import batched_answers, reads_values, run
 from .calls import Call, names_of, read_call
 from .exporters import Attempt, Export, attempts, export
+from .gradients import gradient
 from .names import describe
 from .state import state_of
 from .substitutions import evaluating, exportable
@@ -111,6 +112,10 @@ class _Source(Source):
                 f"{type(self.module).__name__} returns no {missing[0]!r} on these inputs, but {', '.join(found)}"
             )
         return {name: moved_first(name, found[name], axis) for name, axis in self.outputs.items()}
+
+    def gradient(self, feeds: Feeds, output: str, start: np.ndarray) -> Gradient | None:
+        with evaluating(self.module):
+            return gradient(self.module, self.call, feeds, output, self.outputs[output], start)
 
     def rounding(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Measured against a copy in double precision, on these inputs and others next to them."""
