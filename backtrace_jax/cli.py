@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .constants import ZERO
 from .errors import BacktraceError, RelevanceWarning, SettingError
+from .texts import printable
 
 if TYPE_CHECKING:
     from .importers import Imported
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BacktraceError as error:
-        print(f"error: {_printable(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -68,7 +69,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         warnings.simplefilter("ignore", RelevanceWarning)
         explanation = explain(model, file.inputs, **_settings(arguments), baseline=baseline, progress=progress)
     for line in explanation.warnings:
-        print(_printable(f"warning: {line}"), file=sys.stderr)
+        print(printable(f"warning: {line}"), file=sys.stderr)
     _say(_report(explanation, arguments, file.feature_names))
     _write(explanation, arguments, file.feature_names)
     return 0
@@ -80,9 +81,9 @@ def _read_file(path: Path, model: Imported, arguments: argparse.Namespace) -> In
     prepared = Preparation(arguments.resize, arguments.size, arguments.mean, arguments.std)
     file = read_input_file(path, model.inputs, prepared)
     if file.note:
-        print(_printable(f"note: {file.note}"), file=sys.stderr)
+        print(printable(f"note: {file.note}"), file=sys.stderr)
     if file.ignored:
-        print(_printable(f"note: ignored in '{path}': {', '.join(file.ignored)}"), file=sys.stderr)
+        print(printable(f"note: ignored in '{path}': {', '.join(file.ignored)}"), file=sys.stderr)
     return file
 
 
@@ -230,13 +231,8 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 
 def _say(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
-    shown = "\n".join(map(_printable, text.split("\n")))
+    shown = "\n".join(map(printable, text.split("\n")))
     print(shown.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _printable(line: str) -> str:
-    """Show control characters as escapes: names come out of a model file and must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def _target(text: str) -> int | list[int] | tuple[int, ...]:

@@ -5,7 +5,7 @@ Every message says what was found, where (node, operator, opset, argument), what
 
 from __future__ import annotations
 
-_LONGEST = 3000  # characters of a message
+from .texts import printable, shortened
 
 
 class BacktraceError(Exception):
@@ -13,10 +13,7 @@ class BacktraceError(Exception):
 
     def __str__(self) -> str:
         """The message on a page: names out of a damaged file may be megabytes long, and drive a terminal."""
-        text = Exception.__str__(self)
-        if len(text) > _LONGEST:
-            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-        return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+        return shortened(printable(shortened(Exception.__str__(self)), kept="\n\t"))
 
 
 class ModelError(BacktraceError):

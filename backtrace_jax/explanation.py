@@ -19,6 +19,7 @@ import numpy as np
 
 from backtrace_jax.arguments import as_path, known_arguments
 from backtrace_jax.errors import InputError, MissingNameError
+from backtrace_jax.texts import printable, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ class Named(dict[str, Any]):
 
     def __missing__(self, name: object) -> Any:
         listed = ", ".join(map(str, [*self][:_NAMES_SHOWN])) + (", ..." if len(self) > _NAMES_SHOWN else "")
-        raise MissingNameError(f"nothing here is called {name!r:.60}; there is: {listed or self.empty}")
+        raise MissingNameError(f"nothing here is called {shown(name, 60)}; there is: {listed or self.empty}")
 
 
 _NAMES_SHOWN = 8
@@ -260,11 +261,11 @@ class Explanation:
 
     def __repr__(self) -> str:
         """One line: mode, task, explained output, shapes, closing error; one more for each warning."""
-        shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in self.relevance.items())
+        shapes = ", ".join(f"{printable(name)}: {list(array.shape)}" for name, array in self.relevance.items())
         mode, task = (self.fingerprint.get(key, "unknown") for key in ("mode", "task"))
         books = self.ledger if self.ledger is not None else f"{len(self)} examples"
         line = f"Explanation(mode={mode!r}, task={task!r}, output={self.output!r}, relevance={{{shapes}}}, {books!s})"
-        return "\n".join([line, *(f"warning: {each}" for each in self.warnings)])
+        return "\n".join([line, *(printable(f"warning: {each}") for each in self.warnings)])
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook: self-contained HTML, with a picture where matplotlib is installed."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arguments import check_plain_file
 from .errors import InputError, MissingDependencyError
 from .importers import InputType
 from .unpacking import read_arrays
@@ -70,8 +69,7 @@ def read_input_file(path: Path, declared: Sequence[InputType], prepared: Prepara
         MissingDependencyError: When a picture is to be read and Pillow is not installed.
     """
     suffix = path.suffix.lower()
-    if not path.is_file():
-        raise InputError(f"'{path}' is not a plain file" if path.exists() else f"no such file: '{path}'")
+    check_plain_file(path, InputError)
     if suffix == ".npy":
         return InputFile(load_arrays(path))
     if suffix == ".npz":
@@ -92,9 +90,7 @@ def load_arrays(path: Path) -> Any:
     """
     try:
         return read_arrays(path)
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error
-    except (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (InputError, OSError) as error:
         advice = "write it with numpy.save or numpy.savez, from arrays of numbers"
         raise InputError(f"'{path}' cannot be read as {path.suffix}: {error}; {advice}") from error
 

@@ -23,6 +23,7 @@ from .passes import simplify
 from .rules import Mode, find_mode
 from .settings import given_axes
 from .specialising import VALUE_OF, Deciding
+from .texts import printable
 
 NOMINAL = 64  # size taken for dynamic axes other than the batch where no inputs are given
 
@@ -71,7 +72,8 @@ class SupportReport:
         closing = [f"missing: {problem}" for problem in self.problems] or [
             f"every operator has a rule in mode {self.mode!r}"
         ]
-        return "\n".join([f"{self.model}", *_aligned(table), *closing, *(f"note: {note}" for note in self.notes)])
+        lines = [self.model, *_aligned(table), *closing, *(f"note: {note}" for note in self.notes)]
+        return "\n".join(map(printable, lines))
 
 
 def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:

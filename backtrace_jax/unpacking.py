@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import InputError
+from .errors import BacktraceError, InputError
 
 LARGEST_RATIO = 32
 """Bytes that a file may unpack to, per byte of it; `ALWAYS` bytes are allowed in any case."""
@@ -36,7 +36,7 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
     Raises:
         InputError: When it unpacks to far more than it holds, claims more than there is, or holds what is no array.
-        OSError, ValueError, ...: What numpy and zipfile raise on bytes that are not what they should be.
+        OSError: When the file cannot be read.
     """
     with open(path, "rb") as file:  # numpy leaves a file open that it opened itself and could not read
         size = os.fstat(file.fileno()).st_size
@@ -45,8 +45,14 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
                 file.seek(0)
                 return np.load(file, allow_pickle=False)
             return _archive(file, size)
+        except (BacktraceError, OSError):
+            raise
         except (MemoryError, OverflowError) as error:
             raise InputError(f"its header claims more numbers than its {size} bytes can hold") from error
+        except (
+            Exception
+        ) as error:  # numpy, zipfile and zlib raise about anything on bytes that are not as they should be
+            raise InputError(f"it holds no arrays of numbers that can be read: {error!s:.200}") from error
 
 
 def _archive(file: BinaryIO, size: int) -> dict[str, np.ndarray]:

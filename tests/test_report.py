@@ -177,7 +177,7 @@ def test_the_first_input_is_drawn_unless_one_is_named():
         ({"example": -3}, "no example -3"),
         ({"input": "y"}, "'y'.*x"),
         ({"feature_names": ["a", "b"]}, "feature_names needs 3.*2 names"),
-        ({"feature_names": "abc"}, "feature_names needs 3.*single text"),
+        ({"feature_names": "abc"}, "feature_names must be a list of names, found a single text"),
         ({"tokens": ["a"] * 4}, "tokens needs 3.*4 names"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..texts import printable
 from .graph import Eqn, Graph, Var
 
 _SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c", "bfloat": "bf"}
@@ -13,7 +14,7 @@ _SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c", "bfloat": "bf"}
 
 def format_var(var: Var) -> str:
     """`name:f32[1,3,224,224]`."""
-    return f"{var.name}:{format_dtype(var.dtype)}[{','.join(map(str, var.shape))}]"
+    return f"{printable(var.name)}:{format_dtype(var.dtype)}[{','.join(map(str, var.shape))}]"
 
 
 def format_dtype(dtype: np.dtype) -> str:
@@ -27,8 +28,8 @@ def format_eqn(eqn: Eqn) -> str:
     """One equation on a line of its own (sub-graphs of control flow below it)."""
     targets = " ".join(map(format_var, eqn.outvars))
     settings = " ".join(f"{name}={_format_param(value)}" for name, value in eqn.params.items())
-    operands = " ".join(var.name for var in eqn.invars)
-    origin = eqn.source.module or eqn.source.node
+    operands = " ".join(printable(var.name) for var in eqn.invars)
+    origin = printable(eqn.source.module or eqn.source.node)
     return f"{targets} = {eqn.op}[{settings}] {operands}" + (f"  # {origin}" if origin else "")
 
 
@@ -48,6 +49,6 @@ def format_graph(graph: Graph) -> str:
     """The whole graph, `{ lambda params ; inputs . let equations in outputs }`."""
     params = " ".join(map(format_var, graph.params))
     inputs = " ".join(map(format_var, graph.inputs))
-    outputs = ", ".join(var.name for var in graph.outputs)
+    outputs = ", ".join(printable(var.name) for var in graph.outputs)
     lines = [f"{{ lambda {params} ; {inputs} . let", *(_indent(format_eqn(eqn)) for eqn in graph.eqns)]
     return "\n".join([*lines, f"  in ({outputs}) }}"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -20,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import BacktraceError, InputError, SettingError
+from backtrace_jax.errors import InputError, SettingError
 from backtrace_jax.explanation import CHANNELS, Channel, Explanation, Ledger
 from backtrace_jax.report.files import replacing
+from backtrace_jax.report.structure import EXTENSIONS, check_structure
+from backtrace_jax.texts import shown
 from backtrace_jax.unpacking import read_arrays
 
 FORMAT = "backtrace-jax explanation"
@@ -31,23 +32,15 @@ SUFFIX = ".npz"
 GROUPS = ("relevance", "inputs", "outputs", "layers")
 CHANNEL_GROUPS = ("relevance", "layers")
 
-# What numpy, zipfile, zlib and json raise on bytes that are not what they should be.
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    RuntimeError,
-)
-
 
 def save(explanation: Explanation, path: str | PathLike[str]) -> None:
     """Write the explanation at `path`, whole or not at all (see `Explanation.save`)."""
     if Path(path).suffix not in ("", SUFFIX):
         raise SettingError(f"'{path}': explanations are saved as NumPy archives; let the name end in {SUFFIX}")
+    try:
+        check_structure(explanation)
+    except InputError as error:
+        raise SettingError(f"this explanation cannot be saved: {error}") from error
     arrays = _arrays(explanation)
     metadata = {
         "format": FORMAT,
@@ -58,7 +51,7 @@ def save(explanation: Explanation, path: str | PathLike[str]) -> None:
         "names": _names(explanation),
         "dtypes": {key: array.dtype.name for key, array in arrays.items() if _is_extension(array.dtype)},
     }
-    plain = {key: _plain(key, array) for key, array in arrays.items()}
+    plain = {key: _plain(array) for key, array in arrays.items()}
     plain["metadata"] = np.frombuffer(_json(metadata), np.uint8)
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for key, array in plain.items():
@@ -69,15 +62,14 @@ def save(explanation: Explanation, path: str | PathLike[str]) -> None:
 def load(path: str | PathLike[str]) -> Explanation:
     """Read a file written by `save` (see `Explanation.load`)."""
     try:
-        arrays = _read(Path(path))
-        metadata = json.loads(arrays.pop("metadata").tobytes())
-        names = _written_names(metadata)
-        return _explanation(metadata, _Entries(names, _typed(arrays, metadata["dtypes"])))
+        explanation = _explanation(_read(Path(path)))
+        check_structure(explanation)
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror or error}; check the path") from error
-    except (BacktraceError, *_BROKEN) as error:
+    except InputError as error:
         advice = "write a fresh one with Explanation.save"
-        raise InputError(f"'{path}' is not a whole saved explanation: {_reason(error)}; {advice}") from error
+        raise InputError(f"'{path}' is not a whole saved explanation: {error}; {advice}") from error
+    return explanation
 
 
 def _groups(explanation: Explanation) -> dict[str, Mapping[str, np.ndarray]]:
@@ -117,33 +109,44 @@ def _arrays(explanation: Explanation) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Entries:
-    """The arrays of a file, and the names of every group of them."""
+    """A file's metadata, the names of every group of arrays, and the arrays."""
 
+    metadata: Mapping[str, Any]
     names: Mapping[str, list[str]]
     arrays: Mapping[str, np.ndarray]
 
     def group(self, group: str) -> dict[str, np.ndarray]:
         return {name: self.arrays[f"{group}.{number}"] for number, name in enumerate(self.names[group])}
 
-    def ledger(self, prefix: str = "") -> Ledger:
-        signed, absolute = (self.arrays[f"{prefix}ledger.{kind}"] for kind in ("signed", "absolute"))
-        by_node = {
-            name: Ledger(self.arrays[f"{prefix}nodes.signed"][number], self.arrays[f"{prefix}nodes.absolute"][number])
-            for number, name in enumerate(self.names[f"{prefix}nodes"])
-        }
-        return Ledger(signed, absolute, by_node)
+    def ledger(self, prefix: str = "") -> Ledger | None:
+        if f"{prefix}nodes" not in self.names:
+            return None
+        signed, absolute = (self.arrays[f"{prefix}ledger.{kind}"] for kind in _KINDS)
+        nodes = self.names[f"{prefix}nodes"]
+        books = [self._books(f"{prefix}nodes.{kind}", len(nodes)) for kind in _KINDS] if nodes else [(), ()]
+        return Ledger(signed, absolute, {name: Ledger(*each) for name, *each in zip(nodes, *books, strict=True)})
+
+    def _books(self, key: str, nodes: int) -> np.ndarray:
+        if self.arrays[key].shape[:1] != (nodes,):
+            raise InputError(f"entry {key} has shape {list(self.arrays[key].shape)}, not [{nodes}, ...]")
+        return self.arrays[key]
 
     def channel(self, name: str) -> Channel:
-        groups = {group: self.group(f"{name}.{group}") for group in CHANNEL_GROUPS}
-        return Channel(**groups, ledger=self.ledger(f"{name}."))
+        ledger = self.ledger(f"{name}.")
+        assert ledger is not None  # its names are those of a channel
+        return Channel(**{group: self.group(f"{name}.{group}") for group in CHANNEL_GROUPS}, ledger=ledger)
 
 
-def _explanation(metadata: dict[str, Any], entries: _Entries) -> Explanation:
+_KINDS = ("signed", "absolute")
+
+
+def _explanation(entries: _Entries) -> Explanation:
+    metadata = entries.metadata
     return Explanation(
         **{group: entries.group(group) for group in GROUPS},
         output=metadata["output"],
         target=entries.arrays.get("target"),
-        ledger=entries.ledger() if "nodes" in entries.names else None,
+        ledger=entries.ledger(),
         fingerprint=metadata["fingerprint"],
         channels={name: entries.channel(name) for name in CHANNELS if f"{name}.nodes" in entries.names},
         completeness_error=entries.arrays.get("completeness_error"),
@@ -151,28 +154,94 @@ def _explanation(metadata: dict[str, Any], entries: _Entries) -> Explanation:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    entries = read_arrays(path)
-    if not isinstance(entries, dict):
+def _read(path: Path) -> _Entries:
+    """A file's entries, all that belong there and no others.
+
+    Raises:
+        InputError: Naming the entry that is missing, too many, or not what it should be.
+    """
+    arrays = read_arrays(path)
+    if not isinstance(arrays, dict):
         raise InputError("the file is not an .npz archive")
-    if "metadata" not in entries:
+    if "metadata" not in arrays:
         raise InputError("the archive has no entry 'metadata'")
-    return entries
+    metadata = _parsed(arrays.pop("metadata"))
+    names = _checked_names(metadata)
+    expected, optional = _keys(names), {"target", "completeness_error"}
+    if missing := sorted(expected - arrays.keys()):
+        raise InputError(f"entry {missing[0]} is missing")
+    if foreign := sorted(arrays.keys() - expected - optional):
+        raise InputError(f"entry {shown(foreign[0])} belongs to nothing")
+    return _Entries(metadata, names, _typed(arrays, metadata["dtypes"]))
 
 
-def _written_names(metadata: Any) -> dict[str, list[str]]:
-    """Names of every group, whatever the version that wrote them."""
+_METADATA: dict[str, type] = {"version": int, "output": str, "fingerprint": dict, "names": dict, "dtypes": dict}
+_ONLY_SOMETIMES: dict[str, type] = {"warnings": list, "nodes": list}
+
+
+def _parsed(array: np.ndarray) -> dict[str, Any]:
+    """The metadata, every field of its type.
+
+    Raises:
+        InputError: Naming the field.
+    """
+    try:
+        metadata = json.loads(array.tobytes())
+    except (ValueError, RecursionError) as error:  # not Unicode, not JSON, numbers of too many digits, too many levels
+        raise InputError(f"its metadata are no JSON: {error!s:.100}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise InputError("its metadata are of another program")
+    fields = _METADATA | {name: kind for name, kind in _ONLY_SOMETIMES.items() if name in metadata}
+    for name, kind in fields.items():
+        if type(metadata.get(name)) is not kind:
+            raise InputError(f"its metadata's {name!r} should be {kind.__name__}, found {shown(metadata.get(name))}")
     if metadata["version"] not in range(1, VERSION + 1):
         raise InputError(f"it has format version {metadata['version']}, this backtrace-jax reads 1 to {VERSION}")
-    return metadata["names"] if metadata["version"] > 1 else metadata["names"] | {"nodes": metadata["nodes"]}
+    if not _are_texts(metadata.get("warnings", [])):
+        raise InputError("its warnings are no list of texts")
+    return metadata
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _checked_names(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of every group, whatever the version that wrote them.
+
+    Raises:
+        InputError: Naming the group that is missing, unknown, or no list of names.
+    """
+    names = metadata["names"] if metadata["version"] > 1 else metadata["names"] | {"nodes": metadata.get("nodes")}
+    channels = {f"{name}.{group}" for name in CHANNELS for group in (*CHANNEL_GROUPS, "nodes")}
+    needed = {*GROUPS, *(channels if channels & names.keys() else ())}
+    if missing := sorted(needed - names.keys()):
+        raise InputError(f"its names of {missing[0]} are missing")
+    for group, listed in names.items():
+        if group not in needed | {"nodes"}:
+            raise InputError(f"it has names of {shown(group)}, which is no part of an explanation")
+        if not _are_texts(listed) or len(set(listed)) < len(listed):
+            raise InputError(f"its names of {group} are no list of different texts")
+    return names
+
+
+def _keys(names: Mapping[str, list[str]]) -> set[str]:
+    """The entries that groups of these names have."""
+    keys = set()
+    for group, listed in names.items():
+        prefix, nodes, _ = group.rpartition("nodes")
+        if nodes:
+            parts = ("ledger", "nodes") if listed else ("ledger",)
+            keys |= {f"{prefix}{part}.{kind}" for part in parts for kind in _KINDS}
+        else:
+            keys |= {f"{group}.{number}" for number in range(len(listed))}
+    return keys
 
 
 def _json(metadata: dict[str, Any]) -> bytes:
     try:
         return json.dumps(metadata).encode("ascii")
-    except (TypeError, ValueError) as error:
+    except ValueError as error:  # a number of too many digits
         raise SettingError(f"the fingerprint cannot be saved as JSON: {error}; use plain Python values") from error
 
 
@@ -181,17 +250,18 @@ def _is_extension(dtype: np.dtype) -> bool:
     return dtype.kind == "V" and dtype.names is None
 
 
-def _plain(key: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.hasobject:
-        raise SettingError(f"'{key}' holds Python objects, which are never pickled; convert it to a plain dtype first")
+def _plain(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.dtype.itemsize}") if _is_extension(array.dtype) else array
 
 
-def _typed(arrays: dict[str, np.ndarray], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
+def _typed(arrays: dict[str, np.ndarray], dtypes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays, those of extension types as what they are."""
     if dtypes:
         import ml_dtypes  # noqa: F401  (registers the extension dtypes by name; comes with jax)
-    return {key: array.view(dtypes[key]) if key in dtypes else array for key, array in arrays.items()}
+    return arrays | {key: _as_extension(key, arrays.get(key), name) for key, name in dtypes.items()}
 
 
-def _reason(error: Exception) -> str:
-    return f"entry {error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+def _as_extension(key: str, array: np.ndarray | None, name: Any) -> np.ndarray:
+    if array is None or name not in EXTENSIONS or array.dtype.name != f"uint{8 * np.dtype(name).itemsize}":
+        raise InputError(f"entry {shown(key)} cannot be of type {shown(name)}")
+    return array.view(name)

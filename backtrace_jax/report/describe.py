@@ -10,6 +10,7 @@ import numpy as np
 from backtrace_jax.errors import SettingError
 from backtrace_jax.explanation import ALL_UNITS, NEGATIVE, POSITIVE, Explanation
 from backtrace_jax.questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION, CLASSIFICATION, SPAN, TOKENS
+from backtrace_jax.texts import printable, shown
 
 NO_BOOKS = "no ledger: gradients are not conserved"
 """What a report says where there is neither a ledger nor a completeness error."""
@@ -30,7 +31,7 @@ def check_example(explanation: Explanation, example: Any) -> int:
     whole = isinstance(example, int | np.integer) and not isinstance(example, bool)
     if not whole or not -count <= example < count:
         file = "; a file to write is path=" if isinstance(example, str) else ""
-        raise SettingError(f"there is no example {example!r:.80}: this explanation has {count}, numbered from 0{file}")
+        raise SettingError(f"there is no example {shown(example)}: this explanation has {count}, numbered from 0{file}")
     return int(example) % count
 
 
@@ -39,7 +40,7 @@ def unit(explanation: Explanation, example: int) -> str:
 
     A single unit that answers for two classes is named with the class: `probability[0] (class 1)`.
     """
-    name, task = explanation.output, explanation.fingerprint.get("task", "")
+    name, task = printable(explanation.output), explanation.fingerprint.get("task", "")
     if explanation.target is None:
         return f"the given start at {name}"
     target, found = int(explanation.target[example]), units(explanation, example)
@@ -48,7 +49,7 @@ def unit(explanation: Explanation, example: int) -> str:
     if len(found) == 2:
         start, end = (flat // 2 for flat in found)
         return f"span {start} to {end} of {name}"
-    shape = explanation.outputs[name].shape[1:]
+    shape = explanation.outputs[explanation.output].shape[1:]
     answer = f" (class {target})" if answers_for_two(explanation) else ""
     return position(name, found[0], shape) + answer
 
@@ -83,7 +84,7 @@ def units(explanation: Explanation, example: int) -> list[int]:
 def position(name: str, flat: int, shape: tuple[int, ...]) -> str:
     """Write one entry of an array by name and index; a scalar needs no index."""
     index = ", ".join(str(int(place)) for place in np.unravel_index(flat, shape)) if shape else ""
-    return f"{name}[{index}]" if index else name
+    return f"{printable(name)}[{index}]" if index else printable(name)
 
 
 def number(value: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from backtrace_jax.errors import BacktraceError
 from backtrace_jax.explanation import COLUMNS, Explanation, Ledger
 from backtrace_jax.report.describe import NO_BOOKS, SIDES, number, unit
+from backtrace_jax.texts import printable
 
 MOST_ROWS = 10
 
@@ -23,14 +24,19 @@ def render(explanation: Explanation) -> str:
     mode = explanation.fingerprint.get("mode", "unknown")
     shown = min(len(explanation), MOST_ROWS)
     parts = [
-        f"<div><b>Explanation</b> of {escape(explanation.output)}, mode {escape(str(mode))}, "
+        f"<div><b>Explanation</b> of {_escaped(explanation.output)}, mode {_escaped(mode)}, "
         f"{len(explanation)} examples{'' if shown == len(explanation) else f', the first {shown} shown'}</div>",
         _table(*_totals(explanation, shown)),
         _books(explanation, shown),
-        *(f"<div><b>warning:</b> {escape(line)}</div>" for line in explanation.warnings),
+        *(f"<div><b>warning:</b> {_escaped(line)}</div>" for line in explanation.warnings),
         _picture(explanation),
     ]
     return f"<div>{''.join(parts)}</div>"
+
+
+def _escaped(text: object) -> str:
+    """Text as HTML shows it, whatever is in it."""
+    return escape(printable(text))
 
 
 def _totals(explanation: Explanation, shown: int) -> tuple[list[str], list[list[str]]]:
@@ -66,9 +72,9 @@ def _ledger(ledger: Ledger, shown: int) -> list[list[str]]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th style="{_CELL}">{escape(text)}</th>' for text in heads)
+    head = "".join(f'<th style="{_CELL}">{_escaped(text)}</th>' for text in heads)
     body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{escape(text)}</td>' for text in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f'<td style="{_CELL}">{_escaped(text)}</td>' for text in row) + "</tr>" for row in rows
     )
     return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 

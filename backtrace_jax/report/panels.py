@@ -16,6 +16,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize, to_rgb
 from matplotlib.image import AxesImage
 
+from backtrace_jax.texts import printable
+
 INK, MUTED, RULE = "#1d2731", "#66727f", "#dfe3e8"
 FOR, AGAINST = "#c1272d", "#2563a8"
 LARGE = 4096
@@ -29,8 +31,8 @@ SEQUENTIAL = ListedColormap(DIVERGING(np.linspace(0.5, 1.0, 256)), "relevance fo
 
 
 def literal(text: object) -> str:
-    """Make text safe for matplotlib, which would read a pair of dollar signs as a formula."""
-    return str(text).replace("$", r"\$")
+    """Make text safe for matplotlib, which would read a pair of dollar signs as a formula, and for what it writes."""
+    return printable(text).replace("$", r"\$")
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def text(axes: Axes, relevance: np.ndarray, tokens: Sequence[str]) -> ScalarMapp
 def strip(axes: Axes, relevance: np.ndarray, series: np.ndarray) -> AxesImage:
     """A heat strip over time, [steps], behind the input's own lines, [steps, features], when they are few."""
     scale, steps = colours(relevance), len(relevance)
-    low, high = (float(series.min()), float(series.max())) if series.size else (0.0, 1.0)
+    known = series[~np.isnan(series)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     room = 0.08 * (high - low) or 0.5
     box = (-0.5, steps - 0.5, low - room, high + room)
     style = {"cmap": scale.colour_map, "norm": scale.norm, "interpolation": "nearest", "alpha": 0.85}

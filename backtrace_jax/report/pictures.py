@@ -17,6 +17,7 @@ from backtrace_jax.errors import MissingDependencyError, SettingError
 from backtrace_jax.explanation import Explanation
 from backtrace_jax.report.describe import check_example, unit
 from backtrace_jax.report.files import replacing
+from backtrace_jax.texts import printable, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +33,8 @@ class _Subject:
     relevance: np.ndarray
     input_name: str
     heading: str
-    feature_names: Sequence[str] | None
-    tokens: Sequence[str] | None
+    feature_names: list[str] | None
+    tokens: list[str] | None
 
 
 def draw(
@@ -53,11 +54,27 @@ def draw(
         relevance=np.asarray(explanation.relevance[name][example], np.float64),
         input_name=name,
         heading=f"Relevance of {name} for {unit(explanation, example)}",
-        feature_names=feature_names,
-        tokens=tokens,
+        feature_names=_as_texts("feature_names", feature_names),
+        tokens=_as_texts("tokens", tokens),
     )
+    _check_drawable(subject)
     with _quiet_glyphs():
         return _form(subject)(subject)
+
+
+_LARGEST = 1e300  # magnitudes that sums and the ends of axes can be made of
+
+
+def _check_drawable(subject: _Subject) -> None:
+    """Refuse what no picture can show.
+
+    Raises:
+        SettingError: The input holds nothing, or numbers that are too large.
+    """
+    if not subject.values.size:
+        raise SettingError(f"the input {shown(subject.input_name)} holds no values; there is nothing to draw")
+    if any((np.abs(array.astype(np.float64)) > _LARGEST).any() for array in (subject.values, subject.relevance)):
+        raise SettingError(f"the input {shown(subject.input_name)} has numbers beyond {_LARGEST:g}; read the arrays")
 
 
 def save(figure: Figure, path: str | PathLike[str]) -> None:
@@ -123,7 +140,8 @@ def as_picture(values: np.ndarray) -> tuple[np.ndarray | None, int]:
     pixels = np.moveaxis(values.astype(np.float64), axis, -1)
     if pixels.shape[-1] not in (1, 3):
         return None, axis
-    low, high = pixels.min(), pixels.max()
+    known = pixels[~np.isnan(pixels)]  # what is missing is left blank
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     if low < 0 or high > 1:  # normalised or 0..255: stretch; pictures that are 0..1 already keep their brightness
         pixels = (pixels - low) / ((high - low) or 1.0)
     return (pixels[..., 0] if pixels.shape[-1] == 1 else pixels), axis
@@ -138,9 +156,9 @@ def _pick(explanation: Explanation, name: str | None) -> str:
     names = list(explanation.relevance)
     if name is None and names:
         return names[0]
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise SettingError(
-            f"no relevance for an input called {name!r}; there is some for: {', '.join(names) or 'none'}"
+            f"no relevance for an input called {shown(name)}; there is some for: {', '.join(names) or 'none'}"
         )
     return name
 
@@ -194,7 +212,7 @@ def _bars(subject: _Subject) -> Figure:
 def _of_variables(subject: _Subject) -> tuple[np.ndarray, list[str]] | None:
     """Of a series [steps, features] with a name for each feature: what each feature has in all steps together."""
     names, shape = subject.feature_names, subject.relevance.shape
-    if names is None or isinstance(names, str) or len(shape) != 2 or len(names) != shape[1]:
+    if names is None or len(shape) != 2 or len(names) != shape[1]:
         return None
     return subject.relevance.sum(axis=0), [f"{name}, all steps" for name in names]
 
@@ -245,17 +263,29 @@ def _head(figure: Figure, subject: _Subject, note: str = "") -> None:
     figure.suptitle(text, x=0.012, ha="left", fontsize=10.5, fontweight="bold", color=panels.INK)
 
 
-def _fitting(names: Sequence[str] | None, count: int, setting: str) -> list[str] | None:
+def _as_texts(setting: str, names: Any) -> list[str] | None:
+    """A list of names as the user gives it.
+
+    Raises:
+        SettingError: It is none.
+    """
     if names is None:
         return None
-    if isinstance(names, str) or len(names) != count:
-        found = "a single text" if isinstance(names, str) else f"{len(names)} names"
-        raise SettingError(f"{setting} needs {count} names for this input, got {found}")
-    return [str(name) for name in names]
+    listed = names.tolist() if isinstance(names, np.ndarray) else names
+    if isinstance(listed, str | bytes) or not isinstance(listed, Sequence):
+        found = "a single text" if isinstance(listed, str) else shown(names)
+        raise SettingError(f"{setting} must be a list of names, found {found}")
+    return [each if isinstance(each, str) else shown(each) for each in listed]
+
+
+def _fitting(names: list[str] | None, count: int, setting: str) -> list[str] | None:
+    if names is not None and len(names) != count:
+        raise SettingError(f"{setting} needs {count} names for this input, got {len(names)} names")
+    return names
 
 
 def _visible(token: str) -> str:
-    shown = token.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    shown = printable(token)
     return shown if shown.strip() else "·" * max(1, len(shown))
 
 

@@ -19,6 +19,7 @@ from backtrace_jax.report.describe import (
     unit,
     units,
 )
+from backtrace_jax.texts import printable
 
 WIDEST_BAR = 20
 _NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN)
@@ -126,11 +127,12 @@ def ledger(explanation: Explanation, example: int) -> str:
 
 def layers(explanation: Explanation, example: int) -> str:
     """The intermediate relevance that was asked for: shape and total of each, a line per value."""
-    width = max(12, *map(len, explanation.layers)) if explanation.layers else 12
+    names = {name: printable(name) for name in explanation.layers}
+    width = max(12, *map(len, names.values())) if names else 12
     lines = [f"{'layers':<{width + 2}}  {'total':>12}  shape"]
     for name, array in explanation.layers.items():
         total = number(float(np.sum(array[example], dtype=np.float64)))
-        lines.append(f"  {name:<{width}}  {total:>12}  {list(array.shape[1:])}")
+        lines.append(f"  {names[name]:<{width}}  {total:>12}  {list(array.shape[1:])}")
     return "\n".join(lines)
 
 
@@ -163,7 +165,7 @@ def _largest(explanation: Explanation, example: int, count: int) -> list[tuple[s
 def _input_name(explanation: Explanation, name: str, flat: int, feature_names: Sequence[str] | None) -> str:
     shape = explanation.relevance[name].shape[1:]
     if feature_names is not None and len(shape) == 1 and len(feature_names) == shape[0]:
-        return str(feature_names[flat])
+        return printable(feature_names[flat])
     return position(name, flat, shape)
 
 
