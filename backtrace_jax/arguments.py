@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import os
+import stat
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from .errors import SettingError
+import numpy as np
+
+from .errors import BacktraceError, SettingError
+from .texts import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,6 +112,59 @@ def as_path(setting: str, path: Any) -> Path:
         SettingError: When it is none.
     """
     try:
-        return Path(path)
-    except TypeError:
-        raise SettingError(f"{setting} must be the path of a file, found {path!r:.80}") from None
+        os.fsencode(found := Path(path))
+    except (TypeError, ValueError):  # no text, or one that no file system takes
+        raise SettingError(f"{setting} must be the path of a file, found {shown(path)}") from None
+    return found
+
+
+def check_plain_file(path: Path, error: type[BacktraceError]) -> None:
+    """Refuse what is no plain file: what is not there, a folder, a device, a name that no file can have.
+
+    Args:
+        path: The path.
+        error: What is raised then.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(f"no such file: {shown_path(path)}") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{shown_path(path)} cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
+    if not stat.S_ISREG(mode):
+        raise error(f"{shown_path(path)} is not a plain file")
+
+
+def shown_path(path: Path) -> str:
+    """A path as a message shows it: its end says most."""
+    text = str(path)
+    return text if len(text) <= _PATH else f"...{text[-_PATH:]}"
+
+
+_PATH = 200  # characters of a path in a message
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float holds: neither truth nor NaN, and not as large as 10**400."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or NumPy; a truth is none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def choice(setting: str, value: Any, choices: Collection[str]) -> str:
+    """One of several words.
+
+    Raises:
+        SettingError: When it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise SettingError(f"{setting} {shown(value)} does not exist; there are: {', '.join(choices)}")
+    return value

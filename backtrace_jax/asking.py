@@ -18,6 +18,7 @@ from .results import unbatched
 from .settings import Settings
 from .targets import read_question, read_start
 from .tasks import QuestionForm, Task
+from .texts import shown
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Asked:
         """
         if self.progress is not None and not (callable(self.progress) and takes(self.progress, 2)):
             raise SettingError(
-                f"progress must be a function of (examples done, examples in all), found {self.progress!r:.80}"
+                f"progress must be a function of (examples done, examples in all), found {shown(self.progress)}"
             )
         if callable(self.start) and not takes(self.start, 1):
             raise SettingError("start must be a function of the outputs alone: start=lambda outputs: ...")

@@ -12,6 +12,7 @@ from .errors import SettingError
 from .ir import Var
 from .rules import Mode
 from .targets import array_of, stays_finite
+from .texts import shown
 
 ZERO = "zero"
 
@@ -26,7 +27,7 @@ def named_conditions(conditions: Any) -> dict[str, Any]:
         raise SettingError("conditions must be a dict: name of a value or module -> mask or list of channels")
     unnamed = [name for name in conditions or {} if not isinstance(name, str)]
     if unnamed:
-        raise SettingError(f"conditions are named by values or modules, found the key {unnamed[0]!r:.60}")
+        raise SettingError(f"conditions are named by values or modules, found the key {shown(unnamed[0], 60)}")
     return dict(conditions or {})
 
 
@@ -75,7 +76,7 @@ def _reference(name: str, value: Any, feed: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "fiu" or not (array.shape == feed.shape[1:] or several):
         raise SettingError(
             f"baseline of input {name!r} must be 'zero', one example {list(feed.shape[1:])}, or examples "
-            f"[count, {', '.join(map(str, feed.shape[1:]))}] to take the mean of; found {value!r:.80}"
+            f"[count, {', '.join(map(str, feed.shape[1:]))}] to take the mean of; found {shown(value)}"
         )
     if feed.dtype.kind in "iu" and (array.dtype.kind == "f" or (several and len(array) > 1)):
         raise SettingError(
@@ -114,7 +115,8 @@ def _mask(name: str, condition: Any, var: Var, axis: int | None) -> np.ndarray:
         array = _channels(name, array, shape, None if axis is None else axis - lead)
     if array.dtype.kind not in "bfiu" or not ((array >= 0) & (array <= 1)).all():
         raise SettingError(
-            f"conditions[{name!r}] must be a mask of numbers from 0 to 1 or a list of channels, found {condition!r:.80}"
+            f"conditions[{name!r}] must be a mask of numbers from 0 to 1 or a list of channels, "
+            f"found {shown(condition)}"
         )
     try:
         return np.broadcast_to(array, shape).reshape(var.shape).astype(var.dtype)

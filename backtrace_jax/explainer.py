@@ -30,6 +30,7 @@ from .rules import MODES, Once, find_mode
 from .settings import EVERY, FIRST, Settings
 from .specialising import Deciding
 from .targets import read_start
+from .texts import shown
 
 _Leaving: TypeAlias = "tuple[Leaving, ...] | None"
 _OPTIONS = {
@@ -200,8 +201,8 @@ class Explainer:
 
     def each(self, inputs: Inputs, targets: Any, **asked: Any) -> list[Explanation]:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
-        if isinstance(targets, str) or not hasattr(targets, "__iter__"):
-            raise SettingError(f"targets must be a list, one target for each explanation, found {targets!r:.80}")
+        if isinstance(targets, str) or not hasattr(targets, "__iter__") or getattr(targets, "ndim", 1) == 0:
+            raise SettingError(f"targets must be a list, one target for each explanation, found {shown(targets)}")
         return [self(inputs, target=target, **asked) for target in targets]
 
     def _followed(self, known: _Known, shapes: Shapes, count: int) -> _Leaving:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import InputError
 from .importers import InputType
+from .texts import shown
 
 Inputs: TypeAlias = Any
 """An array, a tuple of arrays in the model's order, or a dict by input name; batch first."""
@@ -71,7 +72,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     if value is None:
         raise InputError(f"input {name!r} is None; pass an array, a tuple of arrays, or a dict by input name")
     if isinstance(value, Path) or (isinstance(value, str) and Path(value).suffix in _FILES):
-        raise InputError(f"input {name!r} is the name of a file, {str(value)!r:.80}; load it first: np.load(...)")
+        raise InputError(f"input {name!r} is the name of a file, {shown(str(value))}; load it first: np.load(...)")
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"input {name!r} is a masked array, which no model takes; pass x.filled(...)")
     try:

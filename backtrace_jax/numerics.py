@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import SettingError
+from .arguments import choice
 from .ir import Eqn, Graph
 from .ops import compute
 
@@ -36,9 +36,7 @@ def float_type(name: str) -> np.dtype:
     Raises:
         SettingError: For any other name.
     """
-    if name not in FLOAT_TYPES:
-        raise SettingError(f"dtype {name!r} does not exist; there are: {', '.join(FLOAT_TYPES)}")
-    return FLOAT_TYPES[name]
+    return FLOAT_TYPES[choice("dtype", name, FLOAT_TYPES)]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import SettingError
+from .texts import shown
 
 AUTO, CLASSIFICATION, REGRESSION, CUSTOM = "auto", "classification", "regression", "custom"
 BINARY_SEGMENTATION, CLASS_SEGMENTATION = "binary-segmentation", "multi-class-segmentation"
@@ -68,5 +69,5 @@ def canonical_task(task: str) -> str:
     """
     name = task.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(task, str) else ""
     if name not in TASKS:
-        raise SettingError(f"task {task!r} does not exist; there are: {', '.join(TASKS)}")
+        raise SettingError(f"task {shown(task)} does not exist; there are: {', '.join(TASKS)}")
     return _FAMILY.get(name, name)

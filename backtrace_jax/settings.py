@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from .arguments import choice, is_finite, is_whole
 from .engine.chunks import check_chunk
 from .errors import SettingError
 from .numerics import PRECISIONS, float_type
 from .questions import canonical_task
 from .rules import find_mode
+from .texts import shown
 
 EVERY, FIRST = "every", "first"
 PROOFS = (EVERY, FIRST)
@@ -65,26 +65,20 @@ class Settings:
         find_mode(self.mode)
         canonical_task(self.task)
         float_type(self.dtype)
-        if self.precision not in PRECISIONS:
-            raise SettingError(f"precision {self.precision!r} does not exist; there are: {', '.join(PRECISIONS)}")
-        if self.prove not in PROOFS:
-            raise SettingError(f"prove {self.prove!r} does not exist; there are: {', '.join(PROOFS)}")
+        choice("precision", self.precision, PRECISIONS)
+        choice("prove", self.prove, PROOFS)
         if not isinstance(self.prepare, bool):
-            raise SettingError(f"prepare must be True or False, found {self.prepare!r}")
+            raise SettingError(f"prepare must be True or False, found {shown(self.prepare)}")
         if self.output is not None and (not isinstance(self.output, str | int) or isinstance(self.output, bool)):
-            raise SettingError(f"output must be a name or an index, found {self.output!r}")
+            raise SettingError(f"output must be a name or an index, found {shown(self.output)}")
         if self.chunk is not None:
             check_chunk(self.chunk)
-        if self.scaler is not None and not (_is_number(self.scaler) and self.scaler):
-            raise SettingError(f"scaler must be a finite number other than 0, or None, found {self.scaler!r:.80}")
-        if not _is_number(self.thresholding):
-            raise SettingError(f"thresholding must be a finite number, found {self.thresholding!r:.80}")
+        if self.scaler is not None and not (is_finite(self.scaler) and self.scaler):
+            raise SettingError(f"scaler must be a finite number other than 0, or None, found {shown(self.scaler)}")
+        if not is_finite(self.thresholding):
+            raise SettingError(f"thresholding must be a finite number, found {shown(self.thresholding)}")
         if self.wrt == ():
             raise SettingError("wrt=[] names no input; leave it out, or name those that bear relevance")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def as_axes(batch_axis: Any) -> Any:
@@ -94,9 +88,9 @@ def as_axes(batch_axis: Any) -> Any:
         SettingError: When an axis is no whole number.
     """
     axes = [*batch_axis.values()] if isinstance(batch_axis, Mapping) else [batch_axis]
-    if not all(axis is None or (isinstance(axis, int | np.integer) and not isinstance(axis, bool)) for axis in axes):
+    if not all(axis is None or is_whole(axis) for axis in axes):
         raise SettingError(
-            f"batch_axis must be a whole number, None, or a dict of these by input; found {batch_axis!r}"
+            f"batch_axis must be a whole number, None, or a dict of these by input; found {shown(batch_axis)}"
         )
     if isinstance(batch_axis, Mapping):
         return tuple(sorted(((name, _whole(axis)) for name, axis in batch_axis.items()), key=str))
@@ -116,14 +110,20 @@ def _whole(axis: Any) -> int | None:
     return None if axis is None else int(axis)
 
 
+_LONGEST_NAME = 10_000  # characters, beyond which looking for a pattern takes seconds
+
+
 def as_names(setting: str, names: Any) -> tuple[str, ...] | None:
     """One name or several, as a tuple.
 
     Raises:
         SettingError: When it is neither.
     """
-    if names is None or isinstance(names, str):
-        return (names,) if isinstance(names, str) else None
+    if names is None:
+        return None
+    names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Sequence | set | frozenset) or not all(isinstance(name, str) for name in names):
-        raise SettingError(f"{setting} must be a name or a list of names, found {names!r:.80}")
+        raise SettingError(f"{setting} must be a name or a list of names, found {shown(names)}")
+    if too_long := [name for name in names if len(name) > _LONGEST_NAME]:
+        raise SettingError(f"{setting} has a name of {len(too_long[0])} characters: {shown(too_long[0])}")
     return tuple(sorted(names) if isinstance(names, set | frozenset) else names)

@@ -22,6 +22,7 @@ from .questions import (
     Question,
 )
 from .tasks import Task
+from .texts import shown
 
 
 def array_of(name: str, value: Any) -> np.ndarray:
@@ -138,7 +139,7 @@ def _per_example(name: str, value: Any, count: int, low: int, high: int, output:
     array = array_of(name, value)
     if not np.issubdtype(array.dtype, np.integer) or array.shape not in ((), (count,)):
         hot = f"an array {list(array.shape)}: one-hot? pass {name}={name}.argmax(1)"
-        found = hot if array.ndim == 2 and array.shape[0] == count and array.shape[1] > 1 else f"{value!r:.80}"
+        found = hot if array.ndim == 2 and array.shape[0] == count and array.shape[1] > 1 else f"{shown(value)}"
         raise SettingError(f"{name} must be an integer or one integer per example ({count}), found {found}")
     wrong = array[(array < low) | (array >= high)]
     if wrong.size:

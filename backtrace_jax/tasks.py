@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from .answers import Answer, task_of
+from .arguments import is_whole
 from .arrangements import Arrangement, arranged_for
 from .families import WEIGH
 from .questions import (
@@ -84,7 +85,8 @@ class QuestionForm:
     def of(cls, target: Any = None, against: Any = None, start: Any = None) -> QuestionForm:
         """The form of what a user asks; of a single unit's two classes 1 and -1 name the one that is not reversed."""
         unit, classes = isinstance(target, tuple), np.asarray(target, object)
-        other = target is not None and not unit and bool(np.any((classes != 1) & (classes != -1)))
+        numbers = not unit and (classes.ndim > 0 or is_whole(target))
+        other = numbers and bool(np.any((classes != 1) & (classes != -1)))
         return cls(start is not None, against is not None, unit, other)
 
 

@@ -44,10 +44,10 @@ def _of_path(model: str | os.PathLike[str]) -> BacktraceError | None:
         return ModelError(f"{text} holds weights only, or a pickled module, and nothing is unpickled: {_BUILD}")
     if suffix == ".tflite":
         return ModelError(f"{text} is a TensorFlow Lite file; {_CONVERT} --tflite {path.name} --output model.onnx")
-    if suffix == ".pb" or (path / "saved_model.pb").is_file():
-        kind = "--saved-model" if path.is_dir() else "--graphdef"
+    if suffix == ".pb" or os.path.isfile(path / "saved_model.pb"):
+        kind = "--saved-model" if os.path.isdir(path) else "--graphdef"
         return ModelError(f"{text} is a model of TensorFlow; {_CONVERT} {kind} {path.name} --output model.onnx")
-    if re.fullmatch(r"[\w-]+(/[\w.-]+)?", text) and not suffix and not path.exists():
+    if re.fullmatch(r"[\w-]+(/[\w.-]+)?", text) and not suffix and not os.path.exists(path):
         return ModelError(f"no such file: {text}; a name on a hub? nothing is downloaded: {_LOAD}")
     return None
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ..errors import SettingError
+from ..texts import shown
 
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
 _GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
@@ -48,8 +49,8 @@ def check_chunk(chunk: Any) -> None:
         raise SettingError(f"chunk must be at most {MOST}, found {chunk}: all of a chunk is in memory at once")
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1 or (chunk > 1 and chunk % _ROWS):
         raise SettingError(
-            f"chunk must be 1 or a multiple of {_ROWS}, found {chunk!r}: at other sizes the bytes of a result would "
-            "depend on an example's position in the batch"
+            f"chunk must be 1 or a multiple of {_ROWS}, found {shown(chunk)}: at other sizes the bytes of a result "
+            "would depend on an example's position in the batch"
         )
 
 

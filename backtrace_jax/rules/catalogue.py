@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 from ..arguments import known_arguments
 from ..errors import SettingError
+from ..texts import shown
 from .composite import Mode, Rule, Rules, Selector
 from .options import hashable
 
@@ -101,7 +102,7 @@ def find_mode(wanted: Any) -> Mode:
     if isinstance(wanted, Mode):
         return wanted
     if not isinstance(wanted, str):
-        raise SettingError(f"mode must be a name such as 'default', or a Mode, found {wanted!r:.80}")
+        raise SettingError(f"mode must be a name such as 'default', or a Mode, found {shown(wanted)}")
     return mode(wanted)
 
 
@@ -112,14 +113,14 @@ def _canonical(name: Any) -> str:
         SettingError: When there is none, with the names closest to it.
     """
     if not isinstance(name, str):
-        raise SettingError(f"a mode's name must be text such as 'default', found {name!r:.80}")
+        raise SettingError(f"a mode's name must be text such as 'default', found {shown(name)}")
     plain = "-".join(name.lower().replace("_", " ").replace("-", " ").split())
     plain = ALIASES.get(plain, plain)
     if plain in MODES:
         return plain
     close = get_close_matches(plain, [*MODES, *ALIASES], n=1)
     meant = f"did you mean {close[0]}?" if close else f"there are: {', '.join([*MODES][:8])}, ..."
-    raise SettingError(f"mode {name!r:.60} does not exist; {meant} 'backtrace-jax modes' lists all")
+    raise SettingError(f"mode {shown(name, 60)} does not exist; {meant} 'backtrace-jax modes' lists all")
 
 
 @known_arguments
@@ -127,7 +128,7 @@ def composite(name: Any, rules: Any, base: str | Mode = "default") -> Mode:
     """A mode of one's own: these rules where their selectors match, first match first, those of `base` elsewhere."""
     own, found = _pairs(rules), find_mode(base)
     if not isinstance(name, str):
-        raise SettingError(f"a composite's name must be text, found {name!r:.80}")
+        raise SettingError(f"a composite's name must be text, found {shown(name)}")
     return replace(
         found,
         name=name,
@@ -143,11 +144,11 @@ def _pairs(rules: Any) -> Rules:
     Raises:
         SettingError: When they are no list of pairs.
     """
-    own = tuple(rules) if isinstance(rules, Iterable) else (rules,)
+    own = tuple(rules) if isinstance(rules, list | tuple) else (rules,)
     for pair in own:
         fits = isinstance(pair, tuple | list) and len(pair) == 2
         if not (fits and isinstance(pair[0], Selector) and isinstance(pair[1], Rule)):
-            raise SettingError(f"rules must be a list of (Selector, Rule) pairs, found {pair!r:.120}")
+            raise SettingError(f"rules must be a list of (Selector, Rule) pairs, found {shown(pair, 120)}")
     return tuple((selector, rule) for selector, rule in own)
 
 

@@ -31,6 +31,7 @@ from jax import Array
 from ..errors import SettingError
 from ..ir import Eqn
 from ..ops import CONTROL, KINDS, NONE, OPS
+from ..texts import shown
 from .site import EMBEDDING, INDEX, Kept, Shares, Site
 
 RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]
@@ -83,7 +84,7 @@ class Rule:
         """
         if not callable(self.function):
             raise SettingError(
-                f"rule {self.name!r}: function must be callable as (site, R), found {self.function!r:.80}"
+                f"rule {self.name!r}: function must be callable as (site, R), found {shown(self.function)}"
             )
 
     def apply(self, site: Site, R: Array) -> Any:
@@ -153,7 +154,7 @@ class Selector:
             parts = value if several and isinstance(value, tuple | list) else (value,)
             kind = bool if each.name in ("recurrent", "answer") else str
             if not all(part is None or isinstance(part, kind) for part in parts):
-                raise SettingError(f"a selector's {each.name} must be {kind.__name__}, found {value!r:.80}")
+                raise SettingError(f"a selector's {each.name} must be {kind.__name__}, found {shown(value)}")
         ops = (self.op,) if isinstance(self.op, str) else self.op or ()
         kinds = tuple(kind for kind in (*KINDS, EMBEDDING, INDEX) if kind not in (NONE, CONTROL))
         choices = [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from ..arguments import choice, is_finite, is_whole
 from ..errors import SettingError
+from ..texts import shown
 
 KEEP, IGNORE = "keep", "ignore"
 """What becomes of a bias' share: booked in the ledger, or left to the operands."""
@@ -15,21 +16,21 @@ KEEP, IGNORE = "keep", "ignore"
 
 def number(name: str, value: Any) -> float:
     """A finite number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
-        raise SettingError(f"{name} must be a finite number from 0, found {value!r}")
+    if not is_finite(value) or value < 0:
+        raise SettingError(f"{name} must be a finite number from 0, found {shown(value)}")
     return float(value)
 
 
 def count(name: str, value: Any, at_least: int = 1) -> int:
     """A whole number."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
-        raise SettingError(f"{name} must be a whole number from {at_least}, found {value!r}")
+    if not is_whole(value) or value < at_least:
+        raise SettingError(f"{name} must be a whole number from {at_least}, found {shown(value)}")
     return int(value)
 
 
 def bias(value: Any) -> str:
     """What becomes of a bias' share."""
-    return _choice("bias", value, KEEP, IGNORE)
+    return choice("bias", value, (KEEP, IGNORE))
 
 
 LINEAR_NORM, IDENTITY_NORM = "linear", "identity"
@@ -38,13 +39,7 @@ LINEAR_NORM, IDENTITY_NORM = "linear", "identity"
 
 def norm(value: Any) -> str:
     """How relevance passes a normalisation."""
-    return _choice("norm", value, LINEAR_NORM, IDENTITY_NORM)
-
-
-def _choice(name: str, value: Any, *choices: str) -> str:
-    if value not in choices:
-        raise SettingError(f"{name} must be {' or '.join(map(repr, choices))}, found {value!r}")
-    return value
+    return choice("norm", value, (LINEAR_NORM, IDENTITY_NORM))
 
 
 def bounds(low: Any, high: Any) -> dict[str, Any]:
@@ -55,7 +50,7 @@ def bounds(low: Any, high: Any) -> dict[str, Any]:
     except ValueError:
         raise SettingError(f"low {arrays['low'].shape} and high {arrays['high'].shape} have different shapes") from None
     if crossed:
-        raise SettingError(f"low must not be above high, found {low!r} and {high!r}")
+        raise SettingError(f"low must not be above high, found {shown(low)} and {shown(high)}")
     return {name: hashable(array) for name, array in arrays.items()}
 
 
@@ -65,7 +60,7 @@ def _finite(name: str, value: Any) -> np.ndarray:
     except ValueError as error:
         raise SettingError(f"{name} is no array: {error}") from error
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise SettingError(f"{name} must be finite numbers, found {value!r:.80}")
+        raise SettingError(f"{name} must be finite numbers, found {shown(value)}")
     return array
 
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from backtrace_jax.arguments import check_plain_file
 from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.importers import Imported, Source
 from backtrace_jax.importers.onnx import read as read_onnx
@@ -87,8 +88,7 @@ def exported_file(path: Path, *, together: bool = False) -> Imported:
     Raises:
         ModelError: When there is no such file, or it cannot be read.
     """
-    if not path.is_file():
-        raise ModelError(f"{path} is not a plain file" if path.exists() else f"no such file: {path}")
+    check_plain_file(path, ModelError)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from backtrace_jax.arguments import check_plain_file
 from backtrace_jax.errors import ModelError, SettingError
 
 from .external import ExternalData
@@ -89,8 +90,7 @@ def load(model: Any, *, copy: bool = True) -> OnnxModel:
         kinds = "a path, an onnx.ModelProto, a torch.nn.Module or a keras.Model"
         raise SettingError(f"model must be {kinds}, found {type(model).__name__}")
     path = Path(model)
-    if not path.is_file():
-        raise ModelError(f"{path} is not a plain file" if path.exists() else f"no such file: {path}")
+    check_plain_file(path, ModelError)
     return _verified(OnnxModel(_parse(path), Path(os.path.realpath(path)).parent, path.name))
 
 
