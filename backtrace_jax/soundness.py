@@ -78,9 +78,10 @@ def check_result(compiled: Compiled, result: Result, unanswered: np.ndarray) -> 
 
     Raises:
         NumericsError: Naming the input or node, and the examples, where relevance or its books are NaN or Inf.
-        SettingError: When there is nothing to explain in some examples.
+        SettingError: When there is nothing to explain in some examples, or inputs lie beyond a rule's bounds.
     """
     _check_started(compiled, result, unanswered)
+    _check_bounds(compiled, result, unanswered)
     for key, array in result.relevance.items():
         bad = np.flatnonzero(~_finite_rows(array))
         if len(bad):
@@ -93,6 +94,21 @@ def _check_books(compiled: Compiled, result: Result) -> None:
     if result.books and len(bad):
         node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
         raise NumericsError(f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_WIDER}")
+
+
+def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
+    """Refuse inputs outside the bounds that a rule shares by: it would hand on shares of the wrong sign."""
+    for step, rule in compiled.request.plan.bounded:
+        found = result.bounds[step.eqn.outvars[0].name]
+        beyond = np.setdiff1d(np.flatnonzero(found[:, 2] > 0), unanswered)
+        if len(beyond):
+            low, high = found[beyond, 0].min(), found[beyond, 1].max()
+            given = ", ".join(f"{key}={value}" for key, value in rule.settings if key in ("low", "high"))
+            inputs = ", ".join(repr(var.name) for var in compiled.request.plan.inputs)
+            raise SettingError(
+                f"input {inputs} lies beyond the bounds {given:.120} of mode {compiled.request.mode.name!r}: the first "
+                f"layer reads from {low:.6g} to {high:.6g} in examples {_listed_few(beyond)}; pass bounds that it keeps"
+            )
 
 
 def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from .forward import forward
 from .plan import Plan
 from .prepare import split
 from .procedures import Job, attribute
-from .walk import Books, total
+from .walk import Books, site_of, total
 
 
 class Result(NamedTuple):
@@ -36,6 +36,8 @@ class Result(NamedTuple):
         layers: Relevance of the values asked for.
         books: What every node of the plan received, handed on and kept; None in modes that keep none.
         completeness: How far the attribution is from adding up, in modes where that is defined.
+        bounds: Smallest and largest operand, and how far one lies beyond its bound, by the name of the node whose rule
+            takes bounds for granted.
     """
 
     outputs: dict[str, Any]
@@ -45,6 +47,7 @@ class Result(NamedTuple):
     layers: dict[str, Any]
     books: Books | None
     completeness: Any
+    bounds: dict[str, Any]
 
 
 class Constant(NamedTuple):
@@ -113,6 +116,7 @@ def explain_example(
         {key: _relevance(outcome.relevance, values, name, plan) for key, name in request.layers.items()},
         outcome.books if mode.conserving else None,
         outcome.completeness,
+        {step.eqn.outvars[0].name: rule.bounds(site_of(step, values)) for step, rule in plan.bounded},
     )
 
 

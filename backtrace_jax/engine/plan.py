@@ -102,6 +102,11 @@ class Plan:
         return self.outputs[0]
 
     @property
+    def bounded(self) -> tuple[tuple[Step, Rule], ...]:
+        """Steps whose rule takes its operand to lie between bounds, and that rule."""
+        return tuple((step, step.rule) for step in self.steps if step.rule and step.rule.bounded)
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """Names under which the books are kept, in the order of their rows."""
         return tuple(name for step in self.steps for name in step.nodes)

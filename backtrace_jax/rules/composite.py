@@ -67,6 +67,8 @@ class Rule:
         keeps_sign: Whether relevance that is not negative anywhere gives shares that are not negative anywhere.
         paired: Whether it takes pairs [2, ...] as they are; otherwise each channel goes through it on its own.
         takers: Which of the operands that bear relevance get a share, given the position of the gate.
+        bounded: Of a rule that takes operands to lie between bounds, how they do: (site, **settings) -> [smallest and
+            largest entry, how far one lies beyond its bound].
     """
 
     name: str
@@ -75,6 +77,7 @@ class Rule:
     keeps_sign: bool = False
     paired: bool = False
     takers: Takers = every
+    bounded: Callable[..., Array] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be applied.
@@ -90,6 +93,10 @@ class Rule:
     def apply(self, site: Site, R: Array) -> Any:
         """Shares of the operands, and what was kept back."""
         return self.function(site, R, **dict(self.settings))
+
+    def bounds(self, site: Site) -> Array | None:
+        """How the operand lies between bounds that the rule takes for granted; None where it takes none."""
+        return None if self.bounded is None else self.bounded(site, **dict(self.settings))
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name}={value}" for name, value in self.settings if not callable(value))

@@ -99,9 +99,22 @@ def z_box(site: Site, R: Array, *, low: Any, high: Any, epsilon: float = EPSILON
         high: Largest possible input.
         epsilon: Stabiliser.
     """
-    shape, turned = site.operands[site.bearer].shape, site.params.get("channels_last", False)
-    bounds = (jnp.asarray(_fitted(bound, shape, turned), R.dtype) for bound in (low, high))
-    return _one_sided(box(*bounds), site, R, epsilon, None)
+    return _one_sided(box(*_bounds(site, low, high)), site, R, epsilon, None)
+
+
+def within_box(site: Site, *, low: Any, high: Any, epsilon: float = EPSILON) -> Array:
+    """Smallest and largest input, and how far one lies beyond its bound by more than rounding; 0: none does."""
+    x, (lower, upper) = site.operands[site.bearer], _bounds(site, low, high)
+    beyond = jnp.maximum(lower - x, x - upper)
+    rounding = 1e-5 * jnp.maximum(jnp.abs(lower), jnp.abs(upper))
+    far = jnp.max(jnp.where(beyond > rounding, beyond, 0), initial=0)
+    return jnp.stack([jnp.min(x, initial=jnp.inf), jnp.max(x, initial=-jnp.inf), far])
+
+
+def _bounds(site: Site, low: Any, high: Any) -> tuple[Array, Array]:
+    x, turned = site.operands[site.bearer], site.params.get("channels_last", False)
+    lower, upper = (jnp.asarray(_fitted(bound, x.shape, turned), x.dtype) for bound in (low, high))
+    return lower, upper
 
 
 def _fitted(bound: Any, shape: tuple[int, ...], channels_last: bool) -> np.ndarray:

@@ -166,7 +166,8 @@ def _epsilon_alpha_beta_flat(epsilon: float = lrp.EPSILON, norm: str = LINEAR_NO
 def _epsilon_gamma_box(
     low: Any, high: Any, gamma: float = 0.25, epsilon: float = lrp.EPSILON, norm: str = LINEAR_NORM
 ) -> Rules:
-    boxed = make("z-box", lrp.z_box, **bounds(low, high), epsilon=number("epsilon", epsilon))
+    settings = {**bounds(low, high), "epsilon": number("epsilon", epsilon)}
+    boxed = make("z-box", lrp.z_box, bounded=lrp.within_box, **settings)
     chosen = Selector(kind=LINEAR, op=WEIGHTED, position=FIRST)
     return ((chosen, boxed), *_lrp(_gamma(gamma, epsilon, KEEP), epsilon, norm, CONVOLUTIONS))
 

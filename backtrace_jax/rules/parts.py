@@ -30,9 +30,9 @@ def kinds(rules: dict[str, Rule]) -> Rules:
     return tuple((Selector(kind=kind), rule) for kind, rule in rules.items())
 
 
-def make(name: str, function: RuleFunction, *, keeps_sign: bool = False, **settings: Any) -> Rule:
+def make(name: str, function: RuleFunction, *, keeps_sign: bool = False, bounded: Any = None, **settings: Any) -> Rule:
     """A rule with its settings."""
-    return Rule(name, function, tuple(settings.items()), keeps_sign)
+    return Rule(name, function, tuple(settings.items()), keeps_sign, bounded=bounded)
 
 
 def signal_takes_all(rule: Rule) -> Rule:

@@ -194,6 +194,16 @@ def test_normalisations(name, known):
     check_node(op_type, operands, range(1, len(operands)) if known else (), **settings)
 
 
+@pytest.mark.parametrize("size", range(1, 7))
+def test_local_response_of_windows_of_every_size(size):
+    """By ONNX's formula; its reference evaluator counts examples where it means channels (onnx 1.23, op_lrn.py)."""
+    x = np.random.default_rng(size).normal(size=(2, 5, 2, 3))
+    before, after = (size - 1) // 2, -(-(size - 1) // 2)  # floor and ceiling
+    squares = [(x[:, max(0, c - before) : c + after + 1] ** 2).sum(1) for c in range(5)]
+    expected = x / (1.5 + 0.3 / size * np.stack(squares, axis=1)) ** 0.6
+    check_node("LRN", [x], expected=[expected], rtol=1e-12, size=size, alpha=0.3, beta=0.6, bias=1.5)
+
+
 ACTIVATIONS = [
     *(
         (name, {})

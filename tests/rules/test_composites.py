@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import jax.numpy as jnp
 import numpy as np
@@ -367,6 +368,25 @@ def test_bounds_that_do_not_fit_the_input_are_refused():
     chosen = mode("lrp-epsilon-gamma-box", low=np.zeros(5), high=np.ones(5))
     with pytest.raises(SettingError, match=r"5.*6"):
         explain(perceptron(), np.zeros((1, 6)), mode=chosen)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "refused"),
+    [
+        (-1, 1, ""),
+        ([-1, 0, 0, 0, 0, 0.5], 1, ""),
+        (0, 1, r"input 'x' lies beyond the bounds low=0, high=1 .*reads from -1 to 0.75 in examples 1;"),
+        (-1, [1, 1, 1, 1, 1, 0.5], r"high=\(1.0, 1.0, 1.0, 1.0, 1.0, 0.5\).*in examples 0, 1;"),
+        (-1, 1 - 1e-6, ""),
+        (-1, 0.99, r"from 0 to 1 in examples 0;"),
+    ],
+)
+def test_inputs_beyond_their_bounds_are_refused(low, high, refused):
+    """Shares of z-box are of one sign only between the bounds (Montavon et al. 2017)."""
+    x = np.array([[0, 0.25, 0.5, 1, 0, 0.75], [-1, 0.25, 0, 0, 0, 0.75]], np.float32)
+    chosen = mode("lrp-epsilon-gamma-box", low=np.asarray(low), high=np.asarray(high))
+    with pytest.raises(SettingError, match=refused) if refused else nullcontext():
+        explain(perceptron(), x, mode=chosen)
 
 
 def test_a_mode_without_the_rule_it_needs_is_refused_before_anything_runs():
