@@ -5,6 +5,8 @@ Every message says what was found, where (node, operator, opset, argument), what
 
 from __future__ import annotations
 
+from typing import Any
+
 from .texts import printable, shortened
 
 
@@ -49,7 +51,11 @@ class MixedExamplesError(UnsupportedError):
 
     def __init__(self, reason: str, ways_out: str) -> None:
         super().__init__(f"{reason}. {ways_out}")
-        self.reason = reason
+        self.reason, self.ways_out = reason, ways_out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it reach another process, as errors of workers do."""
+        return type(self), (self.reason, self.ways_out), {"args": self.args}
 
 
 class InputError(BacktraceError):
@@ -66,6 +72,10 @@ class MissingNameError(SettingError, KeyError):
 
 class NumericsError(BacktraceError):
     """The model itself produced NaN or Inf on these inputs, so there is nothing sound to explain."""
+
+
+class AbsentPartError(InputError, AttributeError):
+    """An explanation has no such part, as one that is not contrastive has no positive relevance of its own."""
 
 
 class MissingDependencyError(BacktraceError):

@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, shape_inference
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Var
 from backtrace_jax.ops.cost import Cost, evaluation_cost
 
 from .load import OnnxModel
-from .schemas import NEWEST, schema_of
+from .schemas import infer_results, schema_of
 from .verify import MOST_AXES
 
 LARGEST_VALUE = 2**30
@@ -50,7 +48,6 @@ _SIZED_BY_VALUES = {  # operators whose result has the size that an operand's en
     *("RoiAlign", "STFT", "Tile", "Upsample", "AveragePool", "LpPool", "MaxPool", "Conv", "ConvTranspose"),
 }
 _FOUND = {"NonZero", "Unique"}  # operators with results of at most an integer per entry and axis; how many, data say
-_READABLE = 256  # entries of a known operand that shape inference gets to see
 _ADVICE = "if the model can be trusted, raise backtrace_jax.importers.onnx.limits.LARGEST_VALUE"
 
 
@@ -197,25 +194,11 @@ def inferred_types(
     schema = schema_of(node.domain, node.op_type, opset)
     if schema is None:
         return []
-    given = {
-        name: value for name, value in zip(node.input, operands, strict=False) if isinstance(value, np.ndarray | Var)
-    }
     try:
-        types = {name: _type(value) for name, value in given.items()}
-        data = {name: numpy_helper.from_array(value) for name, value in given.items() if _is_readable(value)}
-        imports = [onnx.helper.make_opsetid(schema.domain, min(opset or 0, NEWEST))]
-        found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
+        found = infer_results(schema, node, operands, opset)
     except Exception:  # a node that does not fit its schema: the operator itself says what is wrong
         return []
     return [_inferred(each.tensor_type) for each in found.values() if _is_complete(each)]
-
-
-def _type(value: np.ndarray | Var) -> onnx.TypeProto:
-    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-
-
-def _is_readable(value: np.ndarray | Var) -> TypeGuard[np.ndarray]:
-    return isinstance(value, np.ndarray) and value.size <= _READABLE and value.dtype.isbuiltin == 1
 
 
 def _is_complete(found: onnx.TypeProto) -> bool:

@@ -19,7 +19,7 @@ from backtrace_jax.arguments import check_plain_file
 from backtrace_jax.errors import ModelError, SettingError
 
 from .external import ExternalData
-from .verify import check_tensor, graphs_of, shortened, verify
+from .verify import check_tensor, check_version, graphs_of, shortened, verify
 from .wire import check_parts
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
@@ -122,6 +122,7 @@ def _verified(model: OnnxModel) -> OnnxModel:
         raise ModelError(f"{model.name} names no operator set (opset_import); re-export it with a current exporter")
     if not proto.graph.output:
         raise ModelError(f"{model.name} has no outputs; is the file complete?")
+    check_version(proto, model.name)
     return model
 
 

@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
 from backtrace_jax.ir import Program, Source, Value, check
 
+from .definitions import check_node
 from .functions import expand, standard_function
 from .limits import check_reference
 from .load import OnnxModel
@@ -30,6 +31,7 @@ from .operators import find_operator, is_random
 from .scope import ABSENT, Absent, Held, TensorSequence, Text
 from .signature import input_types
 from .text import is_text, on_text
+from .verify import shortened
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata in which torch's newer exporter keeps the paths of the modules around a node, innermost last."""
@@ -107,6 +109,7 @@ def lower_node(lowering: Lowering, node: onnx.NodeProto) -> None:
         operands = [lowering.scope.find(name) if name else None for name in node.input]
         lowering.source = Source(node.name, f"{node.domain or 'ai.onnx'}.{node.op_type}", _module(node), _calls(node))
         lowering.result_count = max((count for count, name in enumerate(node.output, 1) if name), default=0)
+        _check(lowering, node, operands)
         lowering.limits.begin(node, operands, lowering.opsets.get(node.domain or "ai.onnx"))
         results = _results(lowering, node, operands)
         if any(node.output[len(results) :]):
@@ -120,13 +123,33 @@ def lower_node(lowering: Lowering, node: onnx.NodeProto) -> None:
         raise ModelError(f"{where}: cannot be computed: {error}") from error
 
 
+def _check(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Held | None]) -> None:
+    """Hold a node against its operator's definition; calls of the model's own functions are held against their own."""
+    if (node.domain, node.op_type, node.overload) not in lowering.functions:
+        check_node(_resolved(lowering, node), operands, lowering.opsets.get(node.domain or "ai.onnx"))
+
+
+def _resolved(lowering: Lowering, node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node with the attributes of the function around in place of references to them."""
+    if not any(attribute.ref_attr_name for attribute in node.attribute):
+        return node
+    found = onnx.NodeProto()
+    found.CopyFrom(node)
+    found.ClearField("attribute")
+    for attribute in node.attribute:
+        if _is_given(lowering, attribute):
+            found.attribute.add().CopyFrom(lowering.scope.attributes.get(attribute.ref_attr_name, attribute))
+            found.attribute[-1].name = attribute.name
+    return found
+
+
 def _results(lowering: Lowering, node: onnx.NodeProto, operands: Sequence[Held | None]) -> Sequence[Held]:
     own = lowering.functions.get((node.domain, node.op_type, node.overload))
     if own is not None:
         return expand(lowering, own, node, operands)
     version = lowering.opsets.get(node.domain or "ai.onnx")
     if version is None:
-        raise UnsupportedError(f"operator domain {node.domain!r} is not imported by the model")
+        raise UnsupportedError(f"operator domain {shortened(node.domain)!r} is not imported by the model")
     try:
         function = find_operator(node.domain, node.op_type, version)
     except UnsupportedError:
@@ -194,8 +217,8 @@ def attribute_value(lowering: Lowering, attribute: onnx.AttributeProto) -> Any:
 
 def _describe(lowering: Lowering, node: onnx.NodeProto) -> str:
     domain = node.domain or "ai.onnx"
-    label = node.name or (node.output[0] if node.output else "?")
-    return f"node {label!r} ({domain}.{node.op_type}, opset {lowering.opsets.get(domain, '?')})"
+    label = shortened(node.name or (node.output[0] if node.output else "?"))
+    return f"node {label!r} ({shortened(domain)}.{shortened(node.op_type)}, opset {lowering.opsets.get(domain, '?')})"
 
 
 def _module(node: onnx.NodeProto) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from backtrace_jax.onnx_backend import run_model
 from tests.zoo.runtime import onnxruntime_outputs
@@ -21,7 +20,7 @@ def ml_model(op_type: str, operands: Sequence[np.ndarray], version: int = 3, **a
     """One node of the domain ai.onnx.ml, whose operands are inputs x0, x1, ..."""
     results = 2 if op_type in CLASSIFIERS else 1
     model = node_model(op_type, operands, results=results, domain="ai.onnx.ml", **attributes)
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", version))
+    model.opset_import[-1].version = version
     return model
 
 

@@ -139,9 +139,9 @@ def test_a_query_that_sees_nothing_spoils_no_explanation(mode):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"qk_matmul_output_mode": 4}, "qk_matmul_output_mode should be from 0 to 3; found 4"),
+        ({"qk_matmul_output_mode": 4}, "'qk_matmul_output_mode' must be one of 0, 1, 2, 3, found 4"),
         ({"q_num_heads": 3, "kv_num_heads": 2}, "a width of 8 cannot be cut into 3 heads"),
-        ({"kv_num_heads": None}, "a width of 4 cannot be cut into an unknown number of heads"),
+        ({"kv_num_heads": None}, "3D inputs expected to have kv_num_heads"),
     ],
 )
 def test_wrong_settings(settings, message):

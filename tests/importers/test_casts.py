@@ -94,7 +94,7 @@ def test_powers_of_two(round_mode):
 
 
 def test_a_round_mode_that_does_not_exist():
-    with pytest.raises(ModelError, match="should be one of up, down, nearest; found 'away'"):
+    with pytest.raises(ModelError, match="'round_mode' must be one of up, down, nearest, found 'away'"):
         cast(ROUNDED, "float8_e8m0fnu", round_mode="away")
 
 
@@ -120,19 +120,20 @@ def test_bits_are_read_as_another_type():
     fours = np.arange(-8, 8).astype(ml_dtypes.int4)
     model = node_model("BitCast", [fours], opset=26, to=TensorProto.UINT4)
     np.testing.assert_array_equal(run_model(model, [fours])[0].astype(int), np.arange(-8, 8) % 16)
-    with pytest.raises(ModelError, match="float32 and int64 do not have the same number of bits"):
+    with pytest.raises(ModelError, match="to have the same bit-width"):
         run_model(node_model("BitCast", [floats(2)], opset=26, to=TensorProto.INT64), [floats(2)])
+    wide = floats(2).astype(np.float64)
     with pytest.raises(UnsupportedError, match="the bits of complex64"):
-        run_model(node_model("BitCast", [floats(2)], opset=26, to=TensorProto.COMPLEX64), [floats(2)])
+        run_model(node_model("BitCast", [wide], opset=26, to=TensorProto.COMPLEX64), [wide])
 
 
 def test_a_network_of_eight_bit_floats_is_explained():
     """Relevance is not rounded to what it passes."""
     nodes = [
         helper.make_node("Cast", ["x"], ["a"], to=TensorProto.FLOAT8E4M3FN),
-        helper.make_node("Concat", ["a", "a"], ["b"], axis=1),
+        helper.make_node("Flatten", ["a"], ["b"]),
         helper.make_node("Cast", ["b"], ["c"], to=TensorProto.FLOAT),
         helper.make_node("MatMul", ["c", "W"], ["y"]),
     ]
     x = floats(1, 5)
-    check_explained(network(nodes, {"x": x}, W=floats(10, 3, seed=1)), {"x": x})
+    check_explained(network(nodes, {"x": x}, W=floats(5, 3, seed=1)), {"x": x})

@@ -16,7 +16,7 @@ from backtrace_jax.importers import read
 from backtrace_jax.importers.onnx import limits, load, lower, verify, wire
 from benchmarks.fuzz.__main__ import fuzz, summarised
 from benchmarks.fuzz.corpus import graph, model, node
-from benchmarks.fuzz.mutations import nested
+from benchmarks.fuzz.mutations.wire import nested
 
 ONE = np.array(1, np.float32)
 CARRIED = {"i": (TensorProto.INT64, []), "c": (TensorProto.BOOL, []), "s": (TensorProto.FLOAT, [1, 4])}
@@ -84,7 +84,7 @@ def test_values_that_no_machine_can_hold(hostile):
 
 def test_sizes_that_an_old_opset_hides():
     """At opset 1 Tile takes numbers, not a vector; ONNX's shape inference does not know what comes of it."""
-    known = {"o": ONE.reshape(1, 1), "n": np.array(2**31 - 1), "a": np.array(0)}
+    known = {"o": ONE.reshape(1, 1), "n": np.array(2**31, np.float32), "a": np.array(0, np.float32)}
     hostile = added([node("Tile", ["o", "n", "a"], ["k"])], known)
     hostile.opset_import[0].version = 2
     refused(hostile, "Tile of this opset has no implementation", error=UnsupportedError)
@@ -230,7 +230,7 @@ def test_names_that_are_no_text(name, tmp_path):
 def test_long_names_and_control_characters_do_not_flood_the_terminal():
     hostile = model([node("Nothing", ["x"], ["y"], name="\x1b[2J" + "a" * 1_000_000)])
     message = refused(hostile, "has no implementation", error=UnsupportedError)
-    assert len(message) < 4000
+    assert len(message) < 1000
     assert "\x1b" not in message
     assert "\\x1b[2J" in message
 

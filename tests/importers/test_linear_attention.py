@@ -75,9 +75,9 @@ def test_convolution_with_the_past(domain):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"update_rule": "gated"}, "'gated' needs decay"),
-        ({"update_rule": "forgetful"}, "one of linear, gated, delta, gated_delta; found 'forgetful'"),
-        ({"update_rule": "linear", "kv_num_heads": 4}, "cannot be cut into 4 heads"),
+        ({"update_rule": "gated"}, "'gated' requires decay"),
+        ({"update_rule": "forgetful"}, "one of linear, gated, delta, gated_delta, found 'forgetful'"),
+        ({"update_rule": "linear", "kv_num_heads": 4}, "must be divisible by kv_num_heads \\(4\\)"),
     ],
 )
 def test_wrong_settings(changes, message):
@@ -85,7 +85,7 @@ def test_wrong_settings(changes, message):
     values = [floats(1, STEPS, 8), floats(1, STEPS, 6), floats(1, STEPS, 6)]
     with pytest.raises(ModelError, match=message):
         lower(
-            load(node_model("LinearAttention", values, opset=27, **settings)),
+            load(node_model("LinearAttention", values, opset=27, results=2, **settings)),
             {f"x{i}": values[i].shape for i in range(3)},
         )
 

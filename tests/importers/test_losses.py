@@ -40,7 +40,7 @@ def test_vectors_of_scores_and_labels_out_of_range_that_are_ignored():
 
 
 def test_unknown_reductions_are_refused():
-    with pytest.raises(ModelError, match="reduction 'median'; there are: none, sum, mean"):
+    with pytest.raises(ModelError, match="'reduction' must be one of none, mean, sum, found 'median'"):
         run_model(node_model("NegativeLogLikelihoodLoss", [SCORES, LABELS], reduction="median"), [SCORES, LABELS])
 
 

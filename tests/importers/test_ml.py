@@ -254,8 +254,8 @@ def test_words_are_not_computed_with():
 
 REFUSED = {
     "coefficients that do not fit": ("LinearRegressor", {"coefficients": [1.0]}, ModelError, "coefficients"),
-    "a norm": ("Normalizer", {"norm": "L3"}, UnsupportedError, "L3"),
-    "a transform": ("LinearRegressor", {**LINEAR, "targets": 2, "post_transform": "CUBE"}, UnsupportedError, "CUBE"),
+    "a norm": ("Normalizer", {"norm": "L3"}, ModelError, "L3"),
+    "a transform": ("LinearRegressor", {**LINEAR, "targets": 2, "post_transform": "CUBE"}, ModelError, "CUBE"),
     "imputed values": ("Imputer", {"imputed_value_floats": [1.0, 2.0]}, ModelError, "imputed values"),
     "no labels": ("LabelEncoder", {"keys_floats": [1.0]}, ModelError, "values"),
     "probabilities of three classes": (

@@ -317,7 +317,7 @@ def test_known_full_lengths_need_no_mask():
 @pytest.mark.parametrize(
     ("position", "shape", "message"),
     [
-        (0, (STEPS, FEATURES), "X should have three axes"),
+        (0, (STEPS, FEATURES), "First input tensor must have rank 3"),
         (1, (1, 3 * STATE, FEATURES), r"W should have shape \(1, 24, 4\)"),
         (2, (1, 4 * STATE, 2 * STATE), r"R should have shape \(1, 24, 6\)"),
         (3, (1, 4 * STATE), r"B should have shape \(1, 48\)"),
@@ -337,7 +337,7 @@ def test_wrong_shapes(position, shape, message):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"direction": "backward"}, "direction should be one of forward, reverse, bidirectional; found 'backward'"),
+        ({"direction": "backward"}, "'direction' must be one of forward, reverse, bidirectional, found 'backward'"),
         ({"activations": ["Sigmoid", "Tanh"]}, "expected 3 activations .* found 2: Sigmoid, Tanh"),
         ({"activations": ["Sigmoid", "Tanh", "Swish"]}, "out of Affine, .*; found 3: Sigmoid, Tanh, Swish"),
         ({"direction": "bidirectional"}, r"W should have shape \(2, 24, 4\)"),

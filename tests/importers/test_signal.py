@@ -47,9 +47,9 @@ def test_complex_signals_there_and_back(length):
 
 def test_transforms_that_do_not_exist():
     x = floats(1, 8, 2)
-    with pytest.raises(ModelError, match=r"the_node.*one-sided transform of a complex signal"):
+    with pytest.raises(ModelError, match=r"the_node.*one-sided DFT requires real input"):
         run_model(node_model("DFT", [x], opset=20, onesided=1), [x])
-    with pytest.raises(ModelError, match=r"the_node.*the last axis holds real and imaginary parts"):
+    with pytest.raises(ModelError, match=r"the_node.*axis attribute value 2 is invalid"):
         run_model(node_model("DFT", [x], opset=17, axis=2), [x])
     with pytest.raises(ModelError, match=r"size 1 or 2, not 3"):
         run_model(node_model("DFT", [floats(1, 8, 3)], opset=20), [floats(1, 8, 3)])

@@ -9,6 +9,7 @@ import numpy as np
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .registry import operator
 
 _SETTINGS: dict[str, tuple[str, dict[str, float]]] = {  # the operation, and its settings with their default values
@@ -68,7 +69,7 @@ def swiglu(lowering: Lowering, A: Value, B: Value, *, alpha: float = 1.0) -> Val
 @operator("Hardmax", since=13)
 def hardmax(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:
     """1 at the first largest entry along an axis, 0 elsewhere."""
-    axis %= len(input.shape)
+    axis = from_front(axis, len(input.shape))
     winner = lowering.emit("argmax", input, axis=axis, keepdims=True, last=False)
     places = np.arange(input.shape[axis]).reshape((-1,) + (1,) * (len(input.shape) - 1 - axis))
     return lowering.cast(lowering.emit("equal", winner, places), np.dtype(input.dtype))

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import UnsupportedError
+from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value, Var
 
 from ..lowering import Lowering
+from .axes import from_front
 from .registry import operator
 
 _UNARY = {
@@ -54,7 +55,6 @@ _BINARY = {
     "BitwiseAnd": "bitwise_and",
     "BitwiseOr": "bitwise_or",
     "BitwiseXor": "bitwise_xor",
-    "Div": "div",
     "Equal": "equal",
     "Greater": "greater",
     "GreaterOrEqual": "greater_equal",
@@ -70,6 +70,18 @@ _LARGEST_INTEGER_POWER = 16  # beyond it, repeated products are no faster than a
 
 def _emit_binary(op: str) -> Callable[[Lowering, Value, Value], Value]:
     return lambda lowering, A, B: lowering.emit(op, A, B)
+
+
+def _quotient(lowering: Lowering, A: Value, B: Value) -> Value:
+    """A divided by B; integers are cut towards zero."""
+    _check_divisor(B)
+    return lowering.emit("div", A, B)
+
+
+def _check_divisor(divisor: Value) -> None:
+    """Refuse integers divided by a known zero, for which there is no answer."""
+    if isinstance(divisor, np.ndarray) and divisor.dtype.kind in "iu" and not divisor.all():
+        raise ModelError("integers are divided by a constant that is 0")
 
 
 def _power(lowering: Lowering, X: Value, exponent: Value) -> Value:
@@ -118,7 +130,7 @@ def _register_binary(name: str, compute: Callable[[Lowering, Value, Value], Valu
     ) -> Value:
         """Before opset 7 the second operand is aligned with the first at `axis` (default: the last axes)."""
         if broadcast and axis is not None:
-            trailing = len(A.shape) - axis % len(A.shape) - len(B.shape)
+            trailing = len(A.shape) - from_front(axis, len(A.shape)) - len(B.shape)
             B = lowering.reshape(B, B.shape + (1,) * trailing)
         return compute(lowering, A, B)
 
@@ -127,6 +139,7 @@ for _name, _op in _UNARY.items():
     _register_unary(_name, _op)
 for _name, _op in _BINARY.items():
     _register_binary(_name, _emit_binary(_op))
+_register_binary("Div", _quotient)
 _register_binary("Pow", _power)
 
 
@@ -149,6 +162,7 @@ def mean(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value
 @operator("Mod")
 def mod(lowering: Lowering, A: Value, B: Value, *, fmod: int = 0) -> Value:
     """Remainder, with the sign of the divisor or (`fmod`) of the dividend."""
+    _check_divisor(B)
     whole = np.issubdtype(A.dtype, np.integer)
     return lowering.emit("mod" if whole else "remainder", A, B, truncate=bool(fmod))
 
@@ -192,7 +206,4 @@ def clip_1(
 @operator("BitShift", since=11)
 def bit_shift(lowering: Lowering, X: Value, Y: Value, *, direction: str) -> Value:
     """Bits of X moved up ("LEFT") or down ("RIGHT") by Y places."""
-    operations = {"LEFT": "shift_left", "RIGHT": "shift_right"}
-    if direction not in operations:
-        raise UnsupportedError(f"direction {direction!r} of BitShift; there are {', '.join(operations)}")
-    return lowering.emit(operations[direction], X, Y)
+    return lowering.emit({"LEFT": "shift_left", "RIGHT": "shift_right"}[direction], X, Y)

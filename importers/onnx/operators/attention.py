@@ -107,10 +107,7 @@ def _padded(lowering: Lowering, mask: Value, keys: int) -> Value:
 
 def _stage(attended: Attended, mode: int) -> Value:
     """The scores that a node shows besides its result."""
-    stages = (attended.raw, attended.capped, attended.masked, attended.weights)
-    if not 0 <= mode < len(stages):
-        raise ModelError(f"qk_matmul_output_mode should be from 0 to {len(stages) - 1}; found {mode}")
-    return stages[mode]
+    return (attended.raw, attended.capped, attended.masked, attended.weights)[mode]
 
 
 @operator("FlexAttention", domain="ai.onnx.preview")

@@ -28,6 +28,14 @@ def _window(W: Value, kernel_shape: Sequence[int] | None) -> Sizes:
     return W.shape[2:]
 
 
+def _check_groups(X: Value, W: Value, group: int, each: int) -> None:
+    """Refuse weights whose groups of channels are not those of X; `each` is how many of them a group of W reads."""
+    if len(X.shape) != len(W.shape) or len(X.shape) < 3:
+        raise ModelError(f"weights of shape {W.shape} do not fit a value of shape {X.shape}")
+    if W.shape[0] % group or each * group != X.shape[1]:
+        raise ModelError(f"group={group} does not fit {X.shape[1]} channels and weights of shape {W.shape}")
+
+
 @operator("Conv")
 def conv(
     lowering: Lowering,
@@ -43,6 +51,7 @@ def conv(
     strides: Sequence[int] | None = None,
 ) -> Value:
     """Convolution over any number of spatial axes."""
+    _check_groups(X, W, group, W.shape[1] if len(W.shape) > 1 else 0)
     spatial = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
     window = windows(X.shape[2:], _window(W, kernel_shape), **spatial)
     geometry = {"strides": window.strides, "padding": window.padding, "dilation": window.dilation}
@@ -66,6 +75,7 @@ def conv_transpose(
     strides: Sequence[int] | None = None,
 ) -> Value:
     """Transposed convolution over any number of spatial axes."""
+    _check_groups(X, W, group, W.shape[0] // group)
     sizes, rank = X.shape[2:], len(X.shape) - 2
     strides, dilation = per_axis(strides, rank), per_axis(dilations, rank)
     extra = per_axis(output_padding, rank, default=0)

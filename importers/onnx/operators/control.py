@@ -17,6 +17,8 @@ from backtrace_jax.ir import Value, Var
 
 from ..lowering import Lowering
 from ..scope import Held
+from ..verify import shortened
+from .axes import from_front
 from .bodies import lower_body, typed
 from .registry import operator
 
@@ -29,11 +31,30 @@ def if_(
 
     Where one of them cannot be, the inputs that decide have to be known beforehand.
     """
+    _check_branches(then_branch, else_branch)
     if isinstance(cond, np.ndarray):
         return tuple(lowering.inline(then_branch if cond.item() else else_branch, ()))
     condition = lowering.reshape(cond, ())
     one, other = (_branch(lowering, condition, branch) for branch in (then_branch, else_branch))
     return tuple(_chosen(lowering, condition, *pair) for pair in zip(one, other, strict=True))
+
+
+def _check_branches(one: onnx.GraphProto, other: onnx.GraphProto) -> None:
+    """Refuse branches that cannot be alternatives: they give as many results, of the types that both declare."""
+    if len(one.output) != len(other.output):
+        raise ModelError(f"then_branch gives {len(one.output)} results, else_branch {len(other.output)}")
+    for first, second in zip(one.output, other.output, strict=True):
+        types = [each.type.tensor_type.elem_type for each in (first, second)]
+        if all(types) and types[0] != types[1]:
+            raise ModelError(
+                f"then_branch declares {shortened(first.name)!r} as {_type_name(types[0])}, else_branch its "
+                f"{shortened(second.name)!r} as {_type_name(types[1])}; both must be of one type"
+            )
+
+
+def _type_name(code: int) -> str:
+    known = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    return known.get(code, f"type {code}")
 
 
 def _branch(lowering: Lowering, condition: Value, branch: onnx.GraphProto) -> list[Held]:
@@ -55,7 +76,11 @@ def _chosen(lowering: Lowering, condition: Value, one: Held, other: Held) -> Hel
         return one
     if isinstance(one, np.ndarray | Var) and isinstance(other, np.ndarray | Var) and _same_type(one, other):
         return lowering.emit("where", condition, one, other)
-    lowering.known(condition, "the condition of an If whose branches differ in type")
+    if isinstance(one, np.ndarray | Var) and isinstance(other, np.ndarray | Var) and one.dtype != other.dtype:
+        raise ModelError(
+            f"then_branch gives {one.dtype.name}, else_branch {other.dtype.name}; both must be of one type"
+        )
+    lowering.known(condition, "the condition of an If whose branches differ in shape")
     raise AssertionError("a known condition chooses its branch before")
 
 
@@ -181,15 +206,16 @@ def _each(settings: Sequence[int], count: int) -> Sequence[int]:
 
 def _time_first(lowering: Lowering, sequence: Value, axis: int, backwards: int) -> Value:
     rank = len(sequence.shape)
-    moved = lowering.transpose(sequence, (axis % rank, *(i for i in range(rank) if i != axis % rank)))
+    time = from_front(axis, rank)
+    moved = lowering.transpose(sequence, (time, *(i for i in range(rank) if i != time)))
     return lowering.emit("reverse", moved, axes=(0,)) if backwards else moved
 
 
 def _time_placed(lowering: Lowering, stacked: Value, axis: int, backwards: int) -> Value:
     rank = len(stacked.shape)
-    others = iter(range(1, rank))
+    time, others = from_front(axis, rank), iter(range(1, rank))
     turned = lowering.emit("reverse", stacked, axes=(0,)) if backwards else stacked
-    return lowering.transpose(turned, tuple(0 if i == axis % rank else next(others) for i in range(rank)))
+    return lowering.transpose(turned, tuple(0 if i == time else next(others) for i in range(rank)))
 
 
 def _over_time(

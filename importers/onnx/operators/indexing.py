@@ -12,6 +12,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import each_from_front, from_front
 from .registry import operator
 
 
@@ -42,9 +43,8 @@ def slice_(
     along = range(len(begins)) if axes is None else lowering.integers(axes, "the axes to slice")
     strides = (1,) * len(begins) if steps is None else lowering.integers(steps, "the steps of the slice")
     ranges = {}
-    for axis, begin, stop, stride in zip(along, begins, stops, strides, strict=True):
-        size = data.shape[axis]
-        ranges[axis % len(data.shape)] = range(size)[slice(begin, stop, stride)]
+    for axis, begin, stop, stride in zip(each_from_front(along, len(data.shape)), begins, stops, strides, strict=True):
+        ranges[axis] = range(data.shape[axis])[slice(begin, stop, stride)]
     return _slice(lowering, data, ranges)
 
 
@@ -57,15 +57,16 @@ def slice_1(
 
 
 def _split(lowering: Lowering, data: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
-    axis %= len(data.shape)
-    if sum(sizes) != data.shape[axis]:
+    axis = from_front(axis, len(data.shape))
+    if sum(sizes) != data.shape[axis] or min(sizes, default=0) < 0:
         raise ModelError(f"parts of sizes {tuple(sizes)} do not add up to {data.shape[axis]}")
     edges = pairwise(accumulate(sizes, initial=0))
     return tuple(_slice(lowering, data, {axis: range(low, high)}) for low, high in edges)
 
 
-def _equal_parts(size: int, count: int) -> list[int]:
-    """Sizes of `count` parts, all alike but the last, which may be smaller."""
+def _equal_parts(lowering: Lowering, data: Value, axis: int, count: int | None) -> list[int]:
+    """Sizes of as many parts as asked for, or as the node has results; alike but the last, which may be smaller."""
+    size, count = data.shape[from_front(axis, len(data.shape))], count or lowering.result_count
     part = -(-size // count)
     if not 0 < count <= max(size, 1):
         raise ModelError(f"an axis of size {size} cannot be split into {count} parts")
@@ -79,7 +80,7 @@ def split(
     """Parts of given sizes, or as equal as can be."""
     if split is not None:
         return _split(lowering, input, axis, lowering.integers(split, "the sizes of the parts"))
-    return _split(lowering, input, axis, _equal_parts(input.shape[axis], num_outputs or lowering.result_count))
+    return _split(lowering, input, axis, _equal_parts(lowering, input, axis, num_outputs))
 
 
 @operator("Split", since=1)
@@ -88,7 +89,7 @@ def split_1(
 ) -> tuple[Value, ...]:
     """Before opset 13 the sizes are an attribute (at opset 1 also an operand)."""
     given = split or (None if sizes is None else lowering.integers(sizes, "the sizes of the parts"))
-    return _split(lowering, input, axis, given or _equal_parts(input.shape[axis], lowering.result_count))
+    return _split(lowering, input, axis, given or _equal_parts(lowering, input, axis, None))
 
 
 @operator("Pad", since=11)
@@ -153,7 +154,7 @@ def _copied_border(lowering: Lowering, data: Value, borders: Sequence[tuple[int,
 @operator("Gather")
 def gather(lowering: Lowering, data: Value, indices: Value, *, axis: int = 0) -> Value:
     """Entries along an axis by index; one known index is a slice."""
-    axis %= len(data.shape)
+    axis = from_front(axis, len(data.shape))
     check_range(indices, data.shape[axis])
     if isinstance(indices, np.ndarray) and indices.size == 1:
         index = int(indices.item()) % data.shape[axis]
@@ -165,7 +166,7 @@ def gather(lowering: Lowering, data: Value, indices: Value, *, axis: int = 0) ->
 @operator("GatherElements")
 def gather_elements(lowering: Lowering, data: Value, indices: Value, *, axis: int = 0) -> Value:
     """Entry by entry along one axis."""
-    axis %= len(data.shape)
+    axis = from_front(axis, len(data.shape))
     check_range(indices, data.shape[axis])
     return lowering.emit("gather_elements", data, indices, axis=axis)
 
@@ -205,7 +206,7 @@ def one_hot(lowering: Lowering, indices: Value, depth: Value, values: Value, *, 
     """`values[1]` at each index along a new axis, `values[0]` elsewhere; negative indices count from the end."""
     count = int(lowering.known(depth, "the depth of the one-hot axis").item())
     rank = len(indices.shape) + 1
-    axis %= rank
+    axis = from_front(axis, rank)
     lowering.limits.check((*indices.shape, count), values.dtype)
     whole = lowering.cast(indices, np.dtype(np.int64))
     column = lowering.reshape(whole, (*indices.shape[:axis], 1, *indices.shape[axis:]))
@@ -222,7 +223,7 @@ def reverse_sequence(
 ) -> Value:
     """The first steps of each sequence, as many as its length says, in reverse order; the steps after them stay."""
     rank, lengths = len(input.shape), lowering.cast(sequence_lens, np.dtype(np.int64))
-    batch_axis, time_axis = batch_axis % rank, time_axis % rank
+    batch_axis, time_axis = from_front(batch_axis, rank), from_front(time_axis, rank)
     sizes = [size if axis == time_axis else 1 for axis, size in enumerate(input.shape)]
     time = np.arange(input.shape[time_axis]).reshape(sizes)
     ends = lowering.reshape(lengths, [size if axis == batch_axis else 1 for axis, size in enumerate(input.shape)])

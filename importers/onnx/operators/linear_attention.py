@@ -57,8 +57,6 @@ def linear_attention(
 
 
 def _check(rule: str, decay: Value | None, beta: Value | None, q_num_heads: int, kv_num_heads: int) -> None:
-    if rule not in _RULES:
-        raise ModelError(f"update_rule should be one of {', '.join(_RULES)}; found {rule!r}")
     for name, operand, needed in zip(("decay", "beta"), (decay, beta), _RULES[rule], strict=True):
         if (operand is not None) != needed:
             raise ModelError(f"update_rule {rule!r} {'needs' if needed else 'takes no'} {name}")

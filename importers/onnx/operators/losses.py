@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
@@ -30,8 +29,6 @@ def negative_log_likelihood_loss(
     reduction: str = "mean",
 ) -> Value:
     """Minus the log-probability of each target's class, weighted by class, and their sum or weighted mean."""
-    if reduction not in ("none", "sum", "mean"):
-        raise ModelError(f"reduction {reduction!r}; there are: none, sum, mean")
     chosen = _chosen(lowering, target, input.shape, ignore_index)
     losses = _of_target(lowering, chosen, lowering.scale(input, -1))
     if weight is None and (ignore_index is None or reduction != "mean"):

@@ -14,6 +14,7 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import each_from_front, from_front
 from .microsoft import MICROSOFT
 from .microsoft_attention import self_attention
 from .microsoft_layouts import in_layout
@@ -102,7 +103,7 @@ def _leaky_relu(lowering: Lowering, x: Value, *, alpha: float = 0.01) -> Value:
 def _softmax(lowering: Lowering, x: Value, *, axis: int = -1, opset: int = 13) -> Value:
     if opset < 13:
         raise UnsupportedError("QLinearSoftmax over all axes from one on (opset below 13); re-export at opset 13")
-    return lowering.emit("softmax", x, axis=axis % len(x.shape))
+    return lowering.emit("softmax", x, axis=from_front(axis, len(x.shape)))
 
 
 def _average_pool(lowering: Lowering, x: Value, *, channels_last: int = 0, **attributes: Any) -> Value:
@@ -114,8 +115,8 @@ def _global_average_pool(lowering: Lowering, x: Value, *, channels_last: int = 0
 
 
 def _reduce_mean(lowering: Lowering, x: Value, *, axes: Sequence[int], keepdims: int = 1) -> Value:
-    places = tuple(axis % len(x.shape) for axis in axes)
-    return lowering.emit("reduce_mean", x, axes=places, keepdims=bool(keepdims))
+    along = each_from_front(axes, len(x.shape))
+    return lowering.emit("reduce_mean", x, axes=along, keepdims=bool(keepdims))
 
 
 _register_unary("QLinearSigmoid", _sigmoid)
@@ -141,7 +142,7 @@ operator("QLinearMatMul", domain=MICROSOFT)(qlinear_matmul)  # of floats of 8 bi
 def qlinear_concat(lowering: Lowering, Y_scale: Value, Y_zero_point: Value, *inputs: Value, axis: int) -> Value:
     """Quantised numbers of different scales, one after the other."""
     parts = [dequantize_linear(lowering, *inputs[start : start + 3]) for start in range(0, len(inputs), 3)]
-    joined = lowering.emit("concat", *parts, axis=axis % len(parts[0].shape))
+    joined = lowering.emit("concat", *parts, axis=from_front(axis, len(parts[0].shape)))
     return quantize_linear(lowering, joined, Y_scale, Y_zero_point)
 
 

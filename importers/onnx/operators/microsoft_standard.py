@@ -11,6 +11,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .contractions import conv_transpose
 from .indexing import gather, gather_nd, pad, triangle
 from .microsoft import MICROSOFT
@@ -39,8 +40,8 @@ def sample(lowering: Lowering, X: Value) -> Value:
 def expand_dims(lowering: Lowering, X: Value, axis: Value) -> Value:
     """A new axis of size 1."""
     rank = len(X.shape) + 1
-    place = int(lowering.known(axis, "the new axis").item()) % rank
-    return lowering.reshape(X, (*X.shape[:place], 1, *X.shape[place:]))
+    new = from_front(int(lowering.known(axis, "the new axis").item()), rank)
+    return lowering.reshape(X, (*X.shape[:new], 1, *X.shape[new:]))
 
 
 @operator("Trilu", domain=MICROSOFT)
@@ -87,7 +88,7 @@ def torch_embedding(
 @operator("UnfoldTensor", domain=MICROSOFT)
 def unfold_tensor(lowering: Lowering, input: Value, *, dim: int = -1, size: int, step: int = 1) -> Value:
     """Every slice of a size along an axis, one every `step` entries; the entries of a slice are the last axis."""
-    rank, axis = len(input.shape), dim % len(input.shape)
+    rank, axis = len(input.shape), from_front(dim, len(input.shape))
     starts = np.arange(0, input.shape[axis] - size + 1, step)
     parts = lowering.emit("gather", input, starts[:, None] + np.arange(size), axis=axis)
     return lowering.transpose(parts, (*(i for i in range(rank + 1) if i != axis + 1), axis + 1))
@@ -105,7 +106,7 @@ def conv_transpose_with_pads(
 @operator("BiasSoftmax", domain=MICROSOFT)
 def bias_softmax(lowering: Lowering, data: Value, bias: Value, *, axis: int = 1, is_inner_broadcast: int) -> Value:
     """Softmax of a sum over the last axes, from `axis` on."""
-    rank, axis = len(data.shape), axis % len(data.shape)
+    rank, axis = len(data.shape), from_front(axis, len(data.shape))
     if is_inner_broadcast and len(bias.shape) < rank:
         raise UnsupportedError("a bias of fewer axes that is copied along inner ones; use the model before that fusion")
     total = lowering.emit("add", data, bias)

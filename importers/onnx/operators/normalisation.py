@@ -12,6 +12,7 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import each_from_front, from_front
 from .registry import operator
 
 
@@ -125,7 +126,7 @@ def batch_normalization_1(
 def mean_variance_normalization(lowering: Lowering, X: Value, *, axes: Sequence[int] = (0, 2, 3)) -> Value:
     """Zero mean and unit variance over axes; ONNX adds its tiny number to the deviation rather than the variance."""
     rank = len(X.shape)
-    return lowering.emit("layer_norm", X, axes=tuple(sorted(axis % rank for axis in axes)), epsilon=1e-9**2)
+    return lowering.emit("layer_norm", X, axes=tuple(sorted(each_from_front(axes, rank))), epsilon=1e-9**2)
 
 
 @operator("InstanceNormalization")
@@ -227,7 +228,7 @@ def rms_normalization(
 
 def last_axes(X: Value, axis: int) -> tuple[int, ...]:
     """The axes from one on."""
-    return tuple(range(axis % len(X.shape), len(X.shape)))
+    return tuple(range(from_front(axis, len(X.shape)), len(X.shape)))
 
 
 def stashed(lowering: Lowering, op: str, X: Value, affine: Sequence[Value], stash_type: int, **params: Any) -> Value:
@@ -254,19 +255,19 @@ def local_response_normalization(
 @operator("LpNormalization")
 def lp_normalization(lowering: Lowering, input: Value, *, axis: int = -1, p: int = 2) -> Value:
     """Division by the p-norm along an axis."""
-    return lowering.emit("lp_norm", input, axis=axis % len(input.shape), p=p)
+    return lowering.emit("lp_norm", input, axis=from_front(axis, len(input.shape)), p=p)
 
 
 def _register_softmax(name: str, op: str) -> None:
     @operator(name, since=13)
     def along_axis(lowering: Lowering, input: Value, *, axis: int = -1) -> Value:
         """Softmax along one axis."""
-        return lowering.emit(op, input, axis=axis % len(input.shape))
+        return lowering.emit(op, input, axis=from_front(axis, len(input.shape)))
 
     @operator(name, since=1)
     def coerced(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:
         """Before opset 13: softmax over all axes from `axis` on, taken together."""
-        first = axis % len(input.shape)
+        first = from_front(axis, len(input.shape))
         merged = (*input.shape[:first], math.prod(input.shape[first:]))
         return lowering.reshape(lowering.emit(op, lowering.reshape(input, merged), axis=first), input.shape)
 

@@ -14,6 +14,7 @@ import numpy as np
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .registry import operator
 
 
@@ -54,7 +55,7 @@ def _folded(lowering: Lowering, rows: Value) -> Value:
 def cumulative_product(lowering: Lowering, x: Value, axis: Value, *, exclusive: int = 0, reverse: int = 0) -> Value:
     """Running product along an axis: each step doubles how many entries every position has multiplied."""
     (along,) = lowering.integers(axis, "the axis to multiply along")
-    along, rank = along % len(x.shape), len(x.shape)
+    along, rank = from_front(along, len(x.shape)), len(x.shape)
     result, count, reach = lowering.emit("reverse", x, axes=(along,)) if reverse else x, x.shape[along], 1
     while reach < count:
         first, others = (_part(lowering, result, along, *span) for span in ((0, reach), (reach, count)))

@@ -18,6 +18,7 @@ from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .casts import as_quantities, element_type, is_float, is_integer
 from .contractions import conv
 from .registry import operator
@@ -77,7 +78,7 @@ def _spread(lowering: Lowering, setting: Value, shape: Sequence[int], axis: int,
     """A scale or zero point in a shape that meets x: one number, one for each place along an axis or each block."""
     if math.prod(setting.shape) == 1:
         return lowering.reshape(setting, ())
-    axis = axis % len(shape)
+    axis = from_front(axis, len(shape))
     if len(setting.shape) == 1 and not block_size:
         return _along(lowering, setting, shape, axis)
     blocks = list(shape)

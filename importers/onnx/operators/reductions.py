@@ -10,6 +10,7 @@ import numpy as np
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .products import product_over
 from .registry import operator
 
@@ -130,7 +131,7 @@ def _register(name: str, reduction: Reduction, axes_operand_since: int) -> None:
 def _all_or(data: Value, axes: Sequence[int]) -> Axes:
     """Axes counted from the start and in order; all of them if none is given."""
     rank = len(data.shape)
-    return tuple(sorted({axis % rank for axis in axes})) if axes else tuple(range(rank))
+    return tuple(sorted({from_front(axis, rank) for axis in axes})) if axes else tuple(range(rank))
 
 
 for _name, (_reduction, _since) in _REDUCTIONS.items():
@@ -143,7 +144,7 @@ def _register_position(name: str, op: str) -> None:
         lowering: Lowering, data: Value, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
     ) -> Value:
         """Position of the extreme along an axis: the first of equals, or the last."""
-        axis %= len(data.shape)
+        axis = from_front(axis, len(data.shape))
         return lowering.emit(op, data, axis=axis, keepdims=bool(keepdims), last=bool(select_last_index))
 
 
@@ -162,7 +163,7 @@ def cumulative_sum(
 ) -> Value:
     """Running sum along an axis."""
     (along,) = lowering.integers(axis, "the axis to sum along")
-    along %= len(x.shape)
+    along = from_front(along, len(x.shape))
     return lowering.emit("cumsum", x, axis=along, exclusive=bool(exclusive), reverse=bool(reverse))
 
 
@@ -178,7 +179,7 @@ def top_k(
 ) -> tuple[Value, Value]:
     """The extreme entries along an axis and their positions; of equals the earlier comes first."""
     (count,) = lowering.integers(K, "the number of entries to keep")
-    axis %= len(X.shape)
+    axis = from_front(axis, len(X.shape))
     order = lowering.emit("order", X, axis=axis, descending=bool(largest))
     limit = tuple(count if position == axis else size for position, size in enumerate(X.shape))
     rank = len(limit)

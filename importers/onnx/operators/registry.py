@@ -7,6 +7,7 @@ from typing import Any
 
 from backtrace_jax.errors import UnsupportedError
 
+from ..verify import shortened
 from .exclusions import exclusion
 
 Operator = Callable[..., Any]
@@ -57,7 +58,7 @@ def is_random(name: str) -> bool:
 def _advice(domain: str, name: str, versions: list[int]) -> str:
     if versions:
         return f"operator {name} is implemented from opset {versions[0]} on; re-export the model at a newer opset"
-    qualified = f"{domain}.{name}" if domain else name
+    qualified = shortened(f"{domain}.{name}" if domain else name)
     reason = exclusion(domain, name)
     if reason:
         return f"operator {qualified} {reason}"

@@ -13,6 +13,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import each_from_front
 from .registry import operator
 
 
@@ -115,7 +116,7 @@ def resize(
         antialias,
     )
     rank = len(X.shape)
-    chosen = tuple(axis % rank for axis in axes) if axes else tuple(range(rank))
+    chosen = each_from_front(axes, rank) if axes else tuple(range(rank))
     before = [X.shape[axis] for axis in chosen]
     factors = _numbers(lowering, scales, "the scales of Resize")
     wanted = _numbers(lowering, sizes, "the sizes of Resize")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
@@ -31,8 +31,6 @@ def grid_sample(
     padding_mode: str = "zeros",
 ) -> Value:
     """X [N, C, *sizes] read at the positions of a grid [N, *result, axes] that runs from -1 to 1."""
-    if mode not in _MODES or padding_mode not in ("zeros", "border", "reflection"):
-        raise UnsupportedError(f"mode {mode!r} with padding_mode {padding_mode!r} of GridSample")
     batch, *places, axes = grid.shape
     settings = {"align_corners": bool(align_corners), "padding": padding_mode}
     kernel = _MODES[mode]

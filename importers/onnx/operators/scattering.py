@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .indexing import check_range
 from .registry import operator
 
@@ -86,8 +87,6 @@ _REDUCTIONS: dict[str, Callable[[Lowering, Value, Value, Value], Value]] = {
 
 def _scatter(lowering: Lowering, data: Value, updates: Value, cells: Value, width: int, reduction: str) -> Value:
     """Write updates, `width` entries each, to cells of data."""
-    if reduction not in _REDUCTIONS:
-        raise ModelError(f"reduction {reduction!r}; there are: {', '.join(_REDUCTIONS)}")
     if 0 in updates.shape or 0 in data.shape:
         return data
     count = math.prod(cells.shape)
@@ -103,7 +102,7 @@ def scatter_elements(
     lowering: Lowering, data: Value, indices: Value, updates: Value, *, axis: int = 0, reduction: str = "none"
 ) -> Value:
     """Data with updates written entry by entry, each to its own place but for one axis, where it is given."""
-    axis %= len(data.shape)
+    axis = from_front(axis, len(data.shape))
     check_range(indices, data.shape[axis])
     cells = lowering.emit("element_cells", indices, shape=data.shape, axis=axis)
     return _scatter(lowering, data, updates, cells, 1, reduction)
@@ -131,7 +130,7 @@ def tensor_scatter(
     mode: str = "linear",
 ) -> Value:
     """A cache with an update written along an axis, from a position of each example on, around the end if circular."""
-    axis %= len(past_cache.shape)
+    axis = from_front(axis, len(past_cache.shape))
     batch, length = past_cache.shape[0], past_cache.shape[axis]
     begin = np.zeros(batch, np.int64) if write_indices is None else write_indices
     column = lowering.reshape(lowering.cast(begin, np.dtype(np.int64)), (batch, 1))

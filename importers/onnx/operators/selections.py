@@ -12,6 +12,7 @@ from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import from_front
 from .registry import operator
 
 
@@ -28,7 +29,7 @@ def compress(lowering: Lowering, input: Value, condition: Value, *, axis: int | 
     positions = np.flatnonzero(lowering.known(condition, "which positions are kept"))
     if axis is None:
         input, axis = lowering.reshape(input, (int(np.prod(input.shape, dtype=np.int64)),)), 0
-    axis %= len(input.shape)
+    axis = from_front(axis, len(input.shape))
     if positions.size and positions[-1] >= input.shape[axis]:
         raise ModelError(f"position {positions[-1]} is to be kept of an axis of size {input.shape[axis]}")
     return lowering.emit("gather", input, positions, axis=axis)

@@ -12,6 +12,7 @@ from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
 from ..scope import ABSENT, Absent, Held, TensorSequence
+from .axes import from_front
 from .registry import operator
 
 
@@ -64,7 +65,7 @@ def split_to_sequence(
     lowering: Lowering, input: Value, split: Value | None = None, *, axis: int = 0, keepdims: int = 1
 ) -> TensorSequence:
     """A tensor cut along an axis: into pieces of these sizes, of one size, or into single entries."""
-    axis %= len(input.shape)
+    axis = from_front(axis, len(input.shape))
     pieces = tuple(_piece(lowering, input, axis, *ends) for ends in _cuts(lowering, split, input.shape[axis]))
     if split is None and not keepdims:
         pieces = tuple(lowering.reshape(x, x.shape[:axis] + x.shape[axis + 1 :]) for x in pieces)
@@ -99,7 +100,7 @@ def concat_from_sequence(lowering: Lowering, input_sequence: TensorSequence, *, 
     if not items:
         raise ModelError("an empty sequence has nothing to concatenate")
     rank = len(items[0].shape) + bool(new_axis)
-    axis %= rank
+    axis = from_front(axis, rank)
     if new_axis:
         items = [lowering.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])) for x in items]
     return lowering.emit("concat", *items, axis=axis)

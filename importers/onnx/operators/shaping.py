@@ -13,6 +13,7 @@ from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
 from ..scope import Held
+from .axes import each_from_front, from_front
 from .casts import element_type
 from .registry import operator
 
@@ -149,7 +150,8 @@ def _reshape(lowering: Lowering, data: Value, wanted: Sequence[int], allow_zero:
 @operator("Flatten")
 def flatten(lowering: Lowering, input: Value, *, axis: int = 1) -> Value:
     """Two axes: those before `axis` together, and those from it on."""
-    split = axis if axis >= 0 else axis + len(input.shape)
+    rank = len(input.shape)
+    split = rank if axis == rank else from_front(axis, rank)
     return lowering.reshape(input, (math.prod(input.shape[:split]), math.prod(input.shape[split:])))
 
 
@@ -164,7 +166,7 @@ def squeeze_1(lowering: Lowering, data: Value, *, axes: Sequence[int] | None = N
     """Before opset 13 the axes are an attribute."""
     rank = len(data.shape)
     ones = [axis for axis, size in enumerate(data.shape) if size == 1]
-    dropped = ones if axes is None else [axis % rank for axis in axes]
+    dropped = ones if axes is None else [from_front(axis, rank) for axis in axes]
     if not set(dropped) <= set(ones):
         raise ModelError(f"axes {tuple(dropped)} of shape {data.shape} are not all of size 1")
     return lowering.reshape(data, [size for axis, size in enumerate(data.shape) if axis not in dropped])
@@ -180,7 +182,7 @@ def unsqueeze(lowering: Lowering, data: Value, axes: Value) -> Value:
 def unsqueeze_1(lowering: Lowering, data: Value, *, axes: Sequence[int]) -> Value:
     """Before opset 13 the axes are an attribute."""
     rank = len(data.shape) + len(axes)
-    inserted, sizes = {axis % rank for axis in axes}, iter(data.shape)
+    inserted, sizes = each_from_front(axes, rank), iter(data.shape)
     return lowering.reshape(data, [1 if axis in inserted else next(sizes) for axis in range(rank)])
 
 
@@ -188,8 +190,8 @@ def unsqueeze_1(lowering: Lowering, data: Value, *, axes: Sequence[int]) -> Valu
 def transpose(lowering: Lowering, data: Value, *, perm: Sequence[int] | None = None) -> Value:
     """Axes in another order; reversed if none is given. Torch's older exporter counts some from the end."""
     rank = len(data.shape)
-    order = tuple(reversed(range(rank))) if not perm else tuple(axis % rank if rank else axis for axis in perm)
-    if sorted(order) != list(range(rank)) or any(not -rank <= axis < rank for axis in perm or ()):
+    order = tuple(reversed(range(rank))) if not perm else each_from_front(perm, rank)
+    if len(order) != rank:
         raise ModelError(f"perm={list(perm or ())} is no order of the {rank} axes of what is transposed")
     return lowering.transpose(data, order)
 
@@ -217,7 +219,9 @@ def tile(lowering: Lowering, input: Value, repeats: Value) -> Value:
 @operator("Concat", since=4)
 def concat(lowering: Lowering, *inputs: Value, axis: int) -> Value:
     """Values one after the other along an axis."""
-    return inputs[0] if len(inputs) == 1 else lowering.emit("concat", *inputs, axis=axis % len(inputs[0].shape))
+    return (
+        inputs[0] if len(inputs) == 1 else lowering.emit("concat", *inputs, axis=from_front(axis, len(inputs[0].shape)))
+    )
 
 
 @operator("Concat", since=1)

@@ -16,6 +16,7 @@ from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value, Var
 
 from ..lowering import Lowering
+from .axes import from_front
 from .casts import element_type
 from .registry import operator
 
@@ -118,7 +119,7 @@ def _dft(
     lowering: Lowering, signal: Value, dft_length: Value | None, axis: int, inverse: bool, onesided: bool
 ) -> Value:
     rank = len(signal.shape)
-    axis %= rank
+    axis = from_front(axis, rank)
     if axis == rank - 1:
         raise ModelError("the last axis holds real and imaginary parts and cannot be transformed")
     channels = _check_channels(signal, real=onesided and not inverse)

@@ -11,6 +11,7 @@ from backtrace_jax.errors import ModelError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
+from .axes import each_from_front
 from .registry import operator
 from .windows import pairs, per_axis, span, window_places
 
@@ -84,7 +85,7 @@ def _replaced(lowering: Lowering, places: Value, natural: Sequence[int], shape: 
 def center_crop_pad(lowering: Lowering, input_data: Value, shape: Value, *, axes: Sequence[int] | None = None) -> Value:
     """The middle of a value, or the value in the middle of zeros, axis by axis."""
     rank = len(input_data.shape)
-    chosen = [axis % rank for axis in axes] if axes is not None else list(range(rank))
+    chosen = each_from_front(axes, rank) if axes is not None else range(rank)
     wanted = dict(zip(chosen, lowering.integers(shape, "the shape of CenterCropPad"), strict=True))
     missing = [wanted.get(axis, size) - size for axis, size in enumerate(input_data.shape)]
     low = tuple(m // 2 if m > 0 else -(-m // 2) for m in missing)

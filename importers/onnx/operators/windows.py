@@ -14,8 +14,6 @@ from backtrace_jax.errors import ModelError
 Sizes: TypeAlias = tuple[int, ...]
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 
-AUTOMATIC = ("SAME_UPPER", "SAME_LOWER", "VALID")
-
 
 @dataclass(frozen=True)
 class Windows:
@@ -105,8 +103,6 @@ def windows(
     steps, dilation = per_axis(strides, rank), per_axis(dilations, rank)
     if auto_pad == "NOTSET":
         return Windows(shape, steps, dilation, pairs(pads, rank), ceil)
-    if auto_pad not in AUTOMATIC:
-        raise ModelError(f"auto_pad must be NOTSET or one of {', '.join(AUTOMATIC)}, found {auto_pad!r}")
     totals = [0] * rank if auto_pad == "VALID" else map(_same, sizes, shape, steps, dilation)
     return Windows(shape, steps, dilation, tuple(in_halves(total, auto_pad) for total in totals))
 
