@@ -105,6 +105,22 @@ def takes(function: Any, count: int) -> bool:
     return True
 
 
+def more_than_numbers(value: Any) -> str:
+    """What an array says beside its numbers, which would be lost, and what to pass instead; empty where nothing."""
+    if isinstance(value, list | tuple):
+        return next((more for each in value if isinstance(each, np.ndarray) and (more := more_than_numbers(each))), "")
+    if not isinstance(value, np.ndarray):
+        return ""
+    if isinstance(value, np.ma.MaskedArray):
+        return "is a masked array, which no model takes; pass x.filled(...)"
+    if isinstance(value, np.matrix):
+        return "is a np.matrix, whose axes cannot be moved; pass np.asarray(x)"
+    if value.dtype.names is not None:
+        return f"holds records of {', '.join(value.dtype.names)!s:.60}; pass an array of numbers"
+    carries = next((name for name in ("unit", "units") if hasattr(value, name)), None)
+    return f"is a {type(value).__name__} with a {carries}, which no model knows; pass its numbers" if carries else ""
+
+
 def as_path(setting: str, path: Any) -> Path:
     """A path of the user's.
 

@@ -25,6 +25,7 @@ from .importers.proof import compare
 from .ir import Program
 from .layout import axes_of, batch_first, inputs_first, kept, rows_of
 from .leaving import leavings
+from .processes import enter
 from .results import as_explanation
 from .rules import MODES, Once, find_mode
 from .settings import EVERY, FIRST, Settings
@@ -65,6 +66,7 @@ class Explainer:
             ModelError: When the model cannot be read.
             SettingError: When a setting does not exist.
         """
+        enter()
         refuse_datasets(example)
         self.settings = Settings.of(**settings)
         self.device = jax.devices()[0]
@@ -91,6 +93,7 @@ class Explainer:
             inputs: As `explain` takes them.
             asked: Likewise: target, against, position, start, baseline, conditions, progress.
         """
+        enter()
         refuse_datasets(inputs)
         source = self._imported.source
         if source is not None and self.settings.prove == EVERY:
@@ -205,6 +208,17 @@ class Explainer:
             raise SettingError(f"targets must be a list, one target for each explanation, found {shown(targets)}")
         return [self(inputs, target=target, **asked) for target in targets]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Say how an explainer reaches another process; copies would be compiled anew just the same.
+
+        Raises:
+            SettingError: Always.
+        """
+        raise SettingError(
+            "an Explainer holds compiled functions, which are neither copied nor pickled; make one from the model's "
+            "file where it is needed (of a module or Keras model, the file that export(model, path) writes)"
+        )
+
     def _followed(self, known: _Known, shapes: Shapes, count: int) -> _Leaving:
         return leavings(known.model, axes_of(known.model, self.settings.axes), dict(shapes), count)
 
@@ -289,6 +303,7 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
     Raises:
         BacktraceError: The one root of all errors, each naming what is wrong and what to do.
     """
+    enter()
     refuse_datasets(inputs)
     asked, settings = Asked(**fields_of(Asked, chosen)), Settings.of(**fields_of(Settings, chosen))
     imported = read(model, inputs, settings.axes)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backtrace_jax.arguments import as_path, known_arguments
-from backtrace_jax.errors import InputError, MissingNameError
+from backtrace_jax.errors import AbsentPartError, InputError, MissingNameError
 from backtrace_jax.texts import printable, shown
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Explanation:
     def _channel(self, name: str) -> Channel:
         if name not in self.channels:
             mode = self.fingerprint.get("mode", "unknown")
-            raise InputError(f"mode {mode!r} has no {name} relevance apart; explain with mode='contrastive'")
+            raise AbsentPartError(f"mode {mode!r} has no {name} relevance apart; explain with mode='contrastive'")
         return self.channels[name]
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .arguments import more_than_numbers
 from .errors import InputError
 from .importers import InputType
 from .texts import shown
@@ -73,15 +74,15 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         raise InputError(f"input {name!r} is None; pass an array, a tuple of arrays, or a dict by input name")
     if isinstance(value, Path) or (isinstance(value, str) and Path(value).suffix in _FILES):
         raise InputError(f"input {name!r} is the name of a file, {shown(str(value))}; load it first: np.load(...)")
-    if isinstance(value, np.ma.MaskedArray):
-        raise InputError(f"input {name!r} is a masked array, which no model takes; pass x.filled(...)")
+    if more := more_than_numbers(value):
+        raise InputError(f"input {name!r} {more}")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         if "inhomogeneous" in str(error):
             raise InputError(f"input {name!r} has rows of unequal length; pad the rows (and pass the mask)") from error
         raise InputError(f"input {name!r} is no array: {error}") from error
-    if array.dtype.kind in "OSUVMm" and array.dtype.names is None and not _is_extended_float(array.dtype):
+    if array.dtype.kind in "OSUVMm" and not _is_extended_float(array.dtype):
         raise InputError(f"input {name!r} holds {array.dtype}, not numbers; pass an array of numbers with equal rows")
     return array
 
@@ -98,6 +99,8 @@ def _is_extended_float(dtype: np.dtype) -> bool:
 def _converted(array: np.ndarray, declared: InputType) -> np.ndarray:
     _check_shape(array, declared)
     if array.dtype != declared.dtype and _kind(array.dtype) != _kind(declared.dtype):
+        if array.dtype.kind == "c":
+            raise InputError(f"input {declared.name!r} is complex, the model is real; pass x.real, x.imag or abs(x)")
         scaled = ", scaled as the model was trained" if _kind(declared.dtype) == "f" else ""
         raise InputError(
             f"input {declared.name!r} holds {array.dtype.name}, the model takes {declared.dtype.name}; convert it with "

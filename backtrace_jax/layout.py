@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .arguments import more_than_numbers
 from .batch import Leaving
 from .errors import InputError, SettingError
 from .importers import Imported, InputType
@@ -101,6 +102,8 @@ def inputs_first(inputs: Any, names: Sequence[str], axes: Axes) -> Any:
 
 def moved_first(name: str, value: Any, axis: int | None) -> np.ndarray:
     """An array with its batch in front; one without a batch is a batch of one."""
+    if more := more_than_numbers(value):
+        raise InputError(f"input {name!r} {more}")
     array = np.asarray(value)
     if axis is None:
         return array[None]

@@ -20,6 +20,7 @@ from .importers import InputType
 from .importers.onnx import OnnxModel, input_types, load, lower
 from .ir import Program
 from .numerics import Device
+from .processes import enter
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -76,6 +77,7 @@ class JaxRep(BackendRep):
             inputs: Arrays in the order of the model's inputs, or by name.
             **kwargs: Settings of the protocol; there are none.
         """
+        enter()
         if kwargs:
             raise SettingError(f"unknown settings {', '.join(sorted(kwargs))}; there are none")
         given = self._named(inputs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import more_than_numbers
 from .errors import SettingError
 from .explanation import ALL_UNITS
 from .ir import Var
@@ -31,6 +32,8 @@ def array_of(name: str, value: Any) -> np.ndarray:
     Raises:
         SettingError: When it is none, as rows of different lengths.
     """
+    if more := more_than_numbers(value):
+        raise SettingError(f"{name} {more}")
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:

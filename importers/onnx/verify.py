@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from backtrace_jax.errors import ModelError
+from backtrace_jax.texts import printable
 
 MOST_NODES = 50_000
 """Nodes of a model, its functions and sub-graphs: a few times those of the largest exported networks."""
@@ -31,8 +32,7 @@ _LONGEST_TEXT = 200  # characters of the model's own text in a message
 
 def shortened(text: Any) -> str:
     """Text of an untrusted model for a message: its beginning, control characters spelled out."""
-    plain = text if isinstance(text, str) else repr(text)
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain[: _LONGEST_TEXT + 1])
+    plain = printable((text if isinstance(text, str) else repr(text))[: _LONGEST_TEXT + 1])
     return plain if len(plain) <= _LONGEST_TEXT else plain[:_LONGEST_TEXT] + "..."
 
 
