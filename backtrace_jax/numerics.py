@@ -1,18 +1,19 @@
-"""Numerics policy: float types, contraction precision, and the compiler options that make a backend deterministic."""
+"""Numerics policy: float types, contraction precision, and the one way in which functions are compiled.
+
+What is compiled ahead of time is freed with the last reference to it. What JAX compiles by itself, when a function or
+an operation is called, it keeps for each shape until the process ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .arguments import choice
-from .ir import Eqn, Graph
-from .ops import compute
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
@@ -46,29 +47,7 @@ def exact_types(precision: str = "highest") -> Iterator[None]:
         yield
 
 
-def first_break(graph: Graph, weights: Mapping[str, Any], example: Mapping[str, np.ndarray]) -> str:
-    """The node and operator of the first equation that turns finite operands into NaN or Inf; empty if there is none.
-
-    Args:
-        graph: The graph.
-        weights: Its weights.
-        example: One example's inputs, in the shapes of the graph.
-    """
-    with exact_types():
-        values: dict[str, Any] = jax.tree.map(jnp.asarray, {**weights, **example})
-        for eqn in graph.eqns:
-            values.update(compute(eqn, values))
-            if _breaks(eqn, values):
-                return f", first in node {eqn.source.node!r} ({eqn.source.operator})"
-    return ""
-
-
-def _breaks(eqn: Eqn, values: Mapping[str, Any]) -> bool:
-    """Whether an equation made NaN, or Inf out of finite operands."""
-    results, operands = (
-        [np.asarray(values[var.name]) for var in variables if var.is_float] for variables in (eqn.outvars, eqn.invars)
-    )
-    if all(np.isfinite(array).all() for array in results):
-        return False
-    made_nan = any(np.isnan(array).any() for array in results) and not any(np.isnan(array).any() for array in operands)
-    return made_nan or all(np.isfinite(array).all() for array in operands)
+def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:
+    """Compile a function for arguments of these types (or arrays of them), on one device."""
+    with exact_types(precision), jax.default_device(device):
+        return jax.jit(function).lower(*types).compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))

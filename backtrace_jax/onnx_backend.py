@@ -21,6 +21,7 @@ from .importers.onnx import OnnxModel, input_types, load, lower
 from .ir import Program
 from .numerics import Device
 from .processes import enter
+from .stages import FORMS_KEPT
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -62,7 +63,7 @@ class JaxBackend(Backend):
 
 
 class JaxRep(BackendRep):
-    """A model ready to run; each combination of input shapes is compiled once."""
+    """A model ready to run; each combination of input shapes is compiled once, and as many kept as by an Explainer."""
 
     def __init__(self, model: OnnxModel, device: Device, known: frozenset[str]) -> None:
         self._model = model
@@ -82,10 +83,11 @@ class JaxRep(BackendRep):
             raise SettingError(f"unknown settings {', '.join(sorted(kwargs))}; there are none")
         given = self._named(inputs)
         arrays = dict(item for name, value in given.items() for item in _flat(name, value))
-        if self._key(arrays) not in self._compiled:
-            compiled = self._compile(given, arrays)
-            self._compiled[self._key(arrays)] = compiled
-        found = self._compiled[self._key(arrays)](arrays)
+        compiled = self._compiled.pop(self._key(arrays), None) or self._compile(given, arrays)
+        self._compiled[self._key(arrays)] = compiled  # the last place is that of the newest
+        for oldest in [*self._compiled][:-FORMS_KEPT]:
+            self._compiled.pop(oldest, None)
+        found = compiled(arrays)
         return tuple(_nested(info.name, info.type, found) for info in self._model.proto.graph.output)
 
     def _key(self, arrays: dict[str, np.ndarray]) -> Any:
@@ -108,9 +110,8 @@ class JaxRep(BackendRep):
     def _compile(self, given: dict[str, Any], arrays: dict[str, np.ndarray]) -> Compiled:
         program = self._lower(given, arrays)
         read = [var.name for var in program.graph.inputs]
-        with jax.default_device(self._device):
-            weights = program.weights
-            function = compile_forward(program.graph, weights, {name: arrays[name] for name in read})
+        weights = program.weights
+        function = compile_forward(program.graph, weights, {name: arrays[name] for name in read}, device=self._device)
 
         def run(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             with jax.default_device(self._device), jax.enable_x64(True):

@@ -7,7 +7,7 @@ none of the others with it: its relevance is 0, and what it was started with is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from .compiled import Compiled
 from .engine.compile import Result
 from .engine.walk import Books
 from .errors import NumericsError, SettingError
-from .numerics import first_break
+from .ir import Eqn, Graph
+from .ops import OPS, evaluate
 from .questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION
 
 
@@ -39,7 +40,7 @@ def find_unanswered(compiled: Compiled, feeds: Mapping[str, np.ndarray], result:
     types = {var.name: var.dtype for var in graph.inputs}
     example = {name: compiled.grouped(feeds[name])[runs[0]].astype(dtype) for name, dtype in types.items()}
     found = f"output {compiled.output_name!r} is NaN or Inf on "
-    origin = first_break(graph, compiled.program.weights, example)
+    origin = _first_break(graph, compiled.program.weights, example)
     if compiled.rows > 1 or len(runs) == len(result.start):
         raise NumericsError(
             f"{found}these inputs{origin}; check their scale, and that every index lies inside its table"
@@ -136,3 +137,31 @@ _NAMED = 8  # examples named in a message
 
 def _finite_rows(array: np.ndarray) -> np.ndarray:
     return np.all(np.isfinite(array).reshape(len(array), -1), axis=1)
+
+
+def _first_break(graph: Graph, weights: Mapping[str, Any], example: Mapping[str, np.ndarray]) -> str:
+    """The node and operator of the first equation that turns finite operands into NaN or Inf; empty if there is none.
+
+    Args:
+        graph: The graph.
+        weights: Its weights.
+        example: One example's inputs, in the shapes of the graph.
+    """
+    values: dict[str, Any] = {**weights, **example}
+    for eqn in graph.eqns:
+        results = evaluate(eqn.op, [values[var.name] for var in eqn.invars], eqn.params)
+        values.update(zip((var.name for var in eqn.outvars), results if OPS[eqn.op].many else (results,), strict=True))
+        if _breaks(eqn, values):
+            return f", first in node {eqn.source.node!r} ({eqn.source.operator})"
+    return ""
+
+
+def _breaks(eqn: Eqn, values: Mapping[str, Any]) -> bool:
+    """Whether an equation made NaN, or Inf out of finite operands."""
+    results, operands = (
+        [np.asarray(values[var.name]) for var in variables if var.is_float] for variables in (eqn.outvars, eqn.invars)
+    )
+    if all(np.isfinite(array).all() for array in results):
+        return False
+    made_nan = any(np.isnan(array).any() for array in results) and not any(np.isnan(array).any() for array in operands)
+    return made_nan or all(np.isfinite(array).all() for array in operands)

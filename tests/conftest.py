@@ -61,9 +61,11 @@ def _compiled_functions_are_let_go():
     """Every compiled function holds memory maps; a process may have some 65,000 of them, and there are many tests."""
     yield
     from backtrace_jax.explainer import _kept_explainer
+    from backtrace_jax.ops.registry import _on_host
     from tests.rules.running import COMPILED
 
     _kept_explainer.cache_clear()
+    _on_host.cache_clear()
     COMPILED.clear()
     jax.clear_caches()
     gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..ir import Graph, Program
-from ..numerics import COMPILER_OPTIONS, Device, exact_types
+from ..numerics import Device, compiled, exact_types
 from ..questions import Question
 from ..rules import Mode
 from ..tasks import Task
@@ -161,16 +162,15 @@ def compile_explain(
     def explained(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
         return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
 
-    options = COMPILER_OPTIONS.get(device.platform, {})
-    with exact_types(request.precision), jax.default_device(device):
+    with exact_types(request.precision):
         parts = split(explained, weights, constant, *_first(group, examples), hoist=prepare)
-        derive = jax.jit(parts.derive).lower(weights).compile(compiler_options=options)
         types = jax.eval_shape(parts.derive, weights)
 
-        def batched(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
-            return _in_groups(lambda some: parts.call(*prepared, constant, *some), group, (inputs, asked))
+    def batched(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
+        return _in_groups(lambda some: parts.call(*prepared, constant, *some), group, (inputs, asked))
 
-        run = jax.jit(batched).lower((weights, types), constant, *examples).compile(compiler_options=options)
+    derive = compiled(parts.derive, weights, device=device, precision=request.precision)
+    run = compiled(batched, (weights, types), constant, *examples, device=device, precision=request.precision)
     derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
     return Explain(lambda weights: (weights, derive(weights)), run, derived_bytes)
 
@@ -192,24 +192,18 @@ def _in_groups(function: Callable[[Any], Any], group: int | None, arrays: Any) -
     return jax.tree.map(lambda array: array.reshape(count, *array.shape[2:]), jax.lax.map(function, groups))
 
 
-def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Forward:
+def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
-    return _compiled(lambda weights, inputs: _outputs(graph, weights, inputs), weights, inputs, precision)
+    return compiled(partial(_outputs, graph), weights, inputs, device=device or jax.devices()[0])
 
 
-def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any, *, precision: str = "highest") -> Forward:
+def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:
     """Compile the forward pass for a chunk of examples: (weights, inputs) -> tuple of outputs, chunk first."""
 
     def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
         return jax.vmap(lambda example: _outputs(graph, weights, example))(inputs)
 
-    return _compiled(batched, weights, inputs, precision)
-
-
-def _compiled(function: Forward, weights: Weights, inputs: Any, precision: str) -> Forward:
-    with exact_types(precision):
-        lowered = jax.jit(function).lower(weights, inputs)
-        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(jax.default_backend(), {}))
+    return compiled(batched, weights, inputs, device=jax.devices()[0])
 
 
 def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
@@ -222,6 +216,6 @@ def cost(program: Program) -> float:
     graph = program.graph
     types = ({v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group} for group in (graph.params, graph.inputs))
     with exact_types():
-        lowered = jax.jit(lambda weights, inputs: _outputs(graph, weights, inputs)).lower(*types)
+        lowered = jax.jit(partial(_outputs, graph)).lower(*types)
         analysis = lowered.cost_analysis()
     return float(analysis.get("flops", 0.0)) if analysis else 0.0

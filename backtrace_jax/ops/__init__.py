@@ -14,7 +14,7 @@ from . import (
     trees,
 )
 from .control import compute, run
-from .host import host_devices
+from .host import compile_on_host, host_devices, run_on_host
 from .registry import (
     CONTROL,
     FUNCTION,
@@ -53,6 +53,7 @@ __all__ = [
     "SUM",
     "Op",
     "comparing",
+    "compile_on_host",
     "compute",
     "control",
     "converting",
@@ -65,6 +66,7 @@ __all__ = [
     "register",
     "result_types",
     "run",
+    "run_on_host",
     "sampling",
     "scattering",
     "selecting",

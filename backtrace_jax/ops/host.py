@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from ..errors import SettingError
+from ..numerics import compiled, exact_types
 
 
 def host_devices() -> list[Any]:
@@ -22,3 +25,14 @@ def host_devices() -> list[Any]:
             f"JAX may not use the host's CPU here ({error}), but the constants of a model are computed there; "
             "add it after the device that is to run the model: JAX_PLATFORMS=cuda,cpu"
         ) from error
+
+
+def compile_on_host(function: Callable[..., Any], *types: Any) -> Callable[..., Any]:
+    """Compile a function of arrays of these types for the host."""
+    return compiled(function, *types, device=host_devices()[0])
+
+
+def run_on_host(function: Callable[..., Any], *operands: np.ndarray) -> Any:
+    """What a function that is compiled for the host makes of arrays."""
+    with exact_types():
+        return jax.tree.map(np.asarray, function(*jax.device_put(operands, host_devices()[0])))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .host import host_devices
+from .host import compile_on_host, run_on_host
 
 LINEAR = "linear"  # linear in its one operand, with fixed weights that are not negative
 MOVE = "move"  # the result holds entries of the operands unchanged
@@ -29,6 +28,8 @@ SOFTMAX = "softmax"  # softmax and its logarithm
 CONTROL = "control"  # a body graph run over time
 FUNCTION = "function"  # any other function of its operands: it has derivatives, and no relevance rule
 NONE = "none"  # piecewise constant, so that it carries nothing: comparisons, integer results, shapes
+
+_EVALUATED = 128  # compiled operations on known arrays that are kept, some 300 kB each
 
 KINDS = (LINEAR, MOVE, SELECT, SUM, PRODUCT, QUOTIENT, POINTWISE, NORM, SOFTMAX, CONTROL, FUNCTION, NONE)
 
@@ -105,16 +106,23 @@ def register(kind: str, functions: Mapping[str, Callable[..., Any]], **settings:
 
 def evaluate(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
     """Compute an operation on known arrays, with every dtype kept as it is."""
-    with jax.enable_x64(True), jax.default_device(host_devices()[0]):
-        return jax.tree.map(np.asarray, OPS[op](*map(jnp.asarray, operands), **params))
+    return run_on_host(_on_host(op, _types(operands), tuple(params.items())), *operands)
+
+
+@lru_cache(maxsize=_EVALUATED)
+def _on_host(op: str, types: tuple, settings: tuple) -> Callable[..., Any]:
+    return compile_on_host(partial(OPS[op], **dict(settings)), *(jax.ShapeDtypeStruct(*each) for each in types))
+
+
+def _types(operands: Sequence[Typed]) -> tuple[tuple[tuple[int, ...], np.dtype], ...]:
+    return tuple((tuple(operand.shape), np.dtype(operand.dtype)) for operand in operands)
 
 
 def result_types(
     op: str, operands: Sequence[Typed], params: Mapping[str, Any]
 ) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of each result, found by abstract evaluation."""
-    types = tuple((tuple(operand.shape), np.dtype(operand.dtype)) for operand in operands)
-    return list(_result_types(op, types, tuple(params.items())))
+    return list(_result_types(op, _types(operands), tuple(params.items())))
 
 
 @lru_cache(maxsize=4096)  # networks repeat their layers

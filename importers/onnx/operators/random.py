@@ -15,7 +15,7 @@ import onnx
 from jax import Array
 
 from backtrace_jax.ir import Value
-from backtrace_jax.ops import host_devices
+from backtrace_jax.ops import compile_on_host, run_on_host
 
 from ..lowering import Lowering
 from .casts import element_type
@@ -30,9 +30,13 @@ def _drawn(lowering: Lowering, draw: _Draw, shape: Sequence[int], dtype: np.dtyp
     turn, lowering.draws[name] = lowering.draws[name], lowering.draws[name] + 1
     start = zlib.crc32(name.encode() if seed is None else np.float32(seed).tobytes())
     wide = np.dtype(dtype) if np.dtype(dtype) in (np.float32, np.float64) else np.dtype(np.float32)
-    with jax.enable_x64(True), jax.default_device(host_devices()[0]), jax.threefry_partitionable(True):
+
+    def numbers() -> Array:
         key = jax.random.fold_in(jax.random.key(start, impl="threefry2x32"), turn)
-        return np.asarray(draw(key, tuple(shape), wide)).astype(dtype)
+        return draw(key, tuple(shape), wide)
+
+    with jax.threefry_partitionable(True):
+        return run_on_host(compile_on_host(numbers)).astype(dtype)
 
 
 def _uniform(low: float = 0.0, high: float = 1.0) -> _Draw:
