@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
 
 from .arguments import fields_of, with_fields
 from .asking import Asked, grouped, outputs_of, shared, stacked, understood
-from .batch import Leaving
 from .cautions import warn
-from .compiled import Compiled, DeviceWeights, Form, Outline, Planned, Shapes, compile_model, lower_model, outline, plan
+from .compiled import Form
 from .constants import named_conditions, read_baseline
 from .differentiating import check_gradient, halfway
 from .errors import ImportMismatchError, NumericsError, SettingError
@@ -22,24 +21,21 @@ from .explanation import Explanation
 from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
 from .importers import Imported, read
 from .importers.proof import compare
-from .ir import Program
-from .layout import axes_of, batch_first, inputs_first, kept, rows_of
-from .leaving import leavings
+from .layout import axes_of, batch_first, inputs_first, rows_of
 from .processes import enter
 from .results import as_explanation
 from .rules import MODES, Once, find_mode
 from .settings import EVERY, FIRST, Settings
 from .specialising import Deciding
+from .stages import Known, Stages
 from .targets import read_start
 from .texts import shown
 
-_Leaving: TypeAlias = "tuple[Leaving, ...] | None"
 _OPTIONS = {
     option: f"mode=mode({name!r}, {option}=...)" for name, entry in [*MODES.items()][::-1] for option in entry.defaults
 }
 _SETTINGS = {each.name: f"Explainer(model, {each.name}=...)" for each in fields(Settings)}
 _ASKED = {each.name: f"explainer(inputs, {each.name}=...)" for each in fields(Asked)}
-_FORMS_KEPT = 8  # compiled functions an Explainer keeps, one per form of the call (input shapes, optional arguments)
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
 
 
@@ -74,16 +70,11 @@ class Explainer:
         if example is not None and self._imported.feed is None:
             raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
         self._inputs_of(self._imported)
-        self._proven: _Known | None = None
-        self._undoubted: tuple[_Known, tuple[Any, ...]] | None = None
+        self._proven: Known | None = None
+        self._undoubted: tuple[Known, tuple[Any, ...]] | None = None
         self._deciding = Deciding()
-        self._weights = DeviceWeights(self.device)
+        self._stages = Stages(self.settings, self.device)
         self.derived_bytes = 0
-        self._leaving = lru_cache(_FORMS_KEPT)(self._followed)
-        self._lowered = lru_cache(1)(self._lower)  # holds the weights; what is lowered is compiled at once
-        self._outline = lru_cache(_FORMS_KEPT)(self._outlined)
-        self._planned = lru_cache(1)(self._plan)
-        self._compiled = lru_cache(_FORMS_KEPT)(self._compile)
 
     @with_fields(Asked, elsewhere=_OPTIONS | _SETTINGS)
     def __call__(self, inputs: Inputs, **asked: Any) -> Explanation:
@@ -103,7 +94,7 @@ class Explainer:
 
     def _explain_proven(self, imported: Imported, inputs: Inputs, asked: Asked) -> tuple[Imported, Explanation]:
         """Explain a batch by an import whose outputs are those of its source; it is made anew where they are not."""
-        if imported.source is None or (self.settings.prove == FIRST and self._proven == _Known.of(imported)):
+        if imported.source is None or (self.settings.prove == FIRST and self._proven == Known.of(imported)):
             found = self._explain(imported, inputs, asked)
         else:
             imported, found = self._explain_until_proven(imported, inputs, asked)
@@ -117,7 +108,7 @@ class Explainer:
         except (ImportMismatchError, NumericsError):
             imported = imported.source.read(inputs, anew=True)
             found = self._explain_compared(imported, inputs, asked)
-        self._proven = _Known.of(imported)
+        self._proven = Known.of(imported)
         return imported, found
 
     def _explain_compared(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
@@ -139,7 +130,7 @@ class Explainer:
         self, imported: Imported, feeds: dict[str, np.ndarray], answer: Mapping[str, np.ndarray], output: str
     ) -> None:
         """Compare the gradient with that of the source, in modes that take one, unless the source was above doubt."""
-        mode, seen = find_mode(self.settings.mode), (_Known.of(imported), tuple(a.shape for a in feeds.values()))
+        mode, seen = find_mode(self.settings.mode), (Known.of(imported), tuple(a.shape for a in feeds.values()))
         if mode.conserving or self._undoubted == seen:
             return
 
@@ -176,11 +167,11 @@ class Explainer:
         """Explain a batch by an import as it is."""
         restricted = named_conditions(asked.conditions)
         reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
-        known, rows = _Known.of(imported), rows_of(self._inputs_of(imported).inputs)
+        known, rows = Known.of(imported), rows_of(self._inputs_of(imported).inputs)
         shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
         count = len(next(iter(feeds.values())))
-        leaving = self._leaving(known, shapes, count)
-        seen = self._outline(known, shapes, rows, leaving)
+        leaving = self._stages.leaving(known, shapes, count)
+        seen = self._stages.outline(known, shapes, rows, leaving)
         check_indices(feeds, seen.tables)
         task, question, start = understood(seen, self.settings, asked, count)
         form = Form(
@@ -193,8 +184,9 @@ class Explainer:
             rows=rows,
             leaving=leaving,
         )
-        constant = shared(self._planned(known, form), reference, restricted)
-        compiled = self._compiled(known, form)
+        constant = shared(self._stages.planned(known, form), reference, restricted)
+        compiled = self._stages.compiled(known, form)
+        self.derived_bytes = compiled.explain.derived_bytes
         examples = stacked(compiled, feeds)
         if callable(start):
             outputs = outputs_of(compiled, examples, question, constant, seen)
@@ -218,23 +210,6 @@ class Explainer:
             "an Explainer holds compiled functions, which are neither copied nor pickled; make one from the model's "
             "file where it is needed (of a module or Keras model, the file that export(model, path) writes)"
         )
-
-    def _followed(self, known: _Known, shapes: Shapes, count: int) -> _Leaving:
-        return leavings(known.model, axes_of(known.model, self.settings.axes), dict(shapes), count)
-
-    def _lower(self, known: _Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Program:
-        return lower_model(self._inputs_of(known.model), self.settings, shapes, rows, leaving)
-
-    def _outlined(self, known: _Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Outline:
-        return outline(self._lowered(known, shapes, rows, leaving).graph, self.settings, rows, leaving)
-
-    def _plan(self, known: _Known, form: Form) -> Planned:
-        return plan(self._lowered(known, form.shapes, form.rows, form.leaving), self.settings, self.device, form)
-
-    def _compile(self, known: _Known, form: Form) -> Compiled:
-        compiled = compile_model(self._planned(known, form), self.settings, self._weights, self.device, form)
-        self.derived_bytes = compiled.explain.derived_bytes
-        return compiled
 
 
 @with_fields(Asked, Settings, elsewhere=_OPTIONS)
@@ -307,24 +282,10 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
     refuse_datasets(inputs)
     asked, settings = Asked(**fields_of(Asked, chosen)), Settings.of(**fields_of(Settings, chosen))
     imported = read(model, inputs, settings.axes)
-    return _kept_explainer(_Known.of(imported), settings)._explain_proven(imported, inputs, asked)[1]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A model known by its hash, where it came from, and what reads its inputs; two models may share a graph."""
-
-    sha256: str
-    origin: tuple[tuple[str, str], ...]
-    feed: int
-    model: Imported = field(compare=False)
-
-    @classmethod
-    def of(cls, model: Imported) -> _Known:
-        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), kept(model.let_go()))
+    return _kept_explainer(Known.of(imported), settings)._explain_proven(imported, inputs, asked)[1]
 
 
 @lru_cache(_EXPLAINERS_KEPT)
-def _kept_explainer(known: _Known, settings: Settings) -> Explainer:
+def _kept_explainer(known: Known, settings: Settings) -> Explainer:
     chosen = {each.name: getattr(settings, each.name) for each in fields(settings)}
     return Explainer(known.model, **{**chosen, "batch_axis": settings.axes})

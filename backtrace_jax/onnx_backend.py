@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
+from . import stages
 from .engine.compile import compile_forward
 from .errors import DataDependentError, InputError, SettingError
 from .importers import InputType
@@ -21,7 +22,6 @@ from .importers.onnx import OnnxModel, input_types, load, lower
 from .ir import Program
 from .numerics import Device
 from .processes import enter
-from .stages import FORMS_KEPT
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -85,7 +85,7 @@ class JaxRep(BackendRep):
         arrays = dict(item for name, value in given.items() for item in _flat(name, value))
         compiled = self._compiled.pop(self._key(arrays), None) or self._compile(given, arrays)
         self._compiled[self._key(arrays)] = compiled  # the last place is that of the newest
-        for oldest in [*self._compiled][:-FORMS_KEPT]:
+        for oldest in [*self._compiled][: -stages.FORMS_KEPT]:
             self._compiled.pop(oldest, None)
         found = compiled(arrays)
         return tuple(_nested(info.name, info.type, found) for info in self._model.proto.graph.output)

@@ -215,7 +215,7 @@ def test_what_is_open_is_asked_back_with_the_one_argument_that_helps():
         with pytest.raises(SettingError, match=r"target=\(0\.\.3, 0\.\.5\)") as caught:
             call(x, **asked)
         assert len(str(caught.value)) <= 300
-    assert not call._compiled.cache_info().misses, "said before anything was compiled"
+    assert not call._stages.compiled.cache_info().misses, "said before anything was compiled"
     found = call(x, target=(2, 4)).relevance["x"]
     assert found[..., 2:, :2].any()
     assert not found[..., :2, :].any()
@@ -237,7 +237,7 @@ def test_mistakes_in_a_question_are_said_before_anything_is_compiled(asked):
     with pytest.raises(BacktraceError) as caught:
         call(images(), **asked)
     assert len(str(caught.value)) <= 300
-    assert not call._compiled.cache_info().misses
+    assert not call._stages.compiled.cache_info().misses
 
 
 @pytest.mark.parametrize("task", ["next-token", "binary-segmentation"])
@@ -245,7 +245,7 @@ def test_a_wrong_task_is_said_before_anything_is_compiled(task):
     call = Explainer(convolutional(), task=task)
     with pytest.raises(SettingError, match="does not fit"):
         call(images())
-    assert not call._compiled.cache_info().misses
+    assert not call._stages.compiled.cache_info().misses
 
 
 # class 0 of a single unit
@@ -336,7 +336,7 @@ def test_class_0_of_several_compiles_nothing_new():
     call = Explainer(convolutional())
     for target in (None, 3, 0, -5, [0, 1, 2]):
         call(images(), target=target)
-    assert call._compiled.cache_info().misses == 1
+    assert call._stages.compiled.cache_info().misses == 1
     np.testing.assert_array_equal(call(images(), target=-5).target, 0)
 
 

@@ -143,10 +143,10 @@ def test_the_completeness_error_is_relative_to_the_change(chosen, scaler):
 def test_other_references_of_the_same_kind_compile_nothing():
     call = alone("deeplift")
     call(X, baseline=BACKGROUND)
-    before = call._compiled.cache_info().misses
+    before = call._stages.compiled.cache_info().misses
     for baseline in (BACKGROUND[0], BACKGROUND[:2], {"x": BACKGROUND[1]}):
         call(X, baseline=baseline)
-    assert call._compiled.cache_info().misses == before
+    assert call._stages.compiled.cache_info().misses == before
 
 
 def test_the_reference_does_not_depend_on_the_batch():

@@ -225,7 +225,7 @@ def test_other_conditions_of_the_same_kind_compile_nothing():
     call = Explainer(convolutional())
     for kept in ([0], [1, 2], np.ones(HIDDEN)):
         call(images(), conditions={"hidden": kept})
-    assert call._compiled.cache_info().misses == 1
+    assert call._stages.compiled.cache_info().misses == 1
 
 
 # mistakes

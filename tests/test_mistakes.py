@@ -49,7 +49,7 @@ def gray():
     nodes = [node("Flatten", ["x"], ["f"]), node("MatMul", ["f", "w"], ["y"])]
     call = Explainer(network(nodes, {"x": (TensorProto.FLOAT, ["batch", 1, 8, 8])}, w=random(64, 3)))
     yield call
-    assert not call._compiled.cache_info().misses
+    assert not call._stages.compiled.cache_info().misses
 
 
 # inputs
@@ -126,7 +126,7 @@ def test_an_id_outside_its_table():
     call = Explainer(network(nodes, inputs, table=random(7, 3), axes=np.array([1])))
     says(["'ids'", "7 at index (1, 2)", "7 rows", "0 to 6"], call, np.array([[0, 1, 2, 3], [4, 5, 7, 6]]))
     says(["-8 at index (0, 3)"], call, np.array([[0, 1, 2, -8]]))
-    assert not call._compiled.cache_info().misses
+    assert not call._stages.compiled.cache_info().misses
 
 
 # models
@@ -342,7 +342,7 @@ def test_a_class_counted_from_the_end():
 @pytest.fixture(scope="module")
 def small():
     yield (call := Explainer(convolutional()))
-    assert not call._compiled.cache_info().misses, "mistakes are named before anything is compiled"
+    assert not call._stages.compiled.cache_info().misses, "mistakes are named before anything is compiled"
 
 
 def only_one(done):
@@ -369,9 +369,9 @@ def only_one(done):
 )
 def test_what_is_asked(small, asked, words):
     if "conditions" in asked and words[0] != "conditions are named":  # told from the plan, which is no compilation
-        before = small._compiled.cache_info().misses
+        before = small._stages.compiled.cache_info().misses
         says(words, small, images(), **asked)
-        assert small._compiled.cache_info().misses == before
+        assert small._stages.compiled.cache_info().misses == before
         return
     says(words, small, images(), **asked)
 

@@ -35,7 +35,7 @@ def test_a_sampling_rate_picks_the_branch_at_every_call():
         assert set(found.relevance) == {"x"}
         assert found.fingerprint["value of sr"] == str(rate)
         assert found.ledger.error.max() < 1e-12
-    assert explainer._compiled.cache_info().misses == 3  # one for each rate
+    assert explainer._stages.compiled.cache_info().misses == 3  # one for each rate
 
 
 def test_a_model_without_batch():

@@ -1,0 +1,43 @@
+"""An Explainer is freed with the last reference to it, and what a process holds does not grow with its work."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+from onnx import TensorProto
+
+from backtrace_jax import Explainer, stages
+from backtrace_jax.compiled import compile_model
+from tests.tiny import network, node, random
+
+
+def dense():
+    """x [batch, 4] to y [batch, 3]."""
+    return network([node("Gemm", ["x", "w"], ["y"])], {"x": (TensorProto.FLOAT, ["batch", 4])}, w=random(4, 3))
+
+
+def test_the_last_reference_frees_the_weights(monkeypatch):
+    weights = []
+
+    def recorded(*arguments):
+        made = compile_model(*arguments)
+        weights.extend(map(weakref.ref, (*made.weights[0].values(), *made.program.weights.values())))
+        return made
+
+    monkeypatch.setattr(stages, "compile_model", recorded)
+    call = Explainer(dense(), task="multi-class classification")
+    gc.collect()
+    gc.disable()
+    try:
+        found = call(random(1, 4, seed=1), target=1)
+        assert len(weights) == 2, "on the device and on the host"
+        assert all(array() is not None for array in weights)
+        gone = weakref.ref(call)
+        del call
+        assert gone() is None
+        assert all(array() is None for array in weights)
+    finally:
+        gc.enable()
+    assert np.isfinite(found.relevance["x"]).all(), "what was explained does not need the explainer"
