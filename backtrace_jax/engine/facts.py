@@ -127,9 +127,10 @@ def _all_found(eqn: Eqn, found: set[str]) -> bool:
 def gates(graph: Graph, carrying: Collection[str]) -> dict[str, str]:
     """Values that may gate another one, however moved, scaled or shifted; with the function that made them.
 
-    Shares of a signal, such as the weights of a softmax or one minus a sigmoid, stay gates when they are renormalised
-    by their sum. What else takes part (the 0 that replaces NaN, the 1 of one-minus, the choice of experts) bears no
-    relevance: a signal let through by a gate is not a gate.
+    Shares of a signal, such as the weights of a softmax or one minus a sigmoid, stay gates when they are added up,
+    averaged, renormalised by their sum, or when the largest of them is chosen. What else takes part (the 0 that
+    replaces NaN, the 1 of one-minus, the choice of experts) bears no relevance: a signal let through by a gate is not a
+    gate.
 
     Args:
         graph: The graph.
@@ -146,13 +147,19 @@ def gates(graph: Graph, carrying: Collection[str]) -> dict[str, str]:
 
 
 def _hands_on(eqn: Eqn, carried: list[str], found: dict[str, str]) -> bool:
-    if eqn.op in _RENORMALISING and all(found[name] in SHARES for name in carried):
+    kind, alone = OPS[eqn.op].kind, len(set(carried)) == 1
+    if (kind == SELECT or eqn.op in _RENORMALISING) and all(found[name] in SHARES for name in carried):
         return True
-    return len(set(carried)) == 1 and (eqn.op in _SCALING or OPS[eqn.op].kind == MOVE)
+    return (kind == MOVE and _alike(carried, found)) or (alone and eqn.op in _SCALING)
+
+
+def _alike(carried: list[str], found: dict[str, str]) -> bool:
+    """Whether all are shares, or all activations."""
+    return len({found[name] in SHARES for name in carried}) == 1
 
 
 _SCALING = ("cast", "quantize", "dequantize", "sub", "mul", "div")
-_RENORMALISING = ("reduce_sum", "add", "clip", "maximum", "div")
+_RENORMALISING = ("reduce_sum", "reduce_mean", "add", "clip", "div")
 
 
 def gate_position(eqn: Eqn, found: dict[str, str]) -> int | None:

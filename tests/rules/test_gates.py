@@ -135,3 +135,28 @@ def test_the_router_of_a_mixture_of_experts_is_a_constant(renormalised, dense):
     assert_books_close(walked.books)
     through = walk_back(mixture(renormalised=renormalised, dense=dense), {"x": x}, R, mode="attnlrp")
     assert any(step.eqn.op == "softmax" for step in through.plan.steps)
+
+
+CHOSEN = {  # weights [5, 1] of the one expert that runs, made of shares [5, EXPERTS]
+    "the largest share": lambda b, w: b.emit("reduce_max", w, axes=(1,), keepdims=True),
+    "its axis given back": lambda b, w: b.emit(
+        "reshape", b.emit("reduce_max", w, axes=(1,), keepdims=False), shape=(5, 1)
+    ),
+    "the mean": lambda b, w: b.emit("reduce_mean", w, axes=(1,), keepdims=True),
+    "two routers side by side": lambda b, w: b.emit(
+        "reduce_max", b.emit("concat", w, b.emit("sigmoid", w), axis=1), axes=(1,), keepdims=True
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", CHOSEN)
+def test_what_is_chosen_among_shares_is_a_share(choice):
+    """As the router of a switch transformer, whose one expert weighs as much as the largest probability."""
+    builder, generator = Builder(), np.random.default_rng(5)
+    K, inputs, R = generator.normal(size=(3, 3)), {"x": generator.normal(size=(5, 3))}, generator.normal(size=(5, 3))
+    x = builder.input("x", (5, 3), DOUBLE)
+    w = builder.emit("softmax", builder.emit("matmul", x, generator.normal(size=(3, EXPERTS))), axis=1)
+    expert = builder.emit("gelu", builder.emit("matmul", x, K), approximate=False)
+    program = builder.finish({"y": builder.emit("mul", expert, CHOSEN[choice](builder, w))})
+    walked = walk_back(program, inputs, R, mode="cp-lrp")
+    close(walked.relevance["x"], inputs["x"] * ((R / (inputs["x"] @ K)) @ K.T), 1e-6)
