@@ -134,6 +134,7 @@ RULES: dict[str, Rule] = {
         ("reduce_sum", "reduce_mean"), _over(_axes, "it adds up the entries of all examples", removed=True)
     ),
     **dict.fromkeys(("reduce_max", "reduce_min"), _over(_axes, "it compares the examples", removed=True)),
+    "log_sum_exp": _over(_axes, "it adds up the entries of all examples", removed=True),
     **dict.fromkeys(("argmax", "argmin"), _over(_axis, "it compares the examples", removed=True)),
     **dict.fromkeys(("softmax", "log_softmax"), _over(_axis, "it normalises over the examples")),
     **dict.fromkeys(("layer_norm", "rms_norm"), _over(_axes, "its statistics are those of all examples")),

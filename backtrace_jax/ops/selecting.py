@@ -1,4 +1,4 @@
-"""Operations that select: the result is the winner of a comparison between entries of the operands."""
+"""Operations that select: the result is the winner of a comparison between entries, or a smooth one of all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -90,6 +91,11 @@ def reduce_min(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:
     return jnp.min(x, axis=tuple(axes), keepdims=keepdims)
 
 
+def log_sum_exp(x: Array, *, axes: Sequence[int], keepdims: bool) -> Array:
+    """log Σ exp x over axes, the smooth maximum, whatever the size of the entries."""
+    return jax.nn.logsumexp(x, axis=tuple(axes), keepdims=keepdims)
+
+
 def _fold(choose: Callable[[Array, Array], Array]) -> Callable[..., Array]:
     def apply(*arrays: Array) -> Array:
         first, *others = same_rank(*arrays)
@@ -101,5 +107,6 @@ def _fold(choose: Callable[[Array, Array], Array]) -> Callable[..., Array]:
 
 
 register(SELECT, {"max_pool": max_pool, "reduce_max": reduce_max, "reduce_min": reduce_min})
+register(SELECT, {"log_sum_exp": log_sum_exp})
 register(SELECT, {"maximum": _fold(jnp.maximum), "minimum": _fold(jnp.minimum)})
 register(NONE, {"max_positions": max_positions})

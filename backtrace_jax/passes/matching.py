@@ -91,26 +91,29 @@ class Matcher:
 
     def _reduced(self, pattern: Reduced, var: Var, bound: Bound) -> Iterator[Bound]:
         """Binds `axes`, and as `type` the float type the reduction computes in."""
-        eqn = self.reduction(var, pattern.op)
+        eqn = self.reduction(var, pattern.op, keeps=pattern.keeps)
         if eqn is not None and bound.get("axes", eqn.params["axes"]) == eqn.params["axes"]:
             operand = eqn.invars[0]
             yield from self.match(
                 pattern.operand, operand, {**bound, "axes": eqn.params["axes"], "type": operand.dtype}
             )
 
-    def reduction(self, var: Var, op: str) -> Eqn | None:
-        """The reduction behind a value that keeps its axes, maybe by a reshape; a mean may be a sum over the count."""
+    def reduction(self, var: Var, op: str, *, keeps: bool = True) -> Eqn | None:
+        """The reduction behind a value that keeps its axes, or drops them, maybe by a reshape.
+
+        A mean that keeps them may be a sum over the count.
+        """
         eqn = self.origin(var)
         if eqn is not None and eqn.op == "reshape":
             eqn = self.producers.get(eqn.invars[0].name)
         if eqn is not None and op == "reduce_mean" and eqn.op in ("mul", "div") and len(eqn.invars) == 2:
             return self._mean_by_count(eqn, var)
-        return eqn if eqn is not None and eqn.op == op and _kept(eqn) == var.shape else None
+        return eqn if eqn is not None and eqn.op == op and _reduced(eqn, keeps) == var.shape else None
 
     def _mean_by_count(self, eqn: Eqn, var: Var) -> Eqn | None:
         for total, count in (eqn.invars, eqn.invars[::-1]) if eqn.op == "mul" else (eqn.invars,):
             number, found = self.number(count), self.reduction(total, "reduce_sum")
-            if number and found is not None and _kept(found) == var.shape:
+            if number and found is not None and _reduced(found) == var.shape:
                 entries = math.prod(found.invars[0].shape) / math.prod(total.shape)
                 if math.isclose(number if eqn.op == "div" else 1 / number, entries, rel_tol=1e-6):
                     return found
@@ -254,9 +257,10 @@ def _is_conversion(eqn: Eqn) -> bool:
     return eqn.op == "cast" and eqn.invars[0].is_float and eqn.outvars[0].is_float
 
 
-def _kept(eqn: Eqn) -> tuple[int, ...]:
-    """Shape of a reduction's result with its axes kept."""
-    return tuple(1 if axis in eqn.params["axes"] else size for axis, size in enumerate(eqn.invars[0].shape))
+def _reduced(eqn: Eqn, keeps: bool = True) -> tuple[int, ...]:
+    """Shape of a reduction's result with its axes kept, or dropped."""
+    sizes = [(1 if axis in eqn.params["axes"] else size) for axis, size in enumerate(eqn.invars[0].shape)]
+    return tuple(size for axis, size in enumerate(sizes) if keeps or axis not in eqn.params["axes"])
 
 
 def _accepted(wanted: Scalar, number: float, bound: Bound) -> Bound | None:

@@ -95,10 +95,11 @@ class Call(Pattern):
 
 @dataclass(frozen=True)
 class Reduced(Pattern):
-    """A reduction that keeps its axes; the same axes wherever the pattern has one."""
+    """A reduction that keeps its axes, or drops them; the same axes wherever the pattern has one."""
 
     op: str
     operand: Pattern
+    keeps: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,13 @@ def _total(value: Pattern) -> Pattern:
     return Reduced("reduce_sum", value)
 
 
+def _log_sum_exp(keeps: bool) -> Form:
+    """With the largest entry taken out first; without that, rules and function are those of log, sum and exp."""
+    total = Reduced("reduce_sum", _exp(x - _largest), keeps)
+    found = becomes("log_sum_exp", axes=lambda bound: bound["axes"], keepdims=keeps)
+    return Form(call("log", total) + Reduced("reduce_max", x, keeps), found)
+
+
 def _along_axis(op: str) -> Callable[[Rewriting, Eqn, Bound], Replacement]:
     """The operation along the one axis that was summed over."""
 
@@ -36,6 +43,9 @@ recognise_softmax = Recogniser(
     Form(_exp(x) / _total(_exp(x)), _along_axis("softmax")),
     Form(x - _largest - call("log", _total(_exp(x - _largest))), _along_axis("log_softmax")),
     Form(x - call("log", _total(_exp(x))), _along_axis("log_softmax")),
+    Form(x - Reduced("log_sum_exp", x), _along_axis("log_softmax")),
+    _log_sum_exp(keeps=True),
+    _log_sum_exp(keeps=False),
     Form(
         call("log", call("softmax", x, axis=Setting("axis"))), becomes("log_softmax", axis=lambda bound: bound["axis"])
     ),

@@ -31,7 +31,7 @@ def move(site: Site, R: Array) -> tuple[Shares, Kept]:
 
 
 def select(site: Site, R: Array) -> tuple[Shares, Kept]:
-    """The winner takes all, exact ties share equally (RULES 2).
+    """The winner takes all, exact ties share equally (RULES 2); of a smooth maximum each takes its part of the win.
 
     Winners are the entries equal to the result. Both are taken from one copy in memory: where XLA computes an operand
     anew in two places, it may round it in two ways, and there would be no winner.
@@ -53,6 +53,15 @@ def _over_axes(site: Site, R: Array) -> tuple[Shares, Kept]:
     won = x == result
     rate, dead = spread(R, jnp.sum(won, axes, keepdims=True, dtype=R.dtype))
     return {0: jnp.where(won, rate, 0)}, {DEAD: dead}
+
+
+def _smoothly(site: Site, R: Array) -> tuple[Shares, Kept]:
+    """log Σ exp x: what the logarithm gets goes to the sum, which shares by its terms exp x, all positive."""
+    (x,), axes = site.operands, site.params["axes"]
+    result, R = (a if site.params["keepdims"] else jnp.expand_dims(a, axes) for a in (site.result, R))
+    empty = ~jnp.isfinite(result)
+    parts = jnp.where(empty, 0, jnp.exp(x - jnp.where(empty, 0, result)))
+    return {0: parts * R}, {DEAD: jnp.where(empty, R, 0)}
 
 
 def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -131,6 +140,7 @@ _WINNERS: dict[str, Callable[[Site, Array], tuple[Shares, Kept]]] = {
     "max_pool": _over_windows,
     "reduce_max": _over_axes,
     "reduce_min": _over_axes,
+    "log_sum_exp": _smoothly,
     "maximum": _among_operands,
     "minimum": _among_operands,
     "scatter_max": _among_updates,

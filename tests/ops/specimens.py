@@ -141,6 +141,7 @@ SPECIMENS: dict[str, Specimen] = {
     "max_pool, channels last": Specimen("max_pool", ((1, 5, 5, 2),), {**_WINDOW, "window": (3, 2), **_LAST}),
     "reduce_max": Specimen("reduce_max", ((2, 3, 2),), {"axes": (1,), "keepdims": False}),
     "reduce_min": Specimen("reduce_min", ((2, 3, 2),), {"axes": (0, 2), "keepdims": True}),
+    "log_sum_exp": Specimen("log_sum_exp", ((2, 3, 2),), {"axes": (0, 2), "keepdims": False}),
     "maximum": Specimen("maximum", ((2, 3), (3,), (2, 1))),
     "minimum": Specimen("minimum", ((2, 3), (3,))),
     "scatter_max": Specimen("scatter_max", ((4, 2), (5, 2), np.array([2, 0, 2, 2, 4]))),

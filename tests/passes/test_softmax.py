@@ -45,6 +45,11 @@ FORMS = {
     "log of softmax": (lambda w, x: w.log(w.softmax(x, axis=1)), "log_softmax", 1),
     "log of softmax written out": (lambda w, x: w.log(softmax(w, x)), "log_softmax", 2),
     "minus log-sum-exp": (lambda w, x: w.sub(x, log_sum_exp(w, x)), "log_softmax", 2),
+    "minus log-sum-exp as one operation": (
+        lambda w, x: w.sub(x, w.reshape(w.log_sum_exp(x, axes=(1,), keepdims=False), shape=(2, 1, 4))),
+        "log_softmax",
+        1,
+    ),
     "minus log-sum-exp, not shifted": (lambda w, x: w.sub(x, w.log(total(w, w.exp(x)))), "log_softmax", 2),
     "shifted, minus log-sum-exp": (
         lambda w, x: w.sub(shifted(w, x), w.log(total(w, w.exp(shifted(w, x))))),
@@ -64,13 +69,34 @@ def test_recognised(name):
     check_unchanged(before, after)
 
 
+def summed_up(w, x, axes, *, keepdims=False):
+    """log Σ exp x with the largest entry taken out first, which comes back with its axes kept, or dropped."""
+    powers = w.exp(w.sub(x, w.reduce_max(x, axes=axes, keepdims=True)))
+    logarithm = w.log(w.reduce_sum(powers, axes=axes, keepdims=keepdims))
+    return w.add(w.reduce_max(x, axes=axes, keepdims=keepdims), logarithm)
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+@pytest.mark.parametrize("axes", [(2,), (0, 1)])
+def test_log_sum_exp_is_one_operation(axes, keepdims):
+    """Rules would otherwise share with the largest entry, which is taken out and put back."""
+    before = program(written(lambda w, x: summed_up(w, x, axes, keepdims=keepdims)), (2, 3, 4))
+    after = recognise_softmax(before)
+    (eqn,) = after.graph.eqns
+    assert (eqn.op, dict(eqn.params)) == ("log_sum_exp", {"axes": axes, "keepdims": keepdims})
+    check_unchanged(before, after)
+
+
 NEAR = {
     "the sum over another axis of another value": lambda w, x, g: w.div(w.exp(x), total(w, w.exp(g), 1)),
     "no exponential below": lambda w, x, g: w.div(w.exp(x), total(w, x)),
     "no exponential above": lambda w, x, g: w.div(x, total(w, w.exp(x))),
     "over two axes": lambda w, x, g: w.div(w.exp(x), total(w, w.exp(x), 1, 2)),
     "something added": lambda w, x, g: w.div(w.exp(x), w.add(1, total(w, w.exp(x)))),
-    "minus another's log-sum-exp": lambda w, x, g: w.sub(x, log_sum_exp(w, g)),
+    "minus another's log-sum-exp": lambda w, x, g: w.sub(x, w.log_sum_exp(g, axes=(2,), keepdims=True)),
+    "another's largest put back": lambda w, x, g: w.add(
+        w.log(total(w, w.exp(shifted(w, x)))), w.reduce_max(g, axes=(2,), keepdims=True)
+    ),
     "plus log-sum-exp": lambda w, x, g: w.add(x, w.log(total(w, w.exp(x)))),
 }
 

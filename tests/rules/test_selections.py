@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrace_jax.rules import CONSTANT
+from backtrace_jax.rules import CONSTANT, DEAD
 from tests.rules.cases import broadcasts, seeds, sizes, windows
 from tests.rules.matrices import inside
 from tests.rules.matrices import windows as windows_of
@@ -96,3 +97,13 @@ def test_ties_share_equally_by_hand():
     walked = walk_op("maximum", [np.array([2.0, 5.0, 1.0]), np.array(2.0)], np.ones(3), constant=(1,))
     close(walked.relevance["x0"], np.array([0.5, 1.0, 0.0]))
     assert walked.kept(CONSTANT).tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_log_sum_exp_shares_by_its_terms(keepdims):
+    """Of log Σ exp x the logarithm hands all to the sum, which shares by exp x; a row of nothing but -inf is dead."""
+    x = np.array([[1.0, -2.0, 800.0], [3.0, 3.0, -math.inf], [-math.inf] * 3])
+    R = np.array([[2.0], [-1.0], [5.0]])
+    walked = walk_op("log_sum_exp", [x], R if keepdims else R[:, 0], axes=(1,), keepdims=keepdims)
+    close(walked.relevance["x0"], np.array([[0.0, 0.0, 2.0], [-0.5, -0.5, 0.0], [0.0] * 3]))
+    assert walked.kept(DEAD).tolist() == [5.0, 5.0]

@@ -77,15 +77,12 @@ def _log_sum(lowering: Lowering, data: Value, axes: Axes, keepdims: bool) -> Val
 
 
 def _log_sum_exp(lowering: Lowering, data: Value, axes: Axes, keepdims: bool) -> Value:
-    """The largest entry is taken out of the exponential, so that nothing overflows."""
     if not axes:
         return data
     if not all(data.shape[axis] for axis in axes):  # nothing adds up to 0
         return np.full(_reduced(data.shape, axes, keepdims), -np.inf, data.dtype)
-    largest = lowering.emit("reduce_max", data, axes=axes, keepdims=True)
-    shifted = lowering.emit("exp", lowering.emit("sub", data, largest))
-    result = lowering.emit("add", _log_sum(lowering, shifted, axes, True), largest)
-    return result if keepdims else lowering.reshape(result, _without(result.shape, axes))
+    real = lowering.cast(data, np.dtype(np.float64)) if np.issubdtype(data.dtype, np.integer) else data
+    return lowering.cast(lowering.emit("log_sum_exp", real, axes=axes, keepdims=keepdims), data.dtype)
 
 
 def _without(shape: Sequence[int], axes: Axes) -> Axes:
