@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -17,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from backtrace_jax.errors import InputError, SettingError
+from backtrace_jax.errors import InputError, MissingNameError, SettingError
 from backtrace_jax.explanation import CHANNELS, COLUMNS, Channel, Explanation, Ledger
 from tests.handmade import SIZE, digits, explanation, ledger
 
@@ -184,6 +187,28 @@ def test_round_trip_is_exact(tmp_path_factory, data):
     before.save(path)
     assert_same(before, Explanation.load(path))
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_parts_that_do_not_apply_are_absent_to_whoever_looks():
+    found = digits("default")
+    with pytest.raises(AttributeError, match="mode 'default' has no positive relevance apart"):
+        _ = found.positive
+    assert not hasattr(found, "positive")
+    assert getattr(found, "negative", None) is None
+    assert "relevance" in dir(found)
+    named = dict(inspect.getmembers(found))
+    assert named["relevance"] is found.relevance
+    assert "positive" not in named
+    assert hasattr(digits("contrastive"), "positive")
+
+
+@pytest.mark.parametrize("mode", ["default", "contrastive"])
+def test_explanations_are_copied_and_pickled(mode):
+    found = digits(mode)
+    for other in (copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert_same(found, other)
+        with pytest.raises(MissingNameError):
+            _ = other.layers["nothing"]
 
 
 @pytest.mark.parametrize("mode", ["default", "contrastive", "gradient", "integrated-gradients"])

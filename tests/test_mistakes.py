@@ -43,6 +43,15 @@ def says(words, call, *arguments, **settings):
     return caught.value
 
 
+class WithUnit(np.ndarray):
+    """Numbers that mean nothing without their unit."""
+
+    unit = "metre"
+
+    def __new__(cls, numbers):
+        return np.asarray(numbers).view(cls)
+
+
 @pytest.fixture(scope="module")
 def gray():
     """Pictures [n, 1, 8, 8]; nothing of it is ever compiled."""
@@ -393,6 +402,12 @@ def test_a_start_that_fails():
         ("a.npy", ["'x' is the name of a file, 'a.npy'", "np.load"]),
         (Path("pictures/a.png"), ["'x' is the name of a file", "load it first"]),
         (np.ma.masked_array(images(), mask=images() > 0), ["masked array", "x.filled(...)"]),
+        ([np.ma.masked_array(each, mask=each > 0) for each in images()], ["masked array", "x.filled(...)"]),
+        (images()[0, 0].view(np.matrix), ["np.matrix", "np.asarray(x)"]),
+        (images().view([("a", np.float32)]), ["records of a", "array of numbers"]),
+        (images().astype(object), ["holds object, not numbers"]),
+        (images().astype(np.complex64), ["is complex, the model is real; pass x.real"]),
+        (WithUnit(images()), ["WithUnit with a unit", "pass its numbers"]),
         ([images(), images()], ["'x' has shape"]),
     ],
     ids=str,
