@@ -18,7 +18,7 @@ from typing import Any
 
 PATIENCE = 40  # seconds of the clock after which a file hangs, however slow the machine is
 START = 900  # seconds for a worker to be ready
-BATCH = 200  # files per process
+BATCH = 1000  # files per process
 
 
 def main() -> int:

@@ -1,7 +1,10 @@
-"""The models that mutations start from: ONNX's own, the demo's, and small ones that use every way to say something.
+"""The files that mutations start from.
 
-A corpus is a dict of files by name, the same in every process; `full=False` leaves out ONNX's node cases, which take
-seconds to make.
+They are models of ONNX's own, the demo's, small ones that use every way to say something, saved explanations, and Keras
+files.
+
+A corpus is a dict of files by name, the same in every process. A name begins with the family of the file. `full=False`
+leaves out ONNX's node cases, which take seconds to make, and Keras files, which take seconds to read.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ node = helper.make_node
 @cache
 def corpus(full: bool = True) -> Mapping[str, bytes]:
     """Serialised models by name, in a fixed order."""
-    found = {**dict(_handmade()), **dict(_stored())}
+    found = {**dict(_handmade()), **dict(_stored()), **dict(_files("saved", "*.npz"))}
     if full:
-        found |= dict(_node_cases())
+        found |= {**dict(_node_cases()), **dict(_files("keras", "*.keras")), **dict(_files("keras", "*.h5"))}
     return {name: found[name] for name in sorted(found) if 0 < len(found[name]) <= LARGEST_BASE}
 
 
@@ -43,7 +46,12 @@ def _stored() -> Iterator[tuple[str, bytes]]:
     data = Path(onnx.backend.test.__file__).parent / "data"
     demo = Path(__file__).parents[2] / "backtrace_jax" / "demo"
     for path in sorted([*data.glob("light/*.onnx"), *data.glob("*/*/model.onnx"), *demo.glob("*.onnx")]):
-        yield f"{path.parent.name}/{path.stem}", path.read_bytes()
+        yield f"stored/{path.parent.name}-{path.stem}", path.read_bytes()
+
+
+def _files(family: str, pattern: str) -> Iterator[tuple[str, bytes]]:
+    for path in sorted((Path(__file__).parent / "files").glob(pattern)):
+        yield f"{family}/{path.name}", path.read_bytes()
 
 
 def weights(*shape: int) -> np.ndarray:

@@ -25,7 +25,7 @@ def _renamed(level: int) -> dict[str, tuple[int, list[int]]]:
 
 def loops_in_loops(model: onnx.ModelProto, rng: Generator) -> None:
     """A loop whose body is a loop whose body is a loop; their lengths multiply."""
-    depth, counts = int(pick(rng, (2, 3, 5, 12, 40))), [pick(rng, _COUNTS) for _ in range(3)]
+    depth, counts = int(pick(rng, (2, 3, 5, 12, 20))), [pick(rng, _COUNTS) for _ in range(3)]
     _known(model, yes=True, **{f"count{i}": count for i, count in enumerate(counts)})
     inner = [node(pick(rng, ("Tanh", "Identity", "Neg")), [f"s{depth}"], [f"u{depth}"])]
     for level in range(depth, 0, -1):
@@ -40,7 +40,7 @@ def loops_in_loops(model: onnx.ModelProto, rng: Generator) -> None:
 
 def branches_in_branches(model: onnx.ModelProto, rng: Generator) -> None:
     """A choice in a branch of a choice, known or not; branches may disagree in type, shape or count."""
-    depth = int(pick(rng, (2, 4, 8, 20, 40)))
+    depth = int(pick(rng, (2, 4, 8, 14, 20)))
     _known(model, yes=True, zero=np.float32(0), new=np.array([0]))
     others = (("Neg", ["start"]), ("Shape", ["start"]), ("Unsqueeze", ["start", "new"]), ("Nothing", ["start"]))
     operator, read = pick(rng, others)
