@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiled import Compiled
+from .engine.books import Books
 from .engine.compile import Result
-from .engine.walk import Books
 from .errors import NumericsError, SettingError
 from .ir import Eqn, Graph
 from .ops import OPS, evaluate

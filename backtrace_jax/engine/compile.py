@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..ir import Graph, Program
@@ -16,11 +17,13 @@ from ..numerics import Device, compiled, exact_types
 from ..questions import Question
 from ..rules import Mode
 from ..tasks import Task
+from .books import Books, total
 from .forward import forward
+from .pieces import compile_pieces, in_pieces
 from .plan import Plan
-from .prepare import split
+from .prepare import Split, split
 from .procedures import Job, attribute
-from .walk import Books, site_of, total
+from .walk import site_of
 
 
 class Result(NamedTuple):
@@ -164,15 +167,37 @@ def compile_explain(
 
     with exact_types(request.precision):
         parts = split(explained, weights, constant, *_first(group, examples), hoist=prepare)
-        types = jax.eval_shape(parts.derive, weights)
+    types = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in parts.deriving.out_avals]
+    where = {"device": device, "precision": request.precision}
+    derive = _compile_deriving(parts, weights, where)
+    run = _compile_calling(parts, group, ((weights, types), constant, *examples), where)
+    derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
+    return Explain(lambda weights: (weights, derive(weights)), run, derived_bytes)
+
+
+def _compile_deriving(parts: Split, weights: Weights, where: Mapping[str, Any]) -> Callable[[Weights], list[Any]]:
+    if not in_pieces(parts.deriving):
+        return compiled(parts.derive, weights, **where)
+    derive = compile_pieces(parts.deriving, **where)
+    return lambda weights: derive(jax.tree.leaves(weights))
+
+
+def _compile_calling(parts: Split, group: int | None, types: Any, where: Mapping[str, Any]) -> Any:
+    """Compile what is done for a chunk, group by group."""
 
     def batched(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
         return _in_groups(lambda some: parts.call(*prepared, constant, *some), group, (inputs, asked))
 
-    derive = compiled(parts.derive, weights, device=device, precision=request.precision)
-    run = compiled(batched, (weights, types), constant, *examples, device=device, precision=request.precision)
-    derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
-    return Explain(lambda weights: (weights, derive(weights)), run, derived_bytes)
+    if not in_pieces(parts.calling):
+        return compiled(batched, *types, **where)
+    call = compile_pieces(parts.calling, **where)
+
+    def run(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
+        groups = _groups(group, (inputs, asked))
+        results = [parts.result(call(parts.arguments(*prepared, constant, *some))) for some in groups]
+        return jax.tree.map(lambda *each: np.concatenate(each), *results) if results[1:] else results[0]
+
+    return run
 
 
 def _first(group: int | None, examples: Any) -> Any:
@@ -190,6 +215,13 @@ def _in_groups(function: Callable[[Any], Any], group: int | None, arrays: Any) -
         return function(arrays)
     groups = jax.tree.map(lambda array: array.reshape(-1, group, *array.shape[1:]), arrays)
     return jax.tree.map(lambda array: array.reshape(count, *array.shape[2:]), jax.lax.map(function, groups))
+
+
+def _groups(group: int | None, arrays: Any) -> list[Any]:
+    """Arrays, examples first, group by group."""
+    count = len(jax.tree.leaves(arrays)[0])
+    size = min(count, group or count)
+    return [jax.tree.map(lambda array, i=i: np.asarray(array)[i : i + size], arrays) for i in range(0, count, size)]
 
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:

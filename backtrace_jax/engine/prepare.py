@@ -8,25 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax import Array
-from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var, jaxpr_as_fun
+
+from .keeping import keep_wide, type_of
 
 
 @dataclass(frozen=True)
 class Split:
-    """A traced function (weights, *rest) -> result in two parts; both take flat lists and are for `jit`.
+    """A traced function (weights, *rest) -> result in two parts; both take and give flat lists.
 
     Attributes:
-        derive: From the weights to what the rest reads of what follows from them.
-        call: From the weights, what was derived and the rest of the arguments to the result.
+        deriving: From the weights to what the rest reads of what follows from them.
+        calling: From the weights, the rest of the arguments and what was derived to the result.
+        tree: Structure of the result.
     """
 
-    derive: Callable[[Any], list[Array]]
-    call: Callable[..., Any]
+    deriving: ClosedJaxpr
+    calling: ClosedJaxpr
+    tree: Any
+
+    def derive(self, weights: Any) -> list[Array]:
+        """What the rest reads of what follows from the weights; for `jit`."""
+        return jaxpr_as_fun(self.deriving)(*jax.tree.leaves(weights))
+
+    def call(self, weights: Any, derived: Sequence[Array], *rest: Any) -> Any:
+        """The result; for `jit`."""
+        return self.result(jaxpr_as_fun(self.calling)(*self.arguments(weights, derived, *rest)))
+
+    def result(self, flat: Sequence[Array]) -> Any:
+        """The result from what `calling` gives."""
+        return jax.tree.unflatten(self.tree, flat)
+
+    @staticmethod
+    def arguments(weights: Any, derived: Sequence[Array], *rest: Any) -> list[Array]:
+        """Arguments of `calling`."""
+        return [*jax.tree.leaves((weights, *rest)), *derived]
 
 
 def split(function: Callable[..., Any], weights: Any, *rest: Any, hoist: bool = True) -> Split:
@@ -38,7 +58,8 @@ def split(function: Callable[..., Any], weights: Any, *rest: Any, hoist: bool = 
         rest: Its other arguments, or their types.
         hoist: Whether to take anything out; otherwise nothing is derived.
     """
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(weights, *rest)
+    traced, shape = jax.make_jaxpr(function, return_shape=True)(weights, *rest)
+    closed = keep_wide(traced)
     known = set(closed.jaxpr.invars[: len(jax.tree.leaves(weights))])
     early = _hoisted(closed, known) if hoist else []
     made = {var for eqn in early for var in eqn.outvars}
@@ -47,20 +68,12 @@ def split(function: Callable[..., Any], weights: Any, *rest: Any, hoist: bool = 
     derived = list(dict.fromkeys(var for var in read if isinstance(var, Var) and var in made))
     invars, outvars, tree = closed.jaxpr.invars, closed.jaxpr.outvars, jax.tree.structure(shape)
     deriving = _part(closed, invars[: len(invars) - len(jax.tree.leaves(rest))], early, derived)
-    calling = _part(closed, [*invars, *derived], late, outvars)
-
-    def call(weights: Any, prepared: Sequence[Array], *rest: Any) -> Any:
-        return jax.tree.unflatten(tree, calling(*jax.tree.leaves((weights, *rest)), *prepared))
-
-    return Split(lambda weights: deriving(*jax.tree.leaves(weights)), call)
+    return Split(deriving, _part(closed, [*invars, *derived], late, outvars), tree)
 
 
-def _part(
-    closed: ClosedJaxpr, invars: list[Var], eqns: list[JaxprEqn], outvars: list[Any]
-) -> Callable[..., list[Array]]:
+def _part(closed: ClosedJaxpr, invars: list[Var], eqns: list[JaxprEqn], outvars: list[Any]) -> ClosedJaxpr:
     """Some of a traced function's equations as a function of flat arguments."""
-    jaxpr = closed.jaxpr.replace(invars=invars, eqns=eqns, outvars=outvars)
-    return jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))
+    return ClosedJaxpr(closed.jaxpr.replace(invars=invars, eqns=eqns, outvars=outvars), closed.consts)
 
 
 def _hoisted(closed: ClosedJaxpr, known: set[Var]) -> list[JaxprEqn]:
@@ -79,5 +92,5 @@ def _hoisted(closed: ClosedJaxpr, known: set[Var]) -> list[JaxprEqn]:
 
 
 def _bytes(variables: Iterable[Var]) -> int:
-    types = [cast(ShapedArray, var.aval) for var in variables]
+    types = [type_of(var) for var in variables]
     return sum(each.size * each.dtype.itemsize for each in types)

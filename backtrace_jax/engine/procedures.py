@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..rules import AgainstReference, AlongPath, Once, Procedure, WithNoise, in_floats
+from .books import Books
 from .forward import forward
 from .plan import Plan
 from .quadrature import integrate
-from .walk import Books, Values, Walked, walk
+from .walk import Values, Walked, walk
 
 
 class Outcome(NamedTuple):

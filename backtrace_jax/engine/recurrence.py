@@ -15,8 +15,9 @@ from jax import Array, lax
 
 from ..ops import run
 from ..rules import Shares
+from .books import Books
 from .plan import Plan, Step
-from .walk import Books, Values, walk
+from .walk import Values, walk
 
 Relevance = dict[int, Array]  # by position among the body's inputs or outputs
 

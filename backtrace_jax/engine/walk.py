@@ -13,31 +13,11 @@ from jax import Array, lax
 
 from ..errors import BacktraceError, SettingError
 from ..ops import LINEAR, NORM, OPS, PRODUCT, QUOTIENT, SOFTMAX, SUM
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER, WEIGHTED, Kept, Shares, Site, in_floats
+from ..rules import CONSTANT, DEAD, WEIGHTED, Kept, Shares, Site, in_floats
+from .books import KEPT, Booking, Books, Total, total
 from .plan import Plan, Step
 
-KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
 Values = Mapping[str, Any]
-
-
-class Books(NamedTuple):
-    """What happened to the relevance, by the nodes of the plan.
-
-    Attributes:
-        signed: [nodes, 6] totals: received, handed on, then what was kept back by cause (`KEPT`); in pairs
-            [nodes, 6, 2].
-        absolute: The same of magnitudes, so that errors that cancel show.
-    """
-
-    signed: Any
-    absolute: Any
-
-
-class Total(NamedTuple):
-    """A sum, and the sum of magnitudes; in pairs one for each channel, [2]."""
-
-    signed: Array
-    absolute: Array
 
 
 class Walked(NamedTuple):
@@ -70,28 +50,27 @@ def walk(
     tour = _Tour(plan, starts, nonnegative, masks or {})
     for step in plan.steps:
         tour.visit(step, values, reference)
-    return Walked(tour.relevance, Books(*map(jnp.concatenate, zip(tour.blank(0), *tour.rows, strict=True))))
+    return Walked(tour.relevance, tour.booking.closed())
 
 
-_Handed: TypeAlias = tuple[Shares, dict[str, list[Total]], list[Books]]
+_Handed: TypeAlias = tuple[Shares, dict[str, list[Total]], Books | None]
 
 
 class _Tour:
-    """One walk under way: relevance so far, what each value has received, and the rows of the books."""
+    """One walk under way: relevance so far, what each value has received, and the books."""
 
     def __init__(self, plan: Plan, starts: Mapping[str, Array], nonnegative: bool, masks: Values) -> None:
         self.paired, self.masks = plan.paired, masks
         self.relevance: dict[str, Array] = dict(starts)
         self.signless = dict.fromkeys(starts, nonnegative)
         self.received = {name: self._totals(start, nonnegative) for name, start in starts.items()}
-        self.channels = (2,) if plan.paired else ()
-        self.rows: list[Books] = []
+        self.booking = Booking(paired=plan.paired)
 
     def visit(self, step: Step, values: Values, reference: Values | None) -> None:
         """Hand on what an equation's results have received, and add a row to the books, and those of its body."""
         names = [var.name for var in step.eqn.outvars if var.name in self.relevance]
         if not names:
-            return self._skip(step)
+            return self.booking.blank(len(step.nodes))
         sure = all(self.signless[name] for name in names) and step.keeps_sign
         cut = [self._cut(name, sure) for name in names if name in self.masks]
         shares, kept, inner = self._shares(step, values, reference, sure)
@@ -100,8 +79,9 @@ class _Tour:
         kept[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
         kept[DEAD] += cut
         received = [self.received[name] for name in names]
-        row = [self._sum(each) for each in (received, handed, *kept.values())]
-        self.rows += [Books(*(jnp.stack(each)[None] for each in zip(*row, strict=True))), *inner]
+        self.booking.row(received, handed, *kept.values())
+        if inner is not None:
+            self.booking.body(inner)
         for i in filter(step.bears.__getitem__, shares):
             self._hand_on(step.eqn.invars[i].name, shares[i], entries[i], sure)
         return None
@@ -119,7 +99,7 @@ class _Tour:
         _check_shares(step, shares, self.paired)
         totals = {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}
         totals[DEAD] += [] if lost is None else [self._totals(lost, sure)]
-        return shares, totals, []
+        return shares, totals, None
 
     def _over_time(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
         from .recurrence import walk_over_time  # which walks bodies by this module
@@ -128,15 +108,7 @@ class _Tour:
         shares, books = walk_over_time(step, values, self.relevance, nonnegative=sure, reference=reference)
         steps = jnp.array(step.body.own_rows, jnp.int32)
         own = [jnp.sum(book[steps], axis=0) for book in books]
-        return shares, {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}, [books]
-
-    def _skip(self, step: Step) -> None:
-        self.rows.append(self.blank(len(step.nodes)))
-
-    def blank(self, rows: int) -> Books:
-        """Books of nodes that nothing has reached."""
-        nothing = jnp.zeros((rows, 2 + len(KEPT), *self.channels), jnp.float64)
-        return Books(nothing, nothing)
+        return shares, {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}, books
 
     def _cut(self, name: str, sure: bool) -> Total:
         """Apply a mask, and give the totals of what it cuts off."""
@@ -150,15 +122,11 @@ class _Tour:
         known = name in self.relevance
         # XLA would add up anew, for every reader, all that a residual stream has received: the square of the depth
         self.relevance[name] = lax.optimization_barrier(self.relevance[name] + share) if known else share
-        self.received[name] = self._sum([self.received[name], entry]) if known else entry
+        self.received[name] = self.booking.sum([self.received[name], entry]) if known else entry
         self.signless[name] = sure and self.signless.get(name, True)
 
     def _totals(self, array: Array, nonnegative: bool) -> Total:
         return total(array, nonnegative, paired=self.paired)
-
-    def _sum(self, entries: list[Total]) -> Total:
-        nothing = jnp.zeros(self.channels, jnp.float64)
-        return jax.tree.map(lambda *each: sum(each[1:], each[0]), *entries) if entries else Total(nothing, nothing)
 
 
 def _applied(step: Step, site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -244,11 +212,3 @@ def _finite(R: Array, site: Site) -> tuple[Array, Site, Array | None]:
 
 def _zeroed(x: Array) -> Array:
     return jnp.where(jnp.isfinite(x), x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x
-
-
-def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Total:
-    """Sums over all axes but that of pairs, in float64: the books show the rules' rounding and not their own."""
-    axes = tuple(range(1, array.ndim)) if paired else None
-    signed = jnp.sum(array.astype(jnp.float64), axes)
-    # the magnitude is taken before widening: a shared float64 copy of the array would be written to memory
-    return Total(signed, signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64), axes))

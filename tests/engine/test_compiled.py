@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from backtrace_jax.answers import read_answer
+from backtrace_jax.engine.books import KEPT
 from backtrace_jax.engine.compile import Constant, Request, compile_explain, compile_forward, cost
 from backtrace_jax.engine.plan import plan_walk
-from backtrace_jax.engine.walk import KEPT
 from backtrace_jax.ir import Program
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.questions import open_question

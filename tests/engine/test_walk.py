@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from backtrace_jax.engine.books import KEPT
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.engine.walk import KEPT, walk
+from backtrace_jax.engine.walk import walk
 from backtrace_jax.numerics import exact_types
 from tests.engine.graphs import DOUBLE, INDEX, jax_arrays, plan_of, program
 from tests.rules.oracles import default_rule, sum_rule

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from backtrace_jax.engine.books import KEPT, Books
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.plan import Plan, plan_walk
-from backtrace_jax.engine.walk import KEPT, Books, walk
+from backtrace_jax.engine.walk import walk
 from backtrace_jax.ir import Builder, Program, check
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Mode, find_mode

@@ -11,8 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from backtrace_jax import explain
+from backtrace_jax.engine.books import KEPT
 from backtrace_jax.engine.plan import plan_walk
-from backtrace_jax.engine.walk import KEPT
 from backtrace_jax.errors import RelevanceWarning, SettingError, UnsupportedError
 from backtrace_jax.ir import Builder, Program, Value
 from backtrace_jax.rules import find_mode

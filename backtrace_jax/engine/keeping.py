@@ -1,0 +1,53 @@
+"""Keeps what is wide in a traced function: XLA would compute it anew inside each of its readers.
+
+A sum of n operands hands its rate to n shares; fused into each of them, with all that it is computed from, it costs n²
+to compile and to run. A concatenation of n operands is fused with all of them, and again into each of its readers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import jax
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+
+MANY = 16
+"""Equations that may read a value, and values that an equation may read, before they are kept."""
+
+
+def keep_wide(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The same function, with optimisation barriers behind arrays that more than `MANY` equations read, and around
+    equations that read more than `MANY` arrays."""
+    readers = Counter(var for eqn in closed.jaxpr.eqns for var in set(_arrays(eqn.invars)))
+    wide = {var for var, count in readers.items() if count > MANY}
+    kept: dict[Any, Any] = {}
+    eqns: list[JaxprEqn] = []
+    for eqn in closed.jaxpr.eqns:
+        many = len(eqn.invars) > MANY
+        eqns += _barrier(_arrays(eqn.invars), kept) if many else []
+        eqns.append(eqn.replace(invars=[kept.get(var, var) if isinstance(var, Var) else var for var in eqn.invars]))
+        eqns += _barrier([var for var in _arrays(eqn.outvars) if many or var in wide], kept)
+    return closed if not kept else ClosedJaxpr(closed.jaxpr.replace(eqns=eqns), closed.consts)
+
+
+def type_of(atom: Any) -> ShapedArray:
+    """Type of a variable or literal of a traced function."""
+    return cast(ShapedArray, atom.aval)
+
+
+def _arrays(atoms: Sequence[Any]) -> list[Var]:
+    return [atom for atom in atoms if isinstance(atom, Var) and type_of(atom).size > 1]
+
+
+def _barrier(variables: Sequence[Var], kept: dict[Any, Any]) -> Iterator[JaxprEqn]:
+    """A barrier around those of these variables that are not kept yet."""
+    new = [var for var in dict.fromkeys(variables) if var not in kept]
+    if new:
+        types = [jax.ShapeDtypeStruct(type_of(var).shape, type_of(var).dtype) for var in new]
+        (eqn,) = jax.make_jaxpr(lambda *arrays: lax.optimization_barrier(arrays))(*types).jaxpr.eqns  # variables anew
+        kept.update(zip(new, eqn.outvars, strict=True))
+        yield eqn.replace(invars=new)

@@ -1,0 +1,184 @@
+"""Compiles a traced function: whole where it is short, else in pieces that are compiled one by one.
+
+XLA takes more than twice as long, and more than twice the memory, for a function of twice the length, and cannot be
+interrupted. Pieces bound both. A deep network repeats its layers, and so do its pieces where they are cut at the same
+place of every layer: equal pieces are compiled once. Between two pieces Python hears Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+
+from ..numerics import Device, compiled
+from .keeping import type_of
+
+WHOLE = 2**13
+"""Equations of a traced function up to which it is compiled as one."""
+
+SHORTEST, LONGEST = 200, 600
+"""Equations of a piece: short enough for XLA, long enough that calls cost little beside what they compute."""
+
+_WINDOW = 4  # equations that a place to cut is known by
+
+Flat: TypeAlias = Callable[[Sequence[Any]], list[Any]]
+"""A function of flat arguments."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of equations as a function.
+
+    Attributes:
+        run: The compiled function.
+        reads: What it reads.
+        gives: What later pieces, or the caller, read of what it computes.
+        last: What nobody reads after it.
+    """
+
+    run: Callable[..., Sequence[Any]]
+    reads: tuple[Var, ...]
+    gives: tuple[Var, ...]
+    last: tuple[Var, ...]
+
+
+def in_pieces(closed: ClosedJaxpr) -> bool:
+    """Whether a traced function is too long to be compiled as one."""
+    return len(closed.jaxpr.eqns) > WHOLE
+
+
+def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "highest") -> Flat:
+    """Compile a traced function piece by piece; the result takes and gives flat lists.
+
+    Args:
+        closed: The traced function.
+        device: Where it runs.
+        precision: Of contractions.
+    """
+    pieces = tuple(_pieces(closed.jaxpr, partial(compiled, device=device, precision=precision)))
+    given, outvars = closed.jaxpr.invars, closed.jaxpr.outvars
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+
+    def call(arguments: Sequence[Any]) -> list[Any]:
+        values = {**constants, **dict(zip(given, arguments, strict=True))}
+        for piece in pieces:
+            found = piece.run(*(values[var] for var in piece.reads))
+            values.update(zip(piece.gives, found, strict=True))
+            for var in piece.last:
+                del values[var]
+        return [_settled(each) if isinstance(each, Literal) else values[each] for each in outvars]
+
+    return call
+
+
+def _settled(literal: Any) -> np.ndarray:
+    return np.asarray(literal.val, type_of(literal).dtype)
+
+
+def _pieces(jaxpr: Jaxpr, compile_: Callable[..., Any]) -> Iterator[Piece]:
+    readers = _last_readers(jaxpr)
+    done: dict[Any, Any] = {}
+    forms = _Forms()
+    for start, end in _spans(jaxpr.eqns):
+        eqns = jaxpr.eqns[start:end]
+        made = dict.fromkeys(var for eqn in eqns for var in eqn.outvars)
+        reads = tuple(dict.fromkeys(var for var in _variables(eqns) if var not in made))
+        gives = tuple(var for var in made if readers.get(var, -1) >= end)
+        part = jaxpr.replace(constvars=[], invars=list(reads), eqns=eqns, outvars=list(gives))
+        form = forms.of(part)
+        if form not in done:
+            types = [jax.ShapeDtypeStruct(type_of(var).shape, type_of(var).dtype) for var in reads]
+            done[form] = compile_(jaxpr_as_fun(ClosedJaxpr(part, [])), *types)
+        yield Piece(done[form], reads, gives, tuple(var for var in reads if readers[var] < end))
+
+
+def _variables(eqns: Sequence[JaxprEqn]) -> Iterator[Var]:
+    return (var for eqn in eqns for var in eqn.invars if isinstance(var, Var))
+
+
+def _last_readers(jaxpr: Jaxpr) -> dict[Var, int]:
+    """The last equation that reads each value, by its place; the caller comes after all of them."""
+    found = {var: place for place, eqn in enumerate(jaxpr.eqns) for var in _variables([eqn])}
+    return {**found, **{var: len(jaxpr.eqns) for var in jaxpr.outvars if isinstance(var, Var)}}
+
+
+def _spans(eqns: Sequence[JaxprEqn]) -> Iterator[tuple[int, int]]:
+    """Where pieces start and end.
+
+    Of the places where a piece may end, the one is chosen whose equations have the smallest hash: in what repeats, the
+    same one every time.
+    """
+    hashes, start = _hashes(eqns), 0
+    while len(eqns) - start > LONGEST:
+        end = min(range(start + LONGEST, start + SHORTEST - 1, -1), key=lambda place: hashes[place - 1])
+        yield start, end
+        start = end
+    yield start, len(eqns)
+
+
+def _hashes(eqns: Sequence[JaxprEqn]) -> list[bytes]:
+    """A hash of each equation and of those right before it: of their primitives and the types of their results."""
+    told = [f"{eqn.primitive.name} {[str(var.aval) for var in eqn.outvars]}" for eqn in eqns]
+    parts = ("\n".join(told[max(0, place - _WINDOW) : place]) for place in range(1, len(told) + 1))
+    return [hashlib.blake2b(part.encode(), digest_size=8).digest() for part in parts]
+
+
+class _Forms:
+    """What traced functions compute whatever their variables are called: equal forms are the same function."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Any, Any]] = {}  # bodies occur over and over; kept, so that no id is used again
+
+    def of(self, jaxpr: Jaxpr) -> Any:
+        """The form of a traced function."""
+        numbers: dict[Any, int] = {}
+        for var in (*jaxpr.constvars, *jaxpr.invars, *(var for eqn in jaxpr.eqns for var in eqn.outvars)):
+            numbers[var] = len(numbers)
+
+        def told(atom: Any) -> Any:
+            return self._setting(atom.val) if isinstance(atom, Literal) else numbers[atom]
+
+        return (
+            tuple(type_of(var) for var in (*jaxpr.constvars, *jaxpr.invars)),
+            tuple(
+                (
+                    eqn.primitive,
+                    tuple(map(told, eqn.invars)),
+                    tuple(type_of(var) for var in eqn.outvars),
+                    tuple((name, self._setting(value)) for name, value in sorted(eqn.params.items())),
+                )
+                for eqn in jaxpr.eqns
+            ),
+            tuple(map(told, jaxpr.outvars)),
+        )
+
+    def _setting(self, value: Any) -> Any:
+        """A parameter as a key: equal keys mean the same, and 0.0, -0.0, 0 and False differ."""
+        if isinstance(value, ClosedJaxpr):
+            return self._body(value.jaxpr), tuple(map(self._setting, value.consts))
+        if isinstance(value, Jaxpr):
+            return self._body(value)
+        if isinstance(value, tuple | list):
+            return type(value), tuple(map(self._setting, value))
+        if isinstance(value, np.ndarray | np.generic):
+            return value.shape, value.dtype.str, value.tobytes()
+        if isinstance(value, float):
+            return value.hex()
+        try:
+            hash(value)
+        except TypeError:
+            self._kept[id(value)] = value, None
+            return id(value)
+        return type(value), value
+
+    def _body(self, jaxpr: Jaxpr) -> Any:
+        if id(jaxpr) not in self._kept:
+            self._kept[id(jaxpr)] = jaxpr, self.of(jaxpr)
+        return self._kept[id(jaxpr)][1]

@@ -1,0 +1,1 @@
+"""How the cost of compiling grows with the size of a graph."""

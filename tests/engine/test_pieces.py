@@ -1,0 +1,104 @@
+"""Long functions are compiled in pieces: same result, equal pieces once, and nothing wide is computed anew."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxpr_as_fun
+
+from backtrace_jax import Explainer
+from backtrace_jax.engine import pieces
+from backtrace_jax.engine.keeping import MANY, keep_wide
+from backtrace_jax.numerics import compiled
+from benchmarks.scaling.models import WIDTH, residual
+
+X = np.random.default_rng(0).standard_normal((3, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Pieces of a few equations, of whatever is compiled."""
+    monkeypatch.setattr(pieces, "WHOLE", 50)
+    monkeypatch.setattr(pieces, "SHORTEST", 30)
+    monkeypatch.setattr(pieces, "LONGEST", 120)
+
+
+def layers(depth):
+    """A traced chain of equal layers, and its weights."""
+    weights = [jnp.asarray(np.random.default_rng(i).standard_normal((WIDTH, WIDTH)) / 4) for i in range(depth)]
+
+    def chain(x, *weights):
+        for w in weights:
+            x = jnp.tanh(x @ w) + jnp.sin(x) / 2
+        return x, 3.0, weights[0]
+
+    return jax.make_jaxpr(chain)(jnp.asarray(X), *weights), (jnp.asarray(X), *weights), chain
+
+
+def compiled_pieces(closed):
+    return list(pieces._pieces(closed.jaxpr, partial(compiled, device=jax.devices()[0])))
+
+
+def test_pieces_compute_the_function(short):
+    closed, arguments, chain = layers(40)
+    assert pieces.in_pieces(closed)
+    found = pieces.compile_pieces(closed, device=jax.devices()[0])(arguments)
+    for each, expected in zip(found, chain(*arguments), strict=True):
+        np.testing.assert_allclose(each, expected, rtol=1e-4)
+
+
+def test_equal_layers_are_compiled_once(short):
+    """Four times the depth takes four times the pieces, and no more to compile."""
+    few, many = (compiled_pieces(layers(depth)[0]) for depth in (40, 160))
+    assert len(many) > 3 * len(few)
+    assert max(len({id(each.run) for each in found}) for found in (few, many)) <= 4
+
+
+def test_pieces_are_cut_at_the_same_places_every_time(short):
+    spans = [list(pieces._spans(layers(40)[0].jaxpr.eqns)) for _ in range(2)]
+    assert spans[0] == spans[1]
+    assert all(end - start <= 120 for start, end in spans[0])
+
+
+@pytest.mark.parametrize("mode", ["default", "gradient"])
+def test_explanations_are_the_same_in_pieces(mode, monkeypatch, short):
+    found = Explainer(residual(6), mode=mode, chunk=8)({"x": X})
+    monkeypatch.setattr(pieces, "WHOLE", 10**6)
+    expected = Explainer(residual(6), mode=mode, chunk=8)({"x": X})
+    np.testing.assert_allclose(found.relevance["x"], expected.relevance["x"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(found.target, expected.target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x: x + 0.0, lambda x: x + -0.0),
+        (lambda x: x * 2.0, lambda x: x * 3.0),
+        (lambda x: x[:2], lambda x: x[1:3]),
+        (lambda x: jax.jit(lambda y: y * 2.0)(x), lambda x: jax.jit(lambda y: y * 3.0)(x)),
+        (lambda x: (x + 1, x), lambda x: (x, x + 1)),
+    ],
+)
+def test_what_differs_is_not_taken_for_equal(one, other):
+    x = jnp.ones(3)
+    forms = pieces._Forms()
+    assert forms.of(jax.make_jaxpr(one)(x).jaxpr) != forms.of(jax.make_jaxpr(other)(x).jaxpr)
+    assert forms.of(jax.make_jaxpr(one)(x).jaxpr) == forms.of(jax.make_jaxpr(one)(x).jaxpr)
+
+
+def test_what_many_read_is_computed_once_and_stays_apart():
+    """Two values of one type, each read by many, are kept under names of their own."""
+
+    def function(x, y):
+        a, b = jnp.sin(x), jnp.cos(y)
+        return jnp.concatenate([a * i for i in range(MANY + 2)] + [b * i for i in range(MANY + 2)])
+
+    x, y = jnp.arange(3.0), jnp.arange(3.0) + 7
+    kept = keep_wide(jax.make_jaxpr(function)(x, y))
+    results = [var for eqn in kept.jaxpr.eqns for var in eqn.outvars]
+    assert len(results) == len(set(results))
+    barriers = [eqn for eqn in kept.jaxpr.eqns if eqn.primitive.name == "optimization_barrier"]
+    assert len(barriers) == 4  # behind both values, and on both sides of the concatenation
+    np.testing.assert_array_equal(jaxpr_as_fun(kept)(x, y)[0], function(x, y))
