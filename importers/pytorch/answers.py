@@ -67,6 +67,7 @@ class Reading(TorchFunctionMode):
 
     Attributes:
         found: Whether that has happened.
+        cut: Whether packed sequences were padded to the longest example of the batch, whatever their padding was.
     """
 
     _READS = frozenset(
@@ -78,11 +79,12 @@ class Reading(TorchFunctionMode):
     def __init__(self) -> None:
         """Nothing was noticed yet."""
         super().__init__()
-        self.found = False
+        self.found = self.cut = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of torch as it would be without this."""
         self.found = self.found or (func in self._READS and not packed.checks_shapes())
+        self.cut = self.cut or packed.cuts(func, args)
         return func(*args, **(kwargs or {}))
 
 
@@ -169,14 +171,14 @@ def _growing(
     return {name: each.index((rows, rows + 1)) for name, each in sizes.items() if (rows, rows + 1) in each}
 
 
-def reads_values(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> bool:
-    """Whether the module looks at values of tensors to decide what it computes; one that cannot be watched may."""
+def observed(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> Reading:
+    """What shows while the module runs: whether it looks at values, as one that cannot be watched may."""
     reading = Reading()
     try:
         run(module, call, feeds, reading)
     except InputError:  # torch compiles what nothing watches only
-        return True
-    return reading.found
+        reading.found = True
+    return reading
 
 
 def _agree(once: np.ndarray, again: np.ndarray | None) -> bool:

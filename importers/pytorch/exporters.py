@@ -83,7 +83,7 @@ class Export:
 
     Attributes:
         proto: The file; its weights are outside where there is a folder.
-        folder: Where weights too large for one file lie, as long as this object lives.
+        folder: Where weights too large for one file lie, until they are read.
         calls: Which calls of modules each traced node belongs to, where the exporter tells.
     """
 

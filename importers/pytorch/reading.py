@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,14 +25,15 @@ from backtrace_jax.errors import (
     UnsupportedError,
 )
 from backtrace_jax.importers import Gradient, Imported, Source, onnx, proof
-from backtrace_jax.layout import Axes, BatchAxis, moved_first
-from backtrace_jax.leaving import check_apart
+from backtrace_jax.layout import BatchAxis, moved_first
 
-from .answers import batched_answers, reads_values, run
+from .answers import batched_answers, observed, run
 from .calls import Call, names_of, read_call
 from .exporters import Attempt, Export, attempts, export
 from .gradients import gradient
 from .names import describe
+from .precision import Doubled
+from .proving import prove
 from .state import state_of
 from .substitutions import evaluating, exportable
 
@@ -48,8 +46,10 @@ _COARSE = {
 """Relative rounding of the floats that a module may compute in while its outputs are of a finer type."""
 
 
+_REWRITE = "Rewrite this, or export it to ONNX yourself"
+_CUT = "pad_packed_sequence cuts to the longest example of a batch: pass it total_length=x.shape[1]"
+
 _REASON = 160  # characters of why a module cannot be imported
-_SAME = 1e-4  # of the largest entry: what counts as the same answer in a batch of another size
 _NEXT = (1e-5, 1e-4, 1e-3)  # noise of inputs next to those given, relative to their spread
 
 
@@ -118,11 +118,12 @@ class _Source(Source):
             return gradient(self.module, self.call, feeds, output, self.outputs[output], start)
 
     def rounding(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Measured against a copy in double precision, on these inputs and others next to them."""
-        with suppress(Exception), evaluating(self.module):  # whatever its owner's code makes of a copy
-            double = replace(self, module=copy.deepcopy(self.module).double())
-            return self._rounding(double, feeds)
-        return {}
+        """Measured against the module with weights in double precision, on these inputs and others next to them."""
+        with evaluating(self.module):
+            try:
+                return self._rounding(replace(self, module=Doubled(self.module)), feeds)
+            except InputError:  # it computes in its own precision only, so nothing can be measured
+                return {}
 
     def _rounding(self, double: _Source, feeds: Feeds) -> dict[str, np.ndarray]:
         rows, moved = len(next(iter(feeds.values()))), dict[str, Any]()
@@ -185,10 +186,11 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
     """
     with evaluating(module):
         outputs = batched_answers(module, call, feeds)
-        frozen = traced or reads_values(module, call, feeds)
+        seen = observed(module, call, feeds)
     failures: dict[Attempt, BaseException] = {}
+    axes = dict(zip(call.names, call.axes, strict=True))
     batched = set(call.axes) != {None}
-    ways = attempts(module, len(next(iter(feeds.values()))), frozen=frozen, batched=batched)
+    ways = attempts(module, len(next(iter(feeds.values()))), frozen=traced or seen.found, batched=batched)
     for attempt in [way for way in ways if way.alone or not traced]:
         if attempt.rows != 1 and not attempt.alone and _mixing(failures):
             continue  # what mixes in a batch of any size does so in one of this size
@@ -196,14 +198,14 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
             exported = export(module, call, feeds, outputs, attempt)
             imported = _imported(module, call, exported, attempt, failures)
             source = _Source(module, call, outputs)
-            _prove(replace(imported, source=source), source, feeds, attempt, examples)
+            prove(replace(imported, source=source), source.answer, feeds, axes, attempt, examples)
         except Exception as error:  # exporters raise anything; what was raised is recorded, or raised in the end
             failures[attempt] = error
         else:
             return _Kept(imported, outputs, _hash(feeds) if attempt.alone else "")
     with exportable(module):
         run(module, call, {name: _with_a_gap(array) for name, array in feeds.items()})
-    raise _refusal(type(module).__name__, failures)
+    raise _refusal(type(module).__name__, failures, _CUT if seen.cut else _REWRITE)
 
 
 def _with_a_gap(array: np.ndarray) -> np.ndarray:
@@ -212,52 +214,14 @@ def _with_a_gap(array: np.ndarray) -> np.ndarray:
     return np.concatenate([array[..., :-1], np.zeros_like(array[..., -1:])], axis=-1) if masks else array
 
 
-def _prove(imported: Imported, source: _Source, feeds: Feeds, attempt: Attempt, examples: int) -> None:
-    axes = dict(zip(source.call.names, source.call.axes, strict=True))
-    if attempt.alone:
-        proof.prove_alone(imported, source.answer, feeds, axes)
-        return
-    if attempt.rows is None:
-        _check_open(imported, axes)
-    if (attempt.rows or 1) > 1:
-        check_apart(imported, axes, {name: array.shape[1:] for name, array in feeds.items()})
-        _check_any_size(source, feeds)
-    for trial in _trials(feeds, attempt):
-        proof.prove(imported, source.answer, trial, examples, axes)
-
-
-def _check_open(imported: Imported, axes: Axes) -> None:
-    """That a file for any batch has none of one size: an exporter fixes what a module counts, without a word."""
-    pairs = ((entry, axes[entry.name]) for entry in imported.inputs)
-    fixed = next((entry for entry, axis in pairs if entry.dims and axis is not None and entry.dims[axis]), None)
-    if fixed is not None:
-        raise UnsupportedError(f"the exporter fixes the batch that it was to leave open: {fixed}")
-
-
-def _check_any_size(source: _Source, feeds: Feeds) -> None:
-    """That the answers to examples do not change when there is one more, where the module takes one more.
-
-    Raises:
-        MixedExamplesError: When they do: the export holds the size of the batch as a number.
-    """
-    rows, own = len(next(iter(feeds.values()))), source.answer(feeds)
-    try:
-        larger = source.answer(proof.resized(feeds, rows + 1))
-    except InputError:  # a batch of this size is all that it takes
-        return
-    for name, array in own.items():
-        if not proof.stays(array, larger[name][: len(array)], _SAME):
-            raise MixedExamplesError(
-                f"output {name!r} of {type(source.module).__name__} depends on how many examples there are", TOGETHER
-            )
-
-
 def _imported(
     module: torch.nn.Module, call: Call, exported: Export, attempt: Attempt, failures: Mapping[Attempt, BaseException]
 ) -> Imported:
-    """An exported file as an import; weights outside it stay where they are as long as the import lives."""
+    """An exported file as an import, which owns its weights from then on."""
     folder = exported.folder
     read = onnx.read(exported.proto if folder is None else folder.model, copy=False)
+    if folder is not None:
+        folder.remove()
     origin = {"framework": f"torch {torch.__version__}", "exporter": attempt.exporter, "opset": str(attempt.opset)}
     if attempt.alone:
         origin["traced"] = "for these inputs alone"
@@ -267,7 +231,7 @@ def _imported(
         read,
         name=type(module).__name__,
         origin=origin,
-        feed=partial(_feed, call, folder),
+        feed=call.arrays,
         proto=None if folder else exported.proto,
         rounding=_rounding(exported.proto),
         alone=attempt.alone,
@@ -281,27 +245,13 @@ def _rounding(proto: ModelProto) -> float:
     return max((_COARSE[kind] for kind in types if kind in _COARSE), default=0.0)
 
 
-def _feed(call: Call, folder: object, inputs: Any) -> dict[str, np.ndarray]:
-    """Arrays by name; the folder is held here so that it lives as long as the import."""
-    return call.arrays(inputs)
-
-
-def _trials(feeds: Feeds, attempt: Attempt) -> Iterator[Feeds]:
-    """What an export is proven on: a trace that froze a branch is right where every example goes the traced way."""
-    yield feeds
-    if attempt.rows is not None and attempt.rows > 1:
-        yield {name: np.roll(array, 1, axis=0) for name, array in feeds.items()}
-    if attempt.exporter == "torchscript":
-        yield {name: -array if array.dtype.kind == "f" else array for name, array in feeds.items()}
-
-
 def _mixing(failures: Mapping[Attempt, BaseException]) -> str:
     """How examples mix, if they do: by the newer exporter's graph or a trace's values, as a trace unrolls loops."""
     pairs = ((attempt, error) for attempt, error in failures.items() if attempt.exporter == "dynamo" or attempt.alone)
     return next((error.reason for _, error in pairs if isinstance(error, MixedExamplesError)), "")
 
 
-def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceError:
+def _refusal(name: str, failures: Mapping[Attempt, BaseException], way_out: str) -> BacktraceError:
     """The reason that tells most: where files were written, how one of them differs, and else the first exporter's."""
     if mixed := _mixing(failures):
         return MixedExamplesError(f"{name[:30]} cannot be explained example by example: {mixed}", TOGETHER)
@@ -309,4 +259,4 @@ def _refusal(name: str, failures: Mapping[Attempt, BaseException]) -> BacktraceE
     kind = ImportMismatchError if wrong else UnsupportedError
     done = "no export computes what it computes" if wrong else "it cannot be exported"
     reason = describe(next(iter(wrong or failures.values())))[:_REASON].rstrip(".")
-    return kind(f"{name[:30]} cannot be imported: {done}. {reason}. Rewrite this, or export it to ONNX yourself")
+    return kind(f"{name[:30]} cannot be imported: {done}. {reason}. {way_out}")

@@ -215,6 +215,30 @@ def test_a_unit_that_is_small_beside_another_is_compared_by_itself(ours, theirs,
         compare(imported, found, expected, {"x": np.zeros((1, 1))})
 
 
+class Uncopied(Two):
+    """Cannot be copied; what it is given in its own precision alone, it says so."""
+
+    single = False
+
+    def __deepcopy__(self, memo):
+        raise AssertionError
+
+    def forward(self, x):
+        return super().forward(x.float() if self.single else x)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_rounding_is_measured_on_the_module_itself(single):
+    module, x = Uncopied(), examples()
+    module.single = single
+    source = reading.read_module(module, x).source
+    assert source is not None
+    found = source.rounding({"x": x.numpy()})
+    assert single or 0 < found["output"].max() < 1e-6
+    assert not (single and found)
+    assert {each.dtype for each in module.parameters()} == {torch.float32}
+
+
 def _never(*_):
     raise AssertionError
 

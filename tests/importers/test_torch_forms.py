@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, rnn
 
 from backtrace_jax import Explainer, explain
-from backtrace_jax.errors import InputError, MixedExamplesError, ModelError, UnsupportedError
+from backtrace_jax.errors import ImportMismatchError, InputError, MixedExamplesError, ModelError, UnsupportedError
 from backtrace_jax.importers import read
 from backtrace_jax.importers.pytorch import exporters
 from backtrace_jax.importers.pytorch.functions import Spelled
@@ -163,6 +163,63 @@ def test_packed_sequences_of_any_lengths(kind):
         found = _assert_own(module, x, torch.tensor(lengths))
         ended = np.arange(5) >= np.array(lengths)[:, None]
         assert (found.relevance["x"][ended] == 0).all()
+
+
+class Ended(nn.Module):
+    """Reads the last states of a recurrence only, whose lengths are told by a mask or as they are."""
+
+    def __init__(self, kind: type[nn.Module], **settings) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.masked = kind(3, 4, batch_first=True, **settings), "num_layers" in settings
+
+    def forward(self, x, lengths):
+        lengths = lengths.sum(1) if self.masked else lengths
+        state = self.cell(rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False))[1]
+        return (state[0] if isinstance(state, tuple) else state).movedim(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(nn.LSTM, {"bidirectional": True}), (nn.GRU, {"num_layers": 2})])
+def test_last_states_of_packed_sequences(kind, settings):
+    """One import takes any lengths, a batch of any size; gradients are autograd's, and nothing reaches padding."""
+    module, x, lengths = Ended(kind, **settings), _values(3, 5, 3), torch.tensor([2, 5, 3])
+    given = (torch.arange(5) < lengths[:, None]).long() if module.masked else lengths
+    explainer = Explainer(module, mode="gradient", scaler=None, example=(x, given))
+    for rows in ([0, 1, 2], [2], [1, 1, 0, 2]):
+        found, own = explainer((x[rows], given[rows]), target=1), x[rows].clone().requires_grad_()
+        answer = module(own, given[rows])
+        np.testing.assert_allclose(found.outputs["output"], answer.detach(), rtol=CLOSE, atol=CLOSE)
+        gradient = torch.autograd.grad(answer[:, 1].sum(), own)[0]
+        np.testing.assert_allclose(found.relevance["x"], gradient, rtol=CLOSE, atol=CLOSE)
+        assert (found.relevance["x"][torch.arange(5) >= lengths[rows][:, None]] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["default", "lrp-epsilon"])
+def test_a_packed_sequence_is_explained_as_it_is_alone(mode):
+    module, x, lengths = Ended(nn.LSTM), _values(2, 4, 3), torch.tensor([3, 4])
+    together = explain(module, (x, lengths), mode=mode, target=1, dtype="float64").relevance["x"]
+    alone = explain(module, (x[:1, :3], lengths[:1]), mode=mode, target=1, dtype="float64").relevance["x"]
+    np.testing.assert_allclose(together[:1, :3], alone, rtol=1e-9)
+    assert (together[0, 3:] == 0).all()
+
+
+class CutShort(nn.Module):
+    """How many positions it maximises over depends on the longest example of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return rnn.pad_packed_sequence(self.cell(packed)[0], batch_first=True)[0]
+
+
+def test_positions_that_depend_on_the_longest_example_are_refused_with_the_way_out():
+    with pytest.raises(ImportMismatchError, match=r"total_length=") as error:
+        explain(CutShort(), (_values(2, 4, 3), torch.tensor([3, 2])))
+    assert len(str(error.value)) <= 300
 
 
 class Lengths(nn.Module):

@@ -29,7 +29,7 @@ class Reversed(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         return -grad
 
 
@@ -42,7 +42,7 @@ class Honest(torch.autograd.Function):
         return x * x
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         return 2 * grad * ctx.saved_tensors[0]
 
 
