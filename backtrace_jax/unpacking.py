@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,6 +44,8 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         try:
             if file.read(4) not in _ARCHIVES:
                 file.seek(0)
+                _check_claim(file, size)
+                file.seek(0)
                 return np.load(file, allow_pickle=False)
             return _archive(file, size)
         except (BacktraceError, OSError):
@@ -55,13 +58,29 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
             raise InputError(f"it holds no arrays of numbers that can be read: {error!s:.200}") from error
 
 
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _check_claim(stream: Any, size: int) -> None:
+    """Refuse an array whose header claims more numbers than there are bytes; what is no array, numpy refuses."""
+    try:
+        shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+    except (ValueError, KeyError):
+        return
+    if math.prod(shape) * max(dtype.itemsize, 1) > size:
+        raise InputError(f"its header claims more numbers than its {size} bytes can hold")
+
+
 def _archive(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-    check_unpacked(sum(entry.file_size for entry in entries), size)
-    if len({entry.filename for entry in entries}) < len(entries):
-        raise InputError("two of its entries have one name")
+        check_unpacked(sum(entry.file_size for entry in entries), size)
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise InputError("two of its entries have one name")
+        for entry in entries:
+            with archive.open(entry) as stream:
+                _check_claim(stream, entry.file_size)
     file.seek(0)
     with np.load(file, allow_pickle=False) as loaded:
         arrays = dict(loaded.items())
