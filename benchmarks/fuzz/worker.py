@@ -97,6 +97,8 @@ def _is_outside(event: str, what: Any, how: str, folder: Path) -> bool:
     """Whether something was written, or read elsewhere than in the folder, after all links are followed."""
     if isinstance(what, str | bytes | os.PathLike) and _is_under(what, tempfile.gettempdir()):
         return False  # a folder of the library's own, which `main` puts aside for it
+    if event == "os.remove" and how != "(-1,)":
+        return False  # inside a folder that is removed, which is an event of its own
     if event not in ("open", "os.listdir", "os.scandir") or "w" in how or "a" in how or "+" in how:
         return True
     if not isinstance(what, str | bytes | os.PathLike):
