@@ -13,10 +13,10 @@ from .answers import Answer, read_answer, tables
 from .axes import Axes, channel_axes
 from .batch import TOGETHER, Leaving, no_batch
 from .engine.chunks import default_chunk, default_group, run_chunks
-from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost
+from .engine.compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost, work
 from .engine.layers import select_layers, select_value
 from .engine.plan import Plan, plan_walk
-from .errors import MixedExamplesError, SettingError, UnsupportedError
+from .errors import MixedExamplesError, ModelError, SettingError, UnsupportedError
 from .importers import Imported
 from .ir import Graph, Program, Var
 from .layout import left
@@ -26,6 +26,12 @@ from .questions import Question
 from .rules import AlongPath, Mode, find_mode
 from .settings import Settings
 from .tasks import QuestionForm, Task, resolve_task
+
+MOST_WORK = 2.0**47
+"""Floating-point operations that one run of a model may take, loops as often as they run; adjustable.
+
+That is an hour of two cores; a language model of 7 billion weights takes a fifth of it for 2,000 tokens.
+"""
 
 Shapes: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
 
@@ -214,7 +220,22 @@ def plan(named: Program, settings: Settings, device: Device, form: Form) -> Plan
     request = _request(named.graph, walked, settings, form)
     masked = {name: _masked(named.graph, walked, name) for name in form.conditions}
     channels = channel_axes(named.graph) if masked else {}
-    return Planned(program, request, masked, channels, form.rows, cost(named))
+    effort = cost(named)
+    _check_work(work(named, effort))
+    return Planned(program, request, masked, channels, form.rows, effort)
+
+
+def _check_work(operations: float) -> None:
+    """Refuse what would not answer before one has lost patience.
+
+    Raises:
+        ModelError: Naming the number.
+    """
+    if operations > MOST_WORK:
+        raise ModelError(
+            f"one run of the model takes {operations:.3g} floating-point operations, more than the {MOST_WORK:.3g} "
+            "that are allowed; if that is meant, raise backtrace_jax.compiled.MOST_WORK"
+        )
 
 
 def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:

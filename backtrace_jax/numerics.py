@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from .arguments import choice
+from .interrupting import interruptible
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
@@ -50,4 +51,5 @@ def exact_types(precision: str = "highest") -> Iterator[None]:
 def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:
     """Compile a function for arguments of these types (or arrays of them), on one device."""
     with exact_types(precision), jax.default_device(device):
-        return jax.jit(function).lower(*types).compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
+        lowered = jax.jit(function).lower(*types)
+        return interruptible(lowered.compile, compiler_options=COMPILER_OPTIONS.get(device.platform, {}))

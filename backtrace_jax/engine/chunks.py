@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ..errors import SettingError
+from ..interrupting import interruptible
 from ..texts import shown
 
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
@@ -72,7 +73,8 @@ def run_chunks(
     """
     parts = []
     for part, size in _padded(arrays, count, chunk):
-        parts.append(jax.tree.map(lambda array, size=size: np.asarray(array)[:size], call(part)))
+        found = interruptible(lambda part=part: jax.tree.map(np.asarray, jax.block_until_ready(call(part))))
+        parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
         if progress:
             progress(min(len(parts) * chunk, count), count)
     return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -244,10 +244,28 @@ def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple
 
 
 def cost(program: Program) -> float:
-    """Floating-point operations of one forward pass, as XLA counts them before optimising."""
-    graph = program.graph
+    """Floating-point operations of one forward pass, as XLA counts them before optimising; of a loop, of one step."""
+    return _counted(program.graph, ("flops",))
+
+
+def work(program: Program, once: float) -> float:
+    """Floating-point operations of one forward pass, those of loops as often as they run.
+
+    Args:
+        program: The graph.
+        once: Its `cost`.
+    """
+    return once + _repeated(program.graph)
+
+
+def _repeated(graph: Graph) -> float:
+    loops = [(eqn.params["length"], body) for eqn in graph.eqns if "length" in eqn.params for body in eqn.bodies]
+    return float(sum(length * (_counted(body) + _repeated(body)) for length, body in loops))
+
+
+def _counted(graph: Graph, kinds: Sequence[str] = ("flops", "transcendentals")) -> float:
     types = ({v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group} for group in (graph.params, graph.inputs))
     with exact_types():
         lowered = jax.jit(partial(_outputs, graph)).lower(*types)
         analysis = lowered.cost_analysis()
-    return float(analysis.get("flops", 0.0)) if analysis else 0.0
+    return float(sum(analysis.get(kind, 0.0) for kind in kinds)) if analysis else 0.0

@@ -16,11 +16,12 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.ir import Eqn, Graph
 from backtrace_jax.ops.cost import Cost, evaluation_cost
 
 from .load import OnnxModel
 from .schemas import infer_results, schema_of
-from .verify import MOST_AXES
+from .verify import MOST_AXES, shortened
 
 LARGEST_VALUE = 2**30
 """Bytes of any one value of a graph, for one example. Three quarters of it is what known values may take together.
@@ -34,6 +35,9 @@ MOST_UNFOLDED = 20_000
 
 LONGEST_LOOP = 2**20
 """Steps of a loop whose number of steps is known."""
+
+MOST_STEPS = 2**24
+"""Steps that all loops of a graph take together; a loop inside another one counts as often as it runs. Adjustable."""
 
 _PER_BYTE = 8  # bytes of known values allowed per byte of the model: packed integers become floats, once or twice
 _WORK = 2**34  # arithmetic allowed in known values, in units of `evaluation_cost`: a few seconds
@@ -156,6 +160,32 @@ class Limits:
         if total > allowed:
             limit = f"more than the {_in_words(allowed)} that they may take"
             raise ModelError(f"the known values of the model would take {_in_words(total)}, {limit}; {_ADVICE}")
+
+
+def check_loops(graph: Graph) -> None:
+    """Refuse a graph whose loops, those inside others as often as they run, take too many steps together.
+
+    Raises:
+        ModelError: Naming the node that takes most of them, and the number.
+    """
+    loops = _loops(graph)
+    total = sum(map(_steps, loops))
+    if total > MOST_STEPS:
+        most = max(loops, key=_steps).source
+        raise ModelError(
+            f"node {shortened(most.node)!r} ({most.operator}): the loops of the model, nested ones multiplied, take "
+            f"{total} steps, more than the {MOST_STEPS} that are allowed; if the model can be trusted, raise "
+            "backtrace_jax.importers.onnx.limits.MOST_STEPS"
+        )
+
+
+def _loops(graph: Graph) -> list[Eqn]:
+    return [eqn for eqn in graph.eqns if "length" in eqn.params]
+
+
+def _steps(loop: Eqn) -> int:
+    """Steps of a loop, and of those inside it."""
+    return loop.params["length"] * (1 + sum(_steps(inner) for body in loop.bodies for inner in _loops(body)))
 
 
 def check_reference(node: onnx.NodeProto, operands: Sequence[np.ndarray | None], opset: int | None) -> None:

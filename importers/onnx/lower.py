@@ -24,7 +24,7 @@ from backtrace_jax.ir import Program, Source, Value, check
 
 from .definitions import check_node
 from .functions import expand, standard_function
-from .limits import check_reference
+from .limits import check_loops, check_reference
 from .load import OnnxModel
 from .lowering import Lowering
 from .operators import find_operator, is_random
@@ -81,6 +81,7 @@ def lower(
         raise UnsupportedError("all outputs of the model are text; give it an output of scores as well")
     program = lowering.finish(dict(outputs))
     check(program.graph)
+    check_loops(program.graph)
     return program
 
 

@@ -30,6 +30,7 @@ def _drawn(lowering: Lowering, draw: _Draw, shape: Sequence[int], dtype: np.dtyp
     turn, lowering.draws[name] = lowering.draws[name], lowering.draws[name] + 1
     start = zlib.crc32(name.encode() if seed is None else np.float32(seed).tobytes())
     wide = np.dtype(dtype) if np.dtype(dtype) in (np.float32, np.float64) else np.dtype(np.float32)
+    lowering.limits.check_known(shape, wide)
 
     def numbers() -> Array:
         key = jax.random.fold_in(jax.random.key(start, impl="threefry2x32"), turn)

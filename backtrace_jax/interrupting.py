@@ -1,0 +1,29 @@
+"""Lets Ctrl-C be heard while XLA compiles or computes.
+
+Python handles signals in its main thread only, and only between two of its own instructions; a call of XLA returns when
+it is done. So the main thread hands such calls to another one and waits. After an interrupt XLA ends what it is at in
+the background, since nothing can stop it; nobody waits for the result any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+
+def interruptible(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """What a function returns, or its error; in the main thread Ctrl-C is heard meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        return function(*args, **settings)
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(function(*args, **settings))
+        except BaseException as error:  # raised again where it is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found.result()
