@@ -18,7 +18,7 @@ from typing import Any
 
 PATIENCE = 40  # seconds of the clock after which a file hangs, however slow the machine is
 START = 900  # seconds for a worker to be ready
-BATCH = 1000  # files per process
+BATCH = 500  # files per process
 
 
 def main() -> int:
@@ -64,6 +64,10 @@ def _batch(seed: int, numbers: range, every: int, full: bool) -> list[dict[str, 
                 number = waiting.pop(0)
                 trial = worker.run(number)
                 trials.append(trial)
+                if trial["findings"]:
+                    print(
+                        trial["name"], trial["base"], trial["mutations"], *trial["findings"], sep="  ", file=sys.stderr
+                    )
                 if not worker.is_fit(trial):
                     break
     return trials
@@ -127,8 +131,6 @@ def summarised(trials: Iterator[dict[str, Any]], *, progress: bool = False) -> d
     done: list[dict[str, Any]] = []
     for trial in trials:
         done.append(trial)
-        if progress and trial["findings"]:
-            print(trial["name"], trial["base"], trial["mutations"], *trial["findings"], sep="  ", file=sys.stderr)
         if progress and len(done) % BATCH == 0:
             found = sum(bool(each["findings"]) for each in done)
             print(f"{len(done)} files, {found} findings", file=sys.stderr, flush=True)

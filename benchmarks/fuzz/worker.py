@@ -195,7 +195,8 @@ def run(seed: int, index: int, folder: Path, *, full: bool, every: int) -> Trial
     faulthandler.dump_traceback_later(_TRACED)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of memory starts again
     start, wall, used = time.process_time(), time.monotonic(), Used("")
-    with _watching(folder, trial):
+    with _watching(folder, trial), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         try:
             used = USES[path.suffix](path, index % every == 0)
             trial.outcome = used.outcome
@@ -206,6 +207,7 @@ def run(seed: int, index: int, folder: Path, *, full: bool, every: int) -> Trial
     faulthandler.cancel_dump_traceback_later()
     trial.seconds = round(min(time.process_time() - start, time.monotonic() - wall), 2)
     trial.mebibytes = _peak() >> 20
+    trial.findings += [f"warning: {each.message!s:.200}" for each in told if each.category is RuntimeWarning]
     trial.findings += compared(path, used)
     if trial.seconds > SECONDS:
         trial.findings.append(f"slow: {trial.seconds} s")

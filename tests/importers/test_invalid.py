@@ -160,6 +160,13 @@ def test_integers_divided_by_a_constant_of_zero(op):
     assert "integers are divided by a constant that is 0" in found
 
 
+def test_variances_below_zero():
+    known = {"s": weights(4), "v": np.array([1, 1, -2, 1], np.float32)}
+    assert "a variance is -2; with epsilon=1e-05 it must be above 0" in message(
+        one("BatchNormalization", ("x", "s", "s", "s", "v"), known)
+    )
+
+
 @pytest.mark.parametrize("version", [0, -1, 29, 10**6, 2**62])
 def test_opsets_that_do_not_exist(version):
     hostile = one("Relu")

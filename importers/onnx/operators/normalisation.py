@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import UnsupportedError
+from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value
 
 from ..lowering import Lowering
@@ -33,6 +33,8 @@ def _affine(
     statistics = [value.astype(np.float64) for value in (scale, shift, mean, var) if isinstance(value, np.ndarray)]
     if len(statistics) == 4:
         gamma, beta, centre, variance = statistics
+        if (variance + epsilon <= 0).any():
+            raise ModelError(f"a variance is {variance.min():.3g}; with epsilon={epsilon:.3g} it must be above 0")
         factor = gamma / np.sqrt(variance + epsilon)
         offset = beta - centre * factor
         return lowering.derived(scale, factor.astype(dtype)), lowering.derived(shift, offset.astype(dtype))
