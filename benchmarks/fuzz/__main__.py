@@ -41,6 +41,7 @@ def main() -> int:
     summary = summarised(
         fuzz(asked.seed, numbers, workers=asked.workers, every=asked.every, full=not asked.quick), progress=True
     )
+    summary["command"] = " ".join(["python -m benchmarks.fuzz", *sys.argv[1:]])
     summary["minutes"] = round((time.monotonic() - begin) / 60, 1)
     asked.output.write_text(json.dumps(summary, indent=1))
     print(json.dumps({key: value for key, value in summary.items() if key != "findings"}, indent=1))
@@ -140,6 +141,8 @@ def summarised(trials: Iterator[dict[str, Any]], *, progress: bool = False) -> d
         "files": len(done),
         "outcomes": dict(Counter(each["outcome"] for each in done).most_common()),
         "finding_kinds": dict(kinds),
+        "families": dict(Counter(each["base"].partition("/")[0] for each in done).most_common()),
+        "mutations": dict(Counter(name for each in done for name in each["mutations"]).most_common()),
         "causes": dict(Counter(each.get("cause", "").partition(":")[0] for each in done).most_common(30)),
         "seconds": {each["name"]: each.get("seconds") for each in slowest},
         "most_mebibytes": max((each.get("mebibytes", 0) for each in done), default=0),

@@ -72,7 +72,7 @@ def _check_attributes(node: onnx.NodeProto, schema: Any) -> None:
     for attribute in node.attribute:
         if attribute.name not in known:
             listed = ", ".join(sorted(known)) or "none"
-            raise ModelError(f"it has no attribute {shortened(attribute.name)!r}; there is: {listed}"[:600])
+            raise ModelError(f"it has no attribute {shortened(attribute.name)!r}; there is: {listed}")
         wanted = known[attribute.name].type.name
         found = onnx.AttributeProto.AttributeType.Name(attribute.type)
         if found != wanted:
@@ -109,7 +109,7 @@ def _parameters(node: onnx.NodeProto, schema: Any) -> list[Any]:
 def _check_types(operands: Sequence[Held | None], parameters: Sequence[Any], schema: Any) -> None:
     """Operands are there, of allowed types, and of one type where the definition names one for several."""
     single = onnx.defs.OpSchema.FormalParameterOption.Single
-    allowed, bound = _allowed(schema), {}
+    allowed, bound = _allowed(schema.domain, schema.name, schema.since_version), {}
     for operand, formal in zip(operands, parameters, strict=False):
         if operand is None and formal.option == single:
             raise ModelError(f"operand {formal.name!r} is missing")
@@ -124,12 +124,9 @@ def _check_types(operands: Sequence[Held | None], parameters: Sequence[Any], sch
             raise ModelError(f"operand {formal.name!r} must be {other} as those before it are, found {_plain(found)}")
 
 
-def _allowed(schema: Any) -> dict[str, tuple[str, ...]]:
-    return _constraints(schema.domain, schema.name, schema.since_version)
-
-
 @cache
-def _constraints(domain: str, name: str, version: int) -> dict[str, tuple[str, ...]]:
+def _allowed(domain: str, name: str, version: int) -> dict[str, tuple[str, ...]]:
+    """The types that each of a definition's type variables may stand for."""
     schema = onnx.defs.get_schema(name, version, domain)
     return {each.type_param_str: tuple(each.allowed_type_strs) for each in schema.type_constraints}
 

@@ -68,7 +68,7 @@ def _check_imports(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
     for entry in imports:
         _check_name(entry.domain)
         domain = entry.domain or "ai.onnx"
-        newest = _NEWEST_OPSETS.get(entry.domain.removeprefix("ai.onnx") if domain == "ai.onnx" else domain, _INT32)
+        newest = _NEWEST_OPSETS.get(domain, _INT32)
         if not 1 <= entry.version <= newest:
             known = f"; the installed onnx {onnx.__version__} knows 1 to {newest}" if newest < _INT32 else ""
             raise ModelError(f"opset {entry.version} of {shortened(domain)!r} does not exist{known}")
@@ -78,13 +78,12 @@ def _check_imports(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
 
 
 _INT32 = 2**31 - 1
-_NEWEST_OPSETS = {"": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
+_NEWEST_OPSETS = {"ai.onnx": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
 
 
 def _check_function(function: onnx.FunctionProto) -> None:
     _check_names([function.name, function.domain, *function.input, *function.output, *function.attribute])
     _check_imports(function.opset_import)
-    _check_unique("operand", function.input)
     _check_unique("result", function.output)
 
 
