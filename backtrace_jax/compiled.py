@@ -17,6 +17,7 @@ from .engine.compile import Constant, Explain, Prepared, Request, Result, compil
 from .engine.layers import select_layers, select_value
 from .engine.plan import Plan, plan_walk
 from .errors import MixedExamplesError, ModelError, SettingError, UnsupportedError
+from .fingerprint import surroundings
 from .importers import Imported
 from .ir import Graph, Program, Var
 from .layout import left
@@ -144,12 +145,14 @@ class Compiled(Planned):
         chunk: Runs of the graph per call.
         device: Where it runs.
         explain: The compiled function.
+        surroundings: What its bytes depend on besides the model and the settings, as it was when it was compiled.
     """
 
     weights: Prepared
     chunk: int
     device: Device
     explain: Explain
+    surroundings: Mapping[str, Any]
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
@@ -247,7 +250,8 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     group = default_group(planned.effort, device.platform)
     explain = compile_explain(planned.request, weights, constant, types, device, prepare=settings.prepare, group=group)
     known = {each.name: getattr(planned, each.name) for each in fields(planned)}
-    return Compiled(**known, weights=explain.prepare(weights), chunk=chunk, device=device, explain=explain)
+    prepared, now = explain.prepare(weights), surroundings(device)
+    return Compiled(**known, weights=prepared, chunk=chunk, device=device, explain=explain, surroundings=now)
 
 
 def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:

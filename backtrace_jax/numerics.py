@@ -7,10 +7,11 @@ an operation is called, it keeps for each shape until the process ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .arguments import choice
@@ -22,10 +23,17 @@ FLOAT_TYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 PRECISIONS = ("highest", "high", "default")
 
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"},
+    "cpu": {
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+        "xla_cpu_enable_fast_math": False,
+        "xla_cpu_prefer_vector_width": 256,
+    },
     "gpu": {"xla_gpu_deterministic_ops": True, "xla_gpu_exclude_nondeterministic_ops": True},
 }
-"""Options of each compiled function, by backend; set per function, so no process-wide flag is touched.
+"""Options of each compiled function, by backend; set per function, so no process-wide flag is touched, and none of the
+same name counts, nor `JAX_DISABLE_MOST_OPTIMIZATIONS`.
 
 On the CPU, XLA would drop optimisation barriers before it fuses, and then compute a value anew, rounded otherwise, in
 each place that reads it: the winner of a selection would not be found among its operands.
@@ -43,9 +51,26 @@ def float_type(name: str) -> np.dtype:
 
 @contextmanager
 def exact_types(precision: str = "highest") -> Iterator[None]:
-    """Inside, 64-bit types are kept as they are and contractions have this precision; nothing global changes."""
-    with jax.enable_x64(True), jax.default_matmul_precision(precision):
+    """Inside, 64-bit types are kept as they are, contractions have this precision, and nothing global changes.
+
+    What the caller has set of the settings of JAX that change numbers does not count inside.
+    """
+    with ExitStack() as stack:
+        for pinned in (
+            jax.enable_x64(True),
+            jax.default_matmul_precision(precision),
+            jax.threefry_partitionable(True),
+            jax.softmax_custom_jvp(True),
+            jax.disable_jit(False),
+        ):
+            stack.enter_context(pinned)
         yield
+
+
+def random_key(seed: int) -> Any:
+    """The key of a seed for JAX's threefry generator, whatever generator and offset of seeds the caller has set."""
+    words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
 def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:

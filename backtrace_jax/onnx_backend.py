@@ -20,7 +20,7 @@ from .errors import DataDependentError, InputError, SettingError
 from .importers import InputType
 from .importers.onnx import OnnxModel, input_types, load, lower
 from .ir import Program
-from .numerics import Device
+from .numerics import Device, exact_types
 from .processes import enter
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -114,7 +114,7 @@ class JaxRep(BackendRep):
         function = compile_forward(program.graph, weights, {name: arrays[name] for name in read}, device=self._device)
 
         def run(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            with jax.default_device(self._device), jax.enable_x64(True):
+            with jax.default_device(self._device), exact_types():
                 results = function(weights, {name: arrays[name] for name in read})
             return dict(zip(program.graph.output_names, map(np.asarray, results), strict=True))
 

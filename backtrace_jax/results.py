@@ -56,7 +56,7 @@ def as_explanation(
         fingerprint=fingerprint(
             model.sha256,
             {**model.origin, **_resolved(compiled, settings), **_asked(compiled, asked, constant)},
-            compiled.device,
+            compiled.surroundings,
         ),
         channels=channels,
         completeness_error=completeness,

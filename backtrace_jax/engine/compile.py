@@ -172,7 +172,12 @@ def compile_explain(
     derive = _compile_deriving(parts, weights, where)
     run = _compile_calling(parts, group, ((weights, types), constant, *examples), where)
     derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
-    return Explain(lambda weights: (weights, derive(weights)), run, derived_bytes)
+
+    def prepared(weights: Weights) -> Prepared:
+        with exact_types(request.precision):
+            return weights, derive(weights)
+
+    return Explain(prepared, run, derived_bytes)
 
 
 def _compile_deriving(parts: Split, weights: Weights, where: Mapping[str, Any]) -> Callable[[Weights], list[Any]]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..numerics import random_key
 from ..rules import AgainstReference, AlongPath, Once, Procedure, WithNoise, in_floats
 from .books import Books
 from .forward import forward
@@ -152,7 +153,7 @@ def _along_path(job: Job, procedure: AlongPath) -> Outcome:
 
 
 def _with_noise(job: Job, procedure: WithNoise) -> Outcome:
-    key = jax.random.key(procedure.seed, impl="threefry2x32")
+    key = random_key(procedure.seed)
     ends = job.ends
 
     def add(total: dict[str, Array], sample: Array) -> tuple[dict[str, Array], None]:

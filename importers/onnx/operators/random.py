@@ -15,6 +15,7 @@ import onnx
 from jax import Array
 
 from backtrace_jax.ir import Value
+from backtrace_jax.numerics import random_key
 from backtrace_jax.ops import compile_on_host, run_on_host
 
 from ..lowering import Lowering
@@ -33,11 +34,10 @@ def _drawn(lowering: Lowering, draw: _Draw, shape: Sequence[int], dtype: np.dtyp
     lowering.limits.check_known(shape, wide)
 
     def numbers() -> Array:
-        key = jax.random.fold_in(jax.random.key(start, impl="threefry2x32"), turn)
+        key = jax.random.fold_in(random_key(start), turn)
         return draw(key, tuple(shape), wide)
 
-    with jax.threefry_partitionable(True):
-        return run_on_host(compile_on_host(numbers)).astype(dtype)
+    return run_on_host(compile_on_host(numbers)).astype(dtype)
 
 
 def _uniform(low: float = 0.0, high: float = 1.0) -> _Draw:
