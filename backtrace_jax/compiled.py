@@ -42,7 +42,7 @@ class Outline:
     """What is known of a model at these shapes before anything is compiled.
 
     Attributes:
-        output: The value explained.
+        output: The value explained, by the model's own name of it.
         answer: What the graph says about it.
         rows: Examples per run of the graph.
         tables: Integer inputs that look up tables, each with the rows of its table.
@@ -130,10 +130,7 @@ class Planned:
     @property
     def output_name(self) -> str:
         """The model's own name of the value explained."""
-        graph = self.program.graph
-        return (
-            graph.output_names[graph.outputs.index(self.output)] if self.output in graph.outputs else self.output.name
-        )
+        return _own_name(self.program.graph, self.output)
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,13 @@ def outline(graph: Graph, settings: Settings, rows: int, leaving: Sequence[Leavi
     output = pick_output(graph, settings.output, leaving)
     if rows > 1 and output.shape[:1] != (rows,):
         raise SettingError(no_batch(output.name, output.shape, rows))
-    return Outline(output, read_answer(graph, output, rows), rows, tables(graph))
+    named = replace(output, name=_own_name(graph, output))
+    return Outline(named, read_answer(graph, output, rows), rows, tables(graph))
+
+
+def _own_name(graph: Graph, value: Var) -> str:
+    """The model's own name of an output, which the graph may move or call something else; of others their name."""
+    return graph.output_names[graph.outputs.index(value)] if value in graph.outputs else value.name
 
 
 def plan(named: Program, settings: Settings, device: Device, form: Form) -> Planned:

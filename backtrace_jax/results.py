@@ -61,6 +61,7 @@ def as_explanation(
         channels=channels,
         completeness_error=completeness,
         warnings=(
+            *model.notes,
             *inputs_forgotten(compiled.request.plan.forgotten),
             *filter(None, [unanswered.caution]),
             *findings(

@@ -100,6 +100,7 @@ class Imported:
         source: The framework's own model; None where the import is all that there is, and after `let_go`.
         rounding: Relative rounding of the coarsest floats that the model computes in, where they are its own choice.
         alone: Whether the import is proven for the very inputs it was made for, and for no others.
+        notes: What its owner should know of how it was read; each explanation says it among its warnings.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Imported:
     source: Source | None = None
     rounding: float = 0.0
     alone: bool = False
+    notes: tuple[str, ...] = ()
 
     def let_go(self) -> Imported:
         """The same import without its source, which is not kept alive by it then."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from backtrace_jax.importers.proof import resized
 
 from . import packed
 from .calls import Call, as_numpy, as_tensor, device_of
+from .hints import UNSEEN, hint
 from .names import describe
 from .trees import arrays_of, children
 
@@ -25,8 +25,7 @@ OUTPUT = "output"
 FIRST = ("logits", "last_hidden_state")
 """Fields that are a model's answer, whatever comes before them."""
 
-UNSEEN = nullcontext()
-
+_SAID = 100  # characters of the module's own error, where it is known what was meant
 _SAME = 1e-5  # relative difference of two runs of one module that is rounding, on a device that adds in any order
 
 
@@ -55,9 +54,10 @@ def run(
             result = module(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feeds.items())
+        advice, said = hint(module, call, feeds), describe(error)
         raise InputError(
-            f"the module cannot be called with these inputs ({shapes}){_hint(module, call, feeds)}; it says: "
-            f"{describe(error)}"
+            f"the module cannot be called with these inputs ({shapes}){advice}; it says: "
+            f"{said[:_SAID] if advice else said}"
         ) from error
     return {name: as_numpy(value, call.floating) for name, value in answers(result).items()}
 
@@ -86,42 +86,6 @@ class Reading(TorchFunctionMode):
         self.found = self.found or (func in self._READS and not packed.checks_shapes())
         self.cut = self.cut or packed.cuts(func, args)
         return func(*args, **(kwargs or {}))
-
-
-_TYPES = (
-    ("", lambda array: array),
-    (".astype(np.float32)", lambda array: array.astype(np.float32) if array.dtype.kind in "iub" else None),
-)
-_LAYOUTS = (
-    ("", lambda array: array),
-    ("[None]", lambda array: array[None]),
-    ("[None, None]", lambda array: array[None, None]),
-    (".transpose(0, 3, 1, 2)", lambda array: array.transpose(0, 3, 1, 2) if array.ndim == 4 else None),
-    (".transpose(2, 0, 1)[None]", lambda array: array.transpose(2, 0, 1)[None] if array.ndim == 3 else None),
-)
-"""What is forgotten most: floats, the batch axis, the axis of channels, channels before height and width."""
-
-
-def _hint(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> str:
-    """Another form of the only input that the module would take."""
-    for (layout, moved), (kind, converted) in itertools.product(_LAYOUTS, _TYPES) if len(feeds) == 1 else ():
-        ((name, array),) = feeds.items()
-        other = moved(array)
-        other = None if other is None else converted(other)
-        if other is not None and other is not array and _takes(module, call, {name: other}):
-            return f"; it takes {name}{layout}{kind}{', scaled as it was trained' if kind else ''}"
-    return ""
-
-
-def _takes(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> bool:
-    try:
-        own = {name: as_tensor(call.own(name, feeds[name]), device_of(module)) for name in call.names}
-        args, kwargs = call.filled(own)
-        with torch.no_grad():
-            module(*args, **kwargs)
-    except Exception:  # the module's own, whatever it is: the answer is no
-        return False
-    return True
 
 
 def batched_answers(module: torch.nn.Module, call: Call, feeds: Mapping[str, np.ndarray]) -> dict[str, int | None]:

@@ -79,7 +79,7 @@ class Call:
         """
         if isinstance(inputs, Mapping) and set(inputs) == set(self.names) and all(map(is_array, inputs.values())):
             return {name: as_numpy(inputs[name], self.floating) for name in self.names}
-        args, kwargs = _arguments(inputs)
+        args, kwargs = _arguments(inputs, len(self.arguments[0]))
         named = _named(args, kwargs, self.positional)
         if repr(_without_arrays(args, kwargs, self.positional)) != repr(self.arguments):
             raise InputError(
@@ -96,7 +96,7 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
         InputError: When there is no array among them, or one without a batch axis.
         SettingError: When the axis of the batch, or the input it is said of, does not exist.
     """
-    args, kwargs = _arguments(inputs)
+    args, kwargs = _arguments(inputs, _needed(module))
     positional = _parameters(module)
     named = _named(args, kwargs, positional)
     if isinstance(inputs, str):
@@ -118,7 +118,7 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
 
 def names_of(module: torch.nn.Module, inputs: Any) -> tuple[str, ...]:
     """Names of the arrays that these inputs call the module with."""
-    return tuple(_named(*_arguments(inputs), _parameters(module)))
+    return tuple(_named(*_arguments(inputs, _needed(module)), _parameters(module)))
 
 
 def as_numpy(value: Any, floating: torch.dtype | None) -> np.ndarray:
@@ -159,8 +159,13 @@ def _floating(module: torch.nn.Module) -> torch.dtype | None:
     return next(iter(types)) if len(types) == 1 else torch.float32
 
 
-def _arguments(inputs: Any) -> Arguments:
-    """Positional and keyword arguments of the call that a user means by these inputs."""
+def _arguments(inputs: Any, needed: int) -> Arguments:
+    """Positional and keyword arguments of the call that a user means by these inputs.
+
+    A list of arrays is one argument, but for a module that cannot be called with one only.
+    """
+    if isinstance(inputs, list) and needed > 1 and len(inputs) >= needed and all(map(is_array, inputs)):
+        inputs = tuple(inputs)
     if isinstance(inputs, Mapping):
         return (), {str(name): _filled_in(value) for name, value in inputs.items() if value is not None}
     if isinstance(inputs, tuple):
@@ -200,12 +205,21 @@ def _holds_tensors(value: Any) -> bool:
 
 def _parameters(module: torch.nn.Module) -> tuple[str, ...]:
     """Names of what `forward` takes by position."""
+    return tuple(each.name for each in _positional(module))
+
+
+def _needed(module: torch.nn.Module) -> int:
+    """How many arguments `forward` cannot be called without."""
+    return sum(each.default is inspect.Parameter.empty for each in _positional(module))
+
+
+def _positional(module: torch.nn.Module) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):
-        return ()
-    return tuple(each.name for each in parameters if each.kind in kinds)
+        return []
+    return [each for each in parameters if each.kind in kinds]
 
 
 def _argument_names(count: int, positional: Sequence[str]) -> list[str]:

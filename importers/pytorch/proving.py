@@ -9,7 +9,8 @@ import numpy as np
 from backtrace_jax.batch import TOGETHER
 from backtrace_jax.errors import InputError, MixedExamplesError, UnsupportedError
 from backtrace_jax.importers import Imported, proof
-from backtrace_jax.importers.proof import Arrays, Run
+from backtrace_jax.importers.comparison import Arrays
+from backtrace_jax.importers.proof import Run
 from backtrace_jax.layout import Axes
 from backtrace_jax.leaving import check_apart
 

@@ -35,7 +35,7 @@ from .names import describe
 from .precision import Doubled
 from .proving import prove
 from .state import state_of
-from .substitutions import evaluating, exportable
+from .substitutions import evaluating, exportable, training_note
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -144,7 +144,9 @@ _KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, _Kept]] = WeakKeyDictionar
 def read_module(module: torch.nn.Module, example: Any, batch_axis: BatchAxis = 0, *, anew: bool = False) -> Imported:
     """Import a module for inputs like these, or find the import of it that there is; `read` says more."""
     if example is None:
-        raise InputError("a PyTorch module is exported for its inputs; pass example= to Explainer, or inputs")
+        raise InputError(
+            "a PyTorch module is exported for its inputs: pass them, or example= where an Explainer is made of it"
+        )
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingDependencyError("torch exports through onnxscript: pip install 'backtrace-jax[torch]'")
     _check_loaded(module)
@@ -158,7 +160,8 @@ def read_module(module: torch.nn.Module, example: Any, batch_axis: BatchAxis = 0
         traced = form in kept and kept[form].imported.alone
         kept[form] = _import(module, call, feeds, rows if anew else proof.EXAMPLES, traced=traced)
     _KEPT[module] = kept
-    return replace(kept[form].imported, source=_Source(module, call, kept[form].outputs))
+    source = _Source(module, call, kept[form].outputs)
+    return replace(kept[form].imported, source=source, notes=(*filter(None, [training_note(module)]),))
 
 
 def _check_loaded(module: torch.nn.Module) -> None:

@@ -38,6 +38,28 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
         yield
 
 
+def _trains(part: Any) -> bool:
+    """Whether a layer does something else in training."""
+    if isinstance(part, torch.nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    if isinstance(part, torch.nn.modules.batchnorm._NormBase):
+        return part.running_mean is not None
+    dropout = getattr(part, "dropout", 0)
+    return isinstance(part, torch.nn.RReLU) or (isinstance(dropout, float) and dropout > 0)
+
+
+def training_note(module: torch.nn.Module) -> str:
+    """That a module is explained in another mode than it is in, where that is a difference; else empty."""
+    other = (name for name, part in module.named_modules() if part.training and _trains(part))
+    name = next(other, None)
+    if name is None:
+        return ""
+    return (
+        f"{type(module).__name__[:30]} is in train mode ({name or 'itself'!r}) and is explained as in eval mode: no "
+        "dropout, batch norm by its running statistics; module.eval() agrees"
+    )
+
+
 @contextmanager
 def exportable(module: torch.nn.Module) -> Iterator[None]:
     """The same function in a form that exporters can follow."""

@@ -17,7 +17,14 @@ import transformers
 from torch import nn
 
 from backtrace_jax import Explainer, explain
-from backtrace_jax.errors import ImportMismatchError, InputError, MixedExamplesError, UnsupportedError
+from backtrace_jax.errors import (
+    ImportMismatchError,
+    InputError,
+    MixedExamplesError,
+    RelevanceWarning,
+    SettingError,
+    UnsupportedError,
+)
 from backtrace_jax.importers import read
 from backtrace_jax.importers.pytorch import exporters, is_module, reading
 from backtrace_jax.importers.pytorch.answers import Reading, answers
@@ -356,6 +363,94 @@ def test_weighted_bags():
     np.testing.assert_allclose(
         explain(module, inputs).outputs["output"], module(**inputs).detach(), rtol=CLOSE, atol=CLOSE
     )
+
+
+class Texts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.position = nn.Embedding(6, 4), nn.Embedding(3, 4)
+
+    def forward(self, ids):
+        return (self.words(ids) + self.position(torch.arange(ids.shape[1]))).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[1, 2, 3, 4]], "4 tokens are more than its 3 positions ('position'): truncate the text"),
+        ([[1, 7]], "7 is no row of 'words.weight', which has 6 (0 to 5)"),
+        ([[-1, 2]], "-1 is no row of 'words.weight'"),
+    ],
+)
+def test_ids_that_a_module_has_no_rows_for_are_named(ids, message):
+    with pytest.raises(InputError) as error:
+        explain(Texts(), torch.tensor(ids))
+    assert message in str(error.value)
+    assert len(str(error.value)) <= 300
+
+
+class Sum(nn.Module):
+    """Takes two inputs, or one list of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 3)
+
+    def forward(self, x, y):
+        return self.first(x) * y.sum(-1, keepdim=True)
+
+
+class SumOfList(Sum):
+    def forward(self, parts):
+        return super().forward(*parts)
+
+
+@pytest.mark.parametrize(("kind", "names"), [(Sum, ["x", "y"]), (SumOfList, ["parts.0", "parts.1"])])
+def test_a_list_is_several_arguments_where_one_is_not_enough(kind, names):
+    module, inputs = kind(), [_examples(), 2 * _examples()]
+    explainer = Explainer(module, example=inputs)
+    found = explainer(inputs)
+    assert list(found.relevance) == names
+    expected = Sum.forward(module, *inputs).detach()
+    np.testing.assert_allclose(found.outputs["output"], expected, rtol=CLOSE, atol=CLOSE)
+
+
+class Mixing(nn.Module):
+    """One of its outputs compares the examples of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return {"logits": hidden.tanh(), "centred": hidden - hidden.mean(0), "pairs": hidden @ hidden.T}
+
+
+def test_an_output_that_mixes_examples_does_not_stand_in_the_way_of_another():
+    module, x = Mixing(), _examples()
+    found, own = explain(module, x, mode="gradient", target=1), _examples().requires_grad_()
+    assert list(found.outputs) == ["logits"]
+    gradient = torch.autograd.grad(module(own)["logits"][:, 1].sum(), own)[0]
+    np.testing.assert_allclose(found.relevance["x"], gradient, rtol=CLOSE, atol=ROUNDING)
+    with pytest.raises(MixedExamplesError, match=r"adds up the entries of all examples.*or ask for another output"):
+        explain(module, x, output="centred")
+
+
+def test_outputs_are_called_as_the_module_calls_them():
+    with pytest.raises(SettingError, match="position 9 is out of range: output 'output' takes position from -3 to 2"):
+        explain(nn.Linear(4, 3), _examples(), batch_axis=None, task="next-token", position=9)
+
+
+def test_a_module_in_train_mode_is_told_what_is_explained():
+    module = Plain()
+    with pytest.warns(RelevanceWarning, match=r"Plain is in train mode \('drop'\) and is explained as in eval mode"):
+        found = explain(module, _examples())
+    assert "train mode" in found.warnings[0]
+    assert explain(module.eval(), _examples()).warnings == ()
+    assert explain(nn.Linear(4, 3), _examples()).warnings == ()
 
 
 def test_large_weights_are_owned_and_their_folder_goes(monkeypatch, tmp_path):
