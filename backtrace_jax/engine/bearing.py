@@ -16,6 +16,7 @@ with quantities before the cast is arithmetic as with floats, whatever it mixes.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from ..ir import Eqn, Graph, Var
 from ..ops import CONTROL, FUNCTION, LINEAR, MOVE, NONE, OPS, POINTWISE, PRODUCT, QUOTIENT, SELECT
@@ -51,6 +52,13 @@ def quantities_in(graph: Graph, inputs: Collection[str], quantities: Collection[
     return frozenset(_Search({*inputs, *quantities}, inputs, quantities).over(graph).quantities)
 
 
+class Inside(NamedTuple):
+    """Names of the values of a body that bear relevance, and of its integers and truths that stand for quantities."""
+
+    bearing: frozenset[str]
+    quantities: frozenset[str]
+
+
 class _Search:
     """The values that bear relevance, found equation by equation.
 
@@ -75,9 +83,16 @@ class _Search:
         if any(var.name in self._varying for var in eqn.invars):
             self._varying.update(var.name for var in eqn.outvars)
         if OPS[eqn.op].kind == CONTROL:
-            self.found.update(_scanned(eqn, self.found))
+            self._add_scanned(eqn)
         elif self._is_quantity(eqn) or (self._is_worked_out(eqn) if _is_index(eqn) else any(bearers(eqn, self.found))):
             self._add(eqn)
+
+    def _add_scanned(self, eqn: Eqn) -> None:
+        """Add results of control flow; the kept states that follow them are nobody's operands."""
+        inside = bearing_in_body(eqn, self.found, self.quantities)
+        pairs = list(zip(eqn.outvars, eqn.params["body"].outputs, strict=False))
+        self.found.update(outer.name for outer, inner in pairs if inner.name in inside.bearing)
+        self.quantities.update(outer.name for outer, inner in pairs if inner.name in inside.quantities)
 
     def _add(self, eqn: Eqn) -> None:
         sources = self._sources_of(eqn)
@@ -104,8 +119,8 @@ class _Search:
         return bool(ids) and not others and (len(ids) == 1 or len(self._sources_of(eqn)) == 1)
 
 
-def bearing_in_body(eqn: Eqn, carrying: Collection[str]) -> frozenset[str]:
-    """Names of the values of a body that bear relevance in some step, given those that do outside.
+def bearing_in_body(eqn: Eqn, carrying: Collection[str], quantities: Collection[str] = ()) -> Inside:
+    """What bears relevance in a body in some step, given what does outside.
 
     A state bears relevance if its new value does, which may depend on states in turn: found by repetition. One that is
     set to a constant in every step bears none, whatever it starts from.
@@ -114,37 +129,30 @@ def bearing_in_body(eqn: Eqn, carrying: Collection[str]) -> frozenset[str]:
     given = list(zip(body.inputs, eqn.invars, strict=True))
     others = {inner.name for inner, outer in given[states:] if outer.name in carrying}
     starting = {inner.name for inner, outer in given[:states] if outer.name in carrying}
+    measured = {inner.name for inner, outer in given if outer.name in quantities}
     while True:
-        found = _bearing_inside(body, others | _growing(body, states, others, starting))
-        idle = starting - _bearing_states(body, states, found)
+        found = _settled(body, states, others | starting, measured & (others | starting))
+        idle = starting - _new_states(body, states, found.bearing)
         if not idle:
             return found
         starting -= idle
 
 
-def _bearing_inside(body: Graph, inputs: Collection[str]) -> frozenset[str]:
-    return bearing(body, inputs, {var.name for var in body.inputs})
-
-
-def _growing(body: Graph, states: int, others: set[str], starting: set[str]) -> set[str]:
-    """States that bear relevance sooner or later, given those that do at first."""
-    found = starting
+def _settled(body: Graph, states: int, inputs: set[str], measured: set[str]) -> Inside:
+    """What bears relevance once every state does that sooner or later will, given what does at first."""
     while True:
-        grown = found | _bearing_states(body, states, _bearing_inside(body, others | found))
-        if grown == found:
+        search = _Search(inputs, {var.name for var in body.inputs}, measured).over(body)
+        found = Inside(frozenset(search.found), frozenset(search.quantities))
+        grown = tuple(_new_states(body, states, names) for names in found)
+        if grown[0] <= inputs and grown[1] <= measured:
             return found
-        found = grown
+        inputs, measured = inputs | grown[0], measured | grown[1]
 
 
-def _bearing_states(body: Graph, states: int, found: Collection[str]) -> set[str]:
+def _new_states(body: Graph, states: int, found: Collection[str]) -> set[str]:
+    """States whose new values are among these."""
     pairs = zip(body.inputs[:states], body.outputs[:states], strict=True)
     return {state.name for state, new in pairs if new.name in found}
-
-
-def _scanned(eqn: Eqn, carrying: Collection[str]) -> set[str]:
-    """Results of control flow that bear relevance; the kept states that follow them are nobody's operands."""
-    inside, body = bearing_in_body(eqn, carrying), eqn.params["body"]
-    return {outer.name for outer, inner in zip(eqn.outvars, body.outputs, strict=False) if inner.name in inside}
 
 
 def _can_bear(var: Var) -> bool:
@@ -154,7 +162,7 @@ def _can_bear(var: Var) -> bool:
 def bearers(eqn: Eqn, carrying: Collection[str]) -> tuple[bool, ...]:
     """Which operands of an equation can take relevance from its result, given the values that bear relevance."""
     if OPS[eqn.op].kind == CONTROL:
-        return tuple(var.name in carrying and var.is_float for var in eqn.invars)
+        return tuple(var.name in carrying for var in eqn.invars)
     if _is_embedding(eqn, carrying):
         return tuple(position == 1 for position in range(len(eqn.invars)))
     if _is_index(eqn) and eqn.outvars[0].name in carrying:

@@ -261,9 +261,9 @@ class _Planning:
         return Step(eqn, kind, rule, bears, saturation, signs, gate, breaks, measured=measured)
 
     def _body(self, eqn: Eqn) -> Plan:
-        body, inside = eqn.params["body"], bearing_in_body(eqn, self.carrying)
+        body, (inside, quantities) = eqn.params["body"], bearing_in_body(eqn, self.carrying, self.quantities)
         outputs = tuple({var.name: var for var in body.outputs if var.name in inside}.values())
-        steps, needed = _Planning(body, self.mode, inside, recurrent=True).steps(outputs)
+        steps, needed = _Planning(body, self.mode, inside, quantities, recurrent=True).steps(outputs)
         reached = tuple(var for var in body.inputs if var.name in needed & inside)
         return Plan(body, outputs, steps, reached, self.mode.paired)
 

@@ -7,12 +7,14 @@ any, has to be enough, because in the graph they are cast to floats as a mask is
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 from ..ir import Eqn, Graph
 from ..ops import MOVE, OPS, PRODUCT, SELECT, SOFTMAX, SUM
 from ..rules import WEIGHTED
-from .bearing import bearing
+from .bearing import bearing, bearing_in_body, quantities_in
 
 
 def forgotten_quantities(graph: Graph, carrying: Collection[str], reached: Collection[str]) -> tuple[str, ...]:
@@ -31,17 +33,69 @@ def forgotten_quantities(graph: Graph, carrying: Collection[str], reached: Colle
     return tuple(name for name in unused if _is_used_as_quantity(graph, name, carrying))
 
 
+@dataclass(frozen=True)
+class _Scope:
+    """A graph, or a body that runs over time, and what is known of names in it.
+
+    Attributes:
+        graph: The graph.
+        own: Values that follow from the input in question.
+        quantities: The integers and truths among them.
+        carrying: Values that bear relevance.
+        constants: Known arrays.
+        measured: Those of its inputs that were scaled or shifted before.
+    """
+
+    graph: Graph
+    own: frozenset[str]
+    quantities: frozenset[str]
+    carrying: frozenset[str]
+    constants: frozenset[str]
+    measured: frozenset[str] = frozenset()
+
+    @cached_property
+    def others(self) -> set[str]:
+        """Floats that bear relevance."""
+        return {var.name for var in self.graph.variables() if var.is_float and var.name in self.carrying}
+
+    @cached_property
+    def changed(self) -> set[str]:
+        """What was scaled or shifted by a constant, and what follows from it."""
+        return _measured(self.graph, self.own - self.others, self.constants, self.measured)
+
+    def bodies(self) -> Iterator[_Scope]:
+        """The bodies in it."""
+        for eqn in self.graph.eqns:
+            if "body" in eqn.params:
+                pairs = [
+                    (inner.name, outer.name) for inner, outer in zip(eqn.params["body"].inputs, eqn.invars, strict=True)
+                ]
+                own = bearing_in_body(eqn, self.own, self.quantities)
+                carrying = bearing_in_body(eqn, self.carrying).bearing
+                known = (
+                    frozenset(inner for inner, outer in pairs if outer in names)
+                    for names in (self.constants, self.changed)
+                )
+                yield _Scope(eqn.params["body"], own.bearing, own.quantities, carrying, *known)
+
+
 def _is_used_as_quantity(graph: Graph, name: str, carrying: Collection[str]) -> bool:
-    others = {var.name for var in graph.variables() if var.is_float and var.name in carrying}
-    own = bearing(graph, (), quantities=[name]) - others
-    measured, hiding = _measured(graph, own), _hiding(graph)
-    return any(
+    own, quantities = bearing(graph, (), quantities=[name]), quantities_in(graph, (), [name])
+    params = frozenset(var.name for var in graph.params)
+    return _uses(_Scope(graph, own, quantities, frozenset(carrying), params))
+
+
+def _uses(scope: _Scope) -> bool:
+    """Whether what follows from the input is used as a quantity, in a body or outside."""
+    own, others, hiding = scope.own - scope.others, scope.others, _hiding(scope.graph)
+    here = any(
         _weighs(eqn, own, others)
         or _meets(eqn, own, others, (MOVE, SELECT))
         or (_meets(eqn, own, others, (SUM,)) and eqn.outvars[0].name not in hiding)
-        or _meets(eqn, measured, others, (PRODUCT,))
-        for eqn in graph.eqns
+        or _meets(eqn, scope.changed, others, (PRODUCT,))
+        for eqn in scope.graph.eqns
     )
+    return here or any(map(_uses, scope.bodies()))
 
 
 def _weighs(eqn: Eqn, own: Collection[str], carrying: Collection[str]) -> bool:
@@ -59,9 +113,9 @@ def _meets(eqn: Eqn, own: Collection[str], carrying: Collection[str], kinds: Col
     return op.kind in kinds and not names.isdisjoint(own) and not names.isdisjoint(carrying)
 
 
-def _measured(graph: Graph, own: Collection[str]) -> set[str]:
+def _measured(graph: Graph, own: Collection[str], params: Collection[str], before: Collection[str]) -> set[str]:
     """What was scaled or shifted by a constant, and what follows from it; 1 - m turns a mask round and is no shift."""
-    params, found = {var.name for var in graph.params}, set()
+    found = set(before)
     for eqn in graph.eqns:
         names = [var.name for var in eqn.invars]
         pairs = {"mul": (names, names[::-1]), "div": (names,), "sub": (names,), "add": (names, names[::-1])}

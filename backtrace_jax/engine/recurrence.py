@@ -45,7 +45,7 @@ def walk_over_time(
     compared, compared_fixed = _steps_values(step, reference) if reference is not None else ({}, {})
     backwards = _Backwards(step, fixed, compared_fixed, nonnegative)
     states, results = _arriving(step, values, found)
-    constants = {i: _blank(backwards.plan, values[step.eqn.invars[i].name]) for i in backwards.constants}
+    constants = {i: _blank(backwards.plan, values[step.eqn.invars[i].name], found) for i in backwards.constants}
     length, reverse = step.eqn.params["length"], not step.eqn.params["reverse"]
     (first, constants), (series, books) = lax.scan(
         backwards.step, (states, constants), (moving, compared, results), length=length, reverse=reverse
@@ -79,7 +79,8 @@ class _Backwards:
         now, then = {**self.fixed, **moving}, {**self.compared_fixed, **compared} or None
         relevance, books = walk(self.plan, now, starts, nonnegative=self.nonnegative, reference=then)
         names = {i: self.plan.graph.inputs[i].name for i in self.reached}
-        return OverTime({i: relevance.get(name, _blank(self.plan, now[name])) for i, name in names.items()}, books)
+        shares = {i: relevance.get(name, _blank(self.plan, now[name], starts)) for i, name in names.items()}
+        return OverTime(shares, books)
 
 
 def _body(step: Step) -> Plan:
@@ -104,7 +105,7 @@ def _arriving(step: Step, values: Values, found: Mapping[str, Array]) -> tuple[R
     plan, states = _body(step), step.eqn.params["states"]
     bearing = _positions(plan.graph.outputs, (var.name for var in plan.outputs))
     outer = step.eqn.outvars
-    last = {i: found.get(outer[i].name, _blank(plan, values[outer[i].name])) for i in bearing if i < states}
+    last = {i: found.get(outer[i].name, _blank(plan, values[outer[i].name], found)) for i in bearing if i < states}
     results = {i: found[outer[i].name] for i in bearing if i >= states and outer[i].name in found}
     return last, {i: jnp.moveaxis(R, 0, 1) if plan.paired else R for i, R in results.items()}
 
@@ -123,5 +124,7 @@ def _by_name(plan: Plan, *arriving: Relevance) -> dict[str, Array]:
     return starts
 
 
-def _blank(plan: Plan, like: Array) -> Array:
-    return jnp.zeros((2, *like.shape) if plan.paired else like.shape, like.dtype)
+def _blank(plan: Plan, like: Array, found: Mapping[str, Array]) -> Array:
+    """No relevance yet for a value; that of integers has the float type of what has arrived."""
+    dtype = like.dtype if jnp.issubdtype(like.dtype, jnp.inexact) else next(iter(found.values())).dtype
+    return jnp.zeros((2, *like.shape) if plan.paired else like.shape, dtype)
