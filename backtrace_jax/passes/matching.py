@@ -34,6 +34,7 @@ class Matcher:
     def __init__(self, producers: dict[str, Eqn], weights: dict[str, np.ndarray]) -> None:
         self.producers, self.weights = producers, weights
         self._numbers: dict[str, float | None] = {}
+        self._uniform: dict[str, float | None] = {}
 
     def match(self, pattern: Pattern, var: Var, bound: Bound) -> Iterator[Bound]:
         """Every way in which the pattern fits the value, given what stands in its holes already."""
@@ -45,6 +46,14 @@ class Matcher:
             array = self.weights.get(var.name)
             self._numbers[var.name] = None if array is None or array.size != 1 else float(array.item())
         return self._numbers[var.name]
+
+    def uniform(self, var: Var) -> float | None:
+        """The one value that all entries of a known array have."""
+        if var.name not in self._uniform:
+            array = self.weights.get(var.name)
+            alike = array is not None and array.size and (array == array.flat[0]).all()
+            self._uniform[var.name] = float(array.flat[0]) if array is not None and alike else None
+        return self._uniform[var.name]
 
     def origin(self, var: Var) -> Eqn | None:
         """The equation that computes a value, or its content in another float type."""
@@ -62,7 +71,7 @@ class Matcher:
                 yield bound
 
     def _constant(self, pattern: Constant, var: Var, bound: Bound) -> Iterator[Bound]:
-        number = self.number(var)
+        number = self.uniform(var)
         found = None if number is None else _accepted(pattern.scalar, number, bound)
         if found is not None:
             yield found
@@ -149,15 +158,15 @@ class Matcher:
         elif _usable(first) and numbers:
             for found, c in self.factored(b, over(wanted) if divides else wanted, bound, numbers - 1):
                 yield found, first / c if divides else first * c
-        elif first is None and second is None:
+        if self.number(a) is None and self.number(b) is None:  # equal numbers may be a scale as well
             for mine, others in self._splits(wanted, a, b, _FACTORING):
                 pairs = (a, mine), (b, over(others) if divides else others)
                 for found, (c, d) in self._both(self.factored, pairs, bound, numbers):
                     yield found, c / d if divides else c * d
 
     def _scalar(self, var: Var, other: Var, eqn: Eqn) -> float | None:
-        """The number that one operand is, if the other one has the shape of the result."""
-        return self.number(var) if other.shape == eqn.outvars[0].shape else None
+        """The number that one operand is, copied or not, if the other one has the shape of the result."""
+        return self.uniform(var) if other.shape == eqn.outvars[0].shape else None
 
     def _splits(
         self, wanted: tuple[Any, ...], a: Var, b: Var, splitting: Collection[str]
@@ -222,7 +231,7 @@ class Matcher:
         elif first is not None and numbers:
             for found, c in self.terms(b, wanted if sign > 0 else tuple(map(minus, wanted)), bound, numbers - 1):
                 yield found, first + sign * c
-        elif first is None and second is None:
+        if self.number(a) is None and self.number(b) is None:
             for mine, others in self._splits(wanted, a, b, _ADDING):
                 pairs = (a, mine), (b, others if sign > 0 else tuple(map(minus, others)))
                 for found, (c, d) in self._both(self.terms, pairs, bound, numbers):

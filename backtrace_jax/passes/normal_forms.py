@@ -32,9 +32,9 @@ def _apply(table: dict[str, Callable[[Rewriting, Eqn], Replacement]], rewriting:
 
 
 def _number_beside(rewriting: Rewriting, eqn: Eqn) -> tuple[Var, float] | None:
-    """The operand that is no number, and the number, of an operation on both that keeps the operand's type."""
+    """The operand that is no number, and the number, copied or not, of an operation that keeps the operand's type."""
     for value, other in (eqn.invars, eqn.invars[::-1]) if len(eqn.invars) == 2 else ():
-        number = rewriting.number(other)
+        number = rewriting.uniform(other)
         if number is not None and (value.shape, value.dtype) == (eqn.outvars[0].shape, eqn.outvars[0].dtype):
             return value, number
     return None
@@ -97,14 +97,14 @@ def _chosen(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     if test is None or test.op not in _MIRRORED or len(test.invars) != 2:
         return None
     value, op = test.invars[0], test.op
-    if rewriting.number(test.invars[1]) != 0:
+    if rewriting.uniform(test.invars[1]) != 0:
         value, op = test.invars[1], _MIRRORED[op]
-    if 0 not in map(rewriting.number, test.invars):
+    if 0 not in map(rewriting.uniform, test.invars):
         return None
     above, below = (below, above) if op.startswith("less") else (above, below)
     if above != value or value.shape != eqn.outvars[0].shape:
         return None
-    if rewriting.number(below) == 0:
+    if rewriting.uniform(below) == 0:
         return (rewriting.equation(eqn, "relu", value),)
     return _leaky(rewriting, eqn, value, below)
 
@@ -122,7 +122,7 @@ _MIRRORED = {"greater": "less", "less": "greater", "greater_equal": "less_equal"
 
 
 def _prelu(rewriting: Rewriting, eqn: Eqn) -> Replacement:
-    number = rewriting.number(eqn.invars[1])
+    number = rewriting.uniform(eqn.invars[1])
     return None if number is None else (rewriting.equation(eqn, "leaky_relu", eqn.invars[0], alpha=number),)
 
 
@@ -182,7 +182,7 @@ def _scaled_first(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 def _power(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     roots = {0.5: "sqrt", -0.5: "rsqrt"}
-    found = roots.get(rewriting.number(eqn.invars[1]) or 0.0)
+    found = roots.get(rewriting.uniform(eqn.invars[1]) or 0.0)
     return (
         (rewriting.equation(eqn, found, eqn.invars[0]),)
         if found and eqn.invars[0].shape == eqn.outvars[0].shape
@@ -228,7 +228,7 @@ def _difference(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     plain, known = _negated(rewriting, eqn, b), rewriting.weights.get(b.name)
     if plain is not None:
         return (rewriting.equation(eqn, "add", a, plain),)
-    if rewriting.number(a) == 0 and (b.shape, b.dtype) == (eqn.outvars[0].shape, eqn.outvars[0].dtype):
+    if rewriting.uniform(a) == 0 and (b.shape, b.dtype) == (eqn.outvars[0].shape, eqn.outvars[0].dtype):
         return (
             _negation(rewriting, negation) or (negation,) if (negation := rewriting.equation(eqn, "neg", b)) else None
         )

@@ -136,6 +136,13 @@ class Sheet:
     def outputs(self) -> set[str]:
         return {info.name for info in self.model.graph.output}
 
+    def prefix(self, node: onnx.NodeProto) -> str:
+        """What names of new values and constants begin with, which none that there are does."""
+        prefix = f"{node.output[0]}.{self.changed}."
+        while any(name.startswith(prefix) for name in (*self.writers, *self.constants)):
+            prefix = f"{prefix}again."
+        return prefix
+
     def alone(self, name: str) -> bool:
         """Whether one node reads a value, and nothing else."""
         return len(self.readers.get(name, ())) == 1 and name not in self.outputs
@@ -157,7 +164,7 @@ class Draft(Nodes):
     """What is written in place of one node (or a few that end in it)."""
 
     def __init__(self, sheet: Sheet, node: onnx.NodeProto) -> None:
-        super().__init__(f"{node.output[0]}.{sheet.changed}.")
+        super().__init__(sheet.prefix(node))
         self.sheet, self.node = sheet, node
 
     def again(self, node: onnx.NodeProto, *operands: Any, drop: Sequence[str] = (), **changed: Any) -> Any:
