@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -126,9 +126,9 @@ class Explainer:
             for name, array in expected.items()
             if array.dtype.kind not in "biu" and name in found.outputs  # those that mix examples are not told
         }
-        compare(imported, found.outputs, floats, feeds, {found.output: found.target})
+        unsettled = compare(imported, found.outputs, floats, feeds, {found.output: found.target})
         self._check_gradient(imported, feeds, expected, found.output)
-        return found
+        return replace(found, warnings=(*found.warnings, *unsettled)) if unsettled else found
 
     def _check_gradient(
         self, imported: Imported, feeds: dict[str, np.ndarray], answer: Mapping[str, np.ndarray], output: str

@@ -29,7 +29,7 @@ _FILL = 1e30  # from here on an entry is no quantity: logits left out are filled
 
 def compare(
     imported: Imported, found: Arrays, expected: Arrays, feeds: Arrays, asked: Mapping[str, np.ndarray | None] = NOTHING
-) -> None:
+) -> tuple[str, ...]:
     """Compare outputs of an import with those of its source on the same inputs, but for rounding.
 
     Positions that an attention mask leaves out are not compared: what stands there is nobody's answer. A unit that is
@@ -43,9 +43,14 @@ def compare(
         feeds: The inputs.
         asked: By output, flat indices of the units [batch] that are explained; these are compared wherever they stand.
 
+    Returns:
+        A line for each output whose explained units agree no better than rounding at its largest entry would, where
+        the source cannot measure whether it is rounding.
+
     Raises:
         ImportMismatchError: When they disagree, with both values.
     """
+    open_questions: list[str] = []
     for name, array in expected.items():
         where = f"output {name!r} of {imported.name}"
         if name not in found:
@@ -70,6 +75,9 @@ def compare(
         measured = imported.source.rounding(feeds) if imported.source is not None and doubtful.any() else NOTHING
         if name in measured:
             _refuse(where, difference, difference.apart > difference.units() + _MEASURED * measured[name])
+        elif units is not None:
+            open_questions += difference.unsettled(name, units, doubtful)
+    return tuple(open_questions)
 
 
 def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:
@@ -132,6 +140,22 @@ class _Difference:
         """Beyond this a unit is in doubt: it is apart by more than its share, and by more than rounding can explain."""
         rounding = np.minimum(_STEPS * self.step * self.size, _DOUBT * self.own)
         return np.maximum(self.tolerance * self.own, rounding) + _SMALLEST
+
+    def unsettled(self, name: str, asked: np.ndarray, doubtful: np.ndarray) -> list[str]:
+        """A line on the explained unit [batch] that is most in doubt, if one is."""
+        rows = np.flatnonzero((asked >= 0) & (asked < doubtful[0].size)) if doubtful.ndim else np.zeros(0, int)
+        ours, theirs, wide, open_ = (
+            array.reshape(len(array), -1)[rows, asked[rows]] if len(rows) else rows
+            for array in (self.ours, self.theirs, self.apart, doubtful)
+        )
+        if not np.any(open_):
+            return []
+        worst = int(np.where(open_, wide, -1.0).argmax())
+        return [
+            f"output {name!r}: the unit explained is {ours[worst]:.6g} here, {theirs[worst]:.6g} in the model itself "
+            f"(example {rows[worst]}); beside the largest entry, {self.size:.3g}, that may be rounding: the model "
+            "cannot be run in double to tell"
+        ]
 
 
 def _difference(found: np.ndarray, expected: np.ndarray, rounding: float, ignored: np.ndarray) -> _Difference:

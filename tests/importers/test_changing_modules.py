@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from contextlib import nullcontext
 
@@ -213,6 +214,30 @@ def test_a_unit_that_is_small_beside_another_is_compared_by_itself(ours, theirs,
     found, expected = ({"output": np.array([each], np.float32)} for each in (ours, theirs))
     with nullcontext() if agree else pytest.raises(ImportMismatchError):
         compare(imported, found, expected, {"x": np.zeros((1, 1))})
+
+
+class Unmeasured(Measured):
+    """A source that cannot be run in double."""
+
+    def rounding(self, feeds):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("ours", "target", "said"),
+    [
+        ([1e5, 0.7], 1, r"'output': the unit explained is 0.7 here, 0.5 in the model itself \(example 0\)"),
+        ([1e5, 0.7], 0, ""),
+        ([1e5, 0.7], -1, ""),  # no single unit is explained
+        ([1e5, 0.50003], 1, ""),
+    ],
+)
+def test_a_small_unit_that_nobody_can_measure_is_named_where_it_is_explained(ours, target, said):
+    imported = Imported("small", "", (), _never, _never, source=Unmeasured())
+    found, expected = ({"output": np.array([each], np.float32)} for each in (ours, [1e5, 0.5]))
+    lines = compare(imported, found, expected, {"x": np.zeros((1, 1))}, {"output": np.array([target])})
+    assert len(lines) == bool(said)
+    assert all(re.search(said, line) for line in lines)
 
 
 class Uncopied(Two):
