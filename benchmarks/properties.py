@@ -29,7 +29,7 @@ from tests.passes.test_random_programs import check_passes
 from tests.spellings.compositions import check_composition
 
 BROKEN = "broken"
-_LET_GO = 50  # draws after which compiled functions are let go
+_LET_GO = 50  # draws after which compiled functions are let go, and the state is told
 
 
 class Trial:
@@ -49,6 +49,7 @@ class Trial:
             came_out = BROKEN
         self.found[came_out] += 1
         if self.found.total() % _LET_GO == 0:
+            print(self, file=sys.stderr, flush=True)
             jax.clear_caches()
             gc.collect()
 
