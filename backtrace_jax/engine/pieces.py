@@ -23,7 +23,7 @@ from .keeping import type_of
 WHOLE = 2**13
 """Equations of a traced function up to which it is compiled as one."""
 
-SHORTEST, LONGEST = 200, 600
+SHORTEST, LONGEST = 100, 400
 """Equations of a piece: short enough for XLA, long enough that calls cost little beside what they compute."""
 
 _WINDOW = 4  # equations that a place to cut is known by
@@ -117,7 +117,7 @@ def _spans(eqns: Sequence[JaxprEqn]) -> Iterator[tuple[int, int]]:
     """
     hashes, start = _hashes(eqns), 0
     while len(eqns) - start > LONGEST:
-        end = min(range(start + LONGEST, start + SHORTEST - 1, -1), key=lambda place: hashes[place - 1])
+        end = min(range(start + SHORTEST, start + LONGEST + 1), key=lambda place: hashes[place - 1])
         yield start, end
         start = end
     yield start, len(eqns)

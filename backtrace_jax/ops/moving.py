@@ -11,6 +11,8 @@ from jax import Array, lax
 from .linear import same_rank
 from .registry import MOVE, register
 
+_TOGETHER = 32
+
 
 def reshape(x: Array, *, shape: Sequence[int]) -> Array:
     """The same entries in another shape."""
@@ -38,7 +40,10 @@ def reverse(x: Array, *, axes: Sequence[int]) -> Array:
 
 
 def concat(*arrays: Array, axis: int) -> Array:
-    """Arrays one after the other along an axis."""
+    """Arrays one after the other along an axis; very many a group at a time, since XLA takes the square of them."""
+    while len(arrays) > _TOGETHER:
+        groups = (arrays[i : i + _TOGETHER] for i in range(0, len(arrays), _TOGETHER))
+        arrays = tuple(lax.concatenate(group, axis) for group in groups)
     return lax.concatenate(arrays, axis)
 
 

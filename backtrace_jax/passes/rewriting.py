@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -39,7 +40,8 @@ class Rewriting(Matcher):
         self._params = list(program.graph.params)
         self._taken: set[str] | None = None
         self._behind: dict[str, tuple[int, ...]] = {}
-        self._outputs = [var.name for var in program.graph.outputs]
+        self._outputs = Counter(var.name for var in program.graph.outputs)
+        self._given: Counter[str] = Counter()
         self._same: dict[str, Var] = {}
 
     def param(self, name: str, array: np.ndarray) -> Var:
@@ -90,7 +92,7 @@ class Rewriting(Matcher):
 
     def reads(self, var: Var) -> int:
         """How often a value is read, as an output among others."""
-        return len(self.readers[var.name]) + self._outputs.count(var.name)
+        return len(self.readers[var.name]) + self._outputs[var.name]
 
     def behind(self, eqn: Eqn) -> int:
         """Bits of the operations among the last few equations up to this one."""
@@ -131,10 +133,12 @@ class Rewriting(Matcher):
     def _unique(self, name: str) -> str:
         if self._taken is None:
             self._taken = {var.name for var in self.program.graph.variables()}
-        while name in self._taken:
-            name += "'"
-        self._taken.add(name)
-        return name
+        found = name
+        while found in self._taken:
+            self._given[name] += 1  # where to go on: thousands may ask for the same name
+            found = f"{name}'" if self._given[name] == 1 else f"{name}'{self._given[name]}"
+        self._taken.add(found)
+        return found
 
 
 Step: TypeAlias = Callable[[Rewriting, Eqn], Replacement]

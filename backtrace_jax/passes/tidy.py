@@ -16,6 +16,7 @@ from .rewriting import Replacement, Rewriting, rewritten
 
 _BROADCASTING = {name for name, op in OPS.items() if op.kind in (SUM, QUOTIENT)} | {"mul", "maximum", "minimum"}
 _SETTLED = {name for name, op in OPS.items() if op.kind not in (CONTROL, NONE) and not op.many}
+_MANY = 16  # operands of a concatenation before it is looked at whether they repeat
 _SHORT = 1 << 16  # bytes of arrays that are compared by their numbers
 
 
@@ -101,6 +102,20 @@ def _sliced(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     return eqn.invars[0] if eqn.invars[0].shape == eqn.outvars[0].shape and set(eqn.params["stride"]) == {1} else None
 
 
+def _joined(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    """A few values joined many times over are joined once, and their entries gathered."""
+    axis, distinct = eqn.params["axis"], tuple(dict.fromkeys(eqn.invars))
+    if len(eqn.invars) <= _MANY or 2 * len(distinct) > len(eqn.invars):
+        return None
+    ends = np.cumsum([0, *(var.shape[axis] for var in distinct)])
+    places = {var: np.arange(start, end) for var, start, end in zip(distinct, ends[:-1], ends[1:], strict=True)}
+    order = rewriting.param(f"{eqn.outvars[0].name}.order", np.concatenate([places[var] for var in eqn.invars]))
+    name = f"{eqn.outvars[0].name}.joined"
+    once = [rewriting.equation(eqn, "concat", *distinct, name=name, axis=axis)] if distinct[1:] else []
+    value = once[0].outvars[0] if once else distinct[0]
+    return (*once, rewriting.equation(eqn, "gather", value, order, axis=axis))
+
+
 def _neutral(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     """x + 0, x - 0, x · 1, x / 1."""
     neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(eqn.op)
@@ -147,4 +162,5 @@ _RULES: dict[str, Callable[[Rewriting, Eqn], Replacement]] = {
     "cast": _cast,
     "expand": _expanded,
     "slice": _sliced,
+    "concat": _joined,
 }
