@@ -7,8 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from backtrace_jax import Explainer, InputError, MixedExamplesError, SettingError, explain
-from backtrace_jax import explainer as explainer_module
+from backtrace_jax import Explainer, InputError, MixedExamplesError, SettingError, explain, stages
 
 RNG = np.random.default_rng(0)
 W, B, V = (RNG.normal(size=shape).astype(np.float32) for shape in ((5, 7), (7,), (7, 3)))
@@ -163,8 +162,8 @@ def test_classes_that_are_as_many_as_a_fixed_batch(kept, shape):
 
 def test_shapes_share_their_weights_on_the_device(monkeypatch):
     made = []
-    compile_model = explainer_module.compile_model
-    monkeypatch.setattr(explainer_module, "compile_model", lambda *args: made.append(compile_model(*args)) or made[-1])
+    compile_model = stages.compile_model
+    monkeypatch.setattr(stages, "compile_model", lambda *args: made.append(compile_model(*args)) or made[-1])
     explainer = Explainer(model("N"))
     explainer(X)
     explainer(X, start=np.ones((6, 3), np.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -118,6 +118,26 @@ class _Model(Source):
             return self.written.runner.run(self.model, feeds)
         found = self.written.runner.run(self.model, {name: array[0] for name, array in feeds.items()})
         return {name: array[None] for name, array in found.items()}
+
+    def gradient(self, feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> None:
+        """A model that stops gradients is refused, others have the gradient of what they compute."""
+        name = next(_stops(self.model), None)
+        if name is not None:
+            raise UnsupportedError(
+                f"gradient modes take the derivative of what the model computes, and layer {name!r} (StopGradient) "
+                "tells Keras another one. Modes of relevance are not concerned; for the derivative explain its export: "
+                "backtrace_jax.export(model, path)"
+            )
+
+
+def _stops(model: Any) -> Iterator[str]:
+    """Names of the operations that stop gradients, those of models inside the model among them."""
+    for each in network(model).operations:
+        inner = getattr(each, "layer", each)  # what a wrapper applies
+        if type(each).__name__ == "StopGradient":
+            yield each.name
+        elif is_network(inner):
+            yield from _stops(inner)
 
 
 def _prove(source: _Model, feeds: Mapping[str, np.ndarray]) -> None:

@@ -462,6 +462,17 @@ def test_importing_the_package_imports_no_keras():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_gradient_that_keras_stops_is_refused(nested):
+    x = L.Input((3,), name="x")
+    model = keras.Model(x, ops.multiply(x, ops.stop_gradient(ops.sigmoid(x))))
+    model = keras.Sequential([L.Input((3,)), model]) if nested else model
+    rows = np.ones((2, 3), np.float32)
+    with pytest.raises(UnsupportedError, match=r"\(StopGradient\) tells Keras another one.*export"):
+        explain(model, rows, task="regression", mode="gradient")
+    assert np.abs([*explain(model, rows, task="regression").relevance.values()]).max() > 0
+
+
 def test_examples_of_a_batch_as_one_example():
     with as_keras_runs():
         x = L.Input((3,), name="x")
