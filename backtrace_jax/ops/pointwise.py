@@ -1,4 +1,8 @@
-"""Functions applied entry by entry, of one operand that bears relevance; with several they are of kind function."""
+"""Functions applied entry by entry, of one operand that bears relevance; with several they are of kind function.
+
+Where a function has a kink its derivative is written down, not left to how it is computed: that of the side on which
+less passes, as with relu at 0; of the magnitude, 0. It is what PyTorch has for its activations.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from .registry import POINTWISE, register
 def prelu(x: Array, slope: Array) -> Array:
     """Leaky rectifier with a slope per channel."""
     x, slope = same_rank(x, slope)
-    return jnp.where(x < 0, slope * x, x)
+    return jnp.where(x > 0, x, slope * x)
 
 
 def pow_(x: Array, exponent: Array) -> Array:
@@ -37,8 +41,14 @@ def integer_pow(x: Array, *, exponent: int) -> Array:
 
 
 def clip(x: Array, *, low: int | float | None, high: int | float | None) -> Array:
-    """x kept inside an interval; None leaves a side open."""
-    return jnp.clip(x, low, high)
+    """x kept inside an interval; None leaves a side open. At an end it no longer follows x, as with relu at 0."""
+    raised = x if low is None else jnp.where(x <= low, jnp.asarray(low, x.dtype), x)
+    return raised if high is None else jnp.where(raised >= high, jnp.asarray(high, x.dtype), raised)
+
+
+def magnitude(x: Array) -> Array:
+    """|x|."""
+    return jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
 
 
 def gelu(x: Array, *, approximate: bool) -> Array:
@@ -51,12 +61,17 @@ def gelu(x: Array, *, approximate: bool) -> Array:
 
 def leaky_relu(x: Array, *, alpha: float) -> Array:
     """x where positive, alpha x elsewhere."""
-    return jnp.where(x < 0, x * alpha, x)
+    return jnp.where(x > 0, x, x * alpha)
 
 
 def elu(x: Array, *, alpha: float) -> Array:
     """x where positive, alpha (exp(x) - 1) elsewhere."""
-    return jnp.where(x < 0, jnp.expm1(jnp.minimum(x, 0)) * alpha, x)
+    return jnp.where(x > 0, x, jnp.expm1(_not_positive(x)) * alpha)
+
+
+def _not_positive(x: Array) -> Array:
+    """x, or 0 where it is positive, so that its exponential does not overflow where nobody looks."""
+    return jnp.where(x > 0, jnp.zeros_like(x), x)
 
 
 def selu(x: Array, *, alpha: float, gamma: float) -> Array:
@@ -66,12 +81,12 @@ def selu(x: Array, *, alpha: float, gamma: float) -> Array:
 
 def celu(x: Array, *, alpha: float) -> Array:
     """Continuously differentiable exponential linear unit."""
-    return jnp.where(x < 0, jnp.expm1(jnp.minimum(x, 0) / alpha) * alpha, x)
+    return jnp.where(x > 0, x, jnp.expm1(_not_positive(x) / alpha) * alpha)
 
 
 def hard_sigmoid(x: Array, *, alpha: float, beta: float) -> Array:
     """alpha x + beta kept inside [0, 1]."""
-    return jnp.clip(x * alpha + beta, 0, 1)
+    return clip(x * alpha + beta, low=0, high=1)
 
 
 def hard_swish(x: Array) -> Array:
@@ -114,7 +129,7 @@ def shrink(x: Array, *, bias: float, lambd: float) -> Array:
 register(
     POINTWISE,
     {
-        "abs": jnp.abs,
+        "abs": magnitude,
         "acos": jnp.acos,
         "acosh": jnp.acosh,
         "asin": jnp.asin,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -13,7 +14,7 @@ from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import walk
 from backtrace_jax.ir import Builder, Program
 from backtrace_jax.numerics import exact_types
-from backtrace_jax.ops import OPS, POINTWISE, QUOTIENT
+from backtrace_jax.ops import OPS, POINTWISE, QUOTIENT, evaluate
 from backtrace_jax.rules import find_mode, mode
 from tests.engine.graphs import DOUBLE, INDEX, program
 from tests.ops.specimens import SPECIMENS
@@ -158,6 +159,42 @@ def test_tied_winners_share_the_derivative():
         "reduce_max", [np.array([1.0, 3.0, 3.0])], np.array(4.0), mode="gradient", axes=(0,), keepdims=False
     )
     close(walked.relevance["x0"], np.array([0.0, 2.0, 2.0]))
+
+
+KINKS = {  # what an operation's derivative is at places of which some are kinks, as PyTorch has it
+    "abs": ({}, [-2, 0, 3], [-1, 0, 1]),
+    "relu": ({}, [-2, 0, 3], [0, 0, 1]),
+    "clip": ({"low": 0.0, "high": 6.0}, [-1, 0, 1, 6, 7], [0, 0, 1, 0, 0]),
+    "leaky_relu": ({"alpha": 0.25}, [-2, 0, 3], [0.25, 0.25, 1]),
+    "elu": ({"alpha": 0.5}, [0, 3], [0.5, 1]),
+    "selu": ({"alpha": 1.5, "gamma": 2.0}, [0, 3], [3, 2]),
+    "celu": ({"alpha": 0.5}, [0, 3], [1, 1]),
+    "hard_sigmoid": ({"alpha": 0.5, "beta": 0.5}, [-1, 0, 1], [0, 0.5, 0]),
+    "hard_swish": ({}, [-3, 0, 3], [-0.0, 0.5, 1]),
+    "thresholded_relu": ({"alpha": 1.0}, [0, 1, 2], [0, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("op", KINKS)
+def test_derivatives_at_kinks(op):
+    """At an end of its range a function no longer follows its operand, however it is computed."""
+    params, x, slope = KINKS[op]
+    walked = walk_op(op, [np.array(x, float)], np.full(len(x), 2.0), mode="gradient", **params)
+    close(walked.relevance["x0"], 2.0 * np.array(slope))
+
+
+def test_the_derivative_of_a_leaky_rectifier_with_known_slopes():
+    walked = walk_op("prelu", [np.array([-1.0, 0, 2]), np.full(3, 0.25)], np.ones(3), mode="gradient", constant=(1,))
+    close(walked.relevance["x0"], np.array([0.25, 0.25, 1]))
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, 1), (0, None), (2, 1), (-math.inf, math.inf)])
+def test_clipped_values(low, high):
+    """Bounds that cross leave the upper one, as ONNX says; NaN stays."""
+    x = np.array([-math.inf, -1.0, 0.0, 0.5, 1.0, 2.0, math.nan])
+    found = evaluate("clip", [x], {"low": low, "high": high})
+    raised = x if low is None else np.maximum(x, low)
+    np.testing.assert_array_equal(found, raised if high is None else np.minimum(raised, high))
 
 
 def test_an_infinite_derivative_counts_as_none():
