@@ -90,11 +90,11 @@ def inputs_first(inputs: Any, names: Sequence[str], axes: Axes) -> Any:
     """
     if all(axis == 0 for axis in axes.values()):
         return inputs
-    given = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
-    if not isinstance(inputs, Mapping | tuple):
-        given = {names[0]: inputs}
-    if isinstance(inputs, tuple) and len(inputs) != len(names):
-        return inputs
+    if not isinstance(inputs, Mapping):
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        if len(inputs) != len(names):
+            return inputs
+    given = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=True))
     first = {name: moved_first(name, value, axes.get(name, 0)) for name, value in given.items()}
     count = next((len(array) for name, array in first.items() if axes.get(name, 0) is not None and array.ndim), 1)
     return {name: array if axes.get(name, 0) is not None else _repeated(array, count) for name, array in first.items()}

@@ -170,3 +170,18 @@ def test_shapes_share_their_weights_on_the_device(monkeypatch):
     (plain, _), (custom, _) = (each.weights for each in made)
     assert plain.keys() == custom.keys()
     assert all(plain[name] is custom[name] for name in plain)
+
+
+DOUBLED = """<ir_version: 10, opset_import: ["" : 20]> g (float x) => (float y) { y = Add(x, x) }"""
+
+
+@pytest.mark.parametrize("given", [3.0, np.float32(3), np.array(3, np.float32), (3.0,), {"x": 3.0}])
+def test_a_single_number_is_an_example_without_batch(given):
+    found = explain(onnx.parser.parse_model(DOUBLED), given, batch_axis=None)
+    assert (found.outputs["y"].tolist(), found.relevance["x"].tolist()) == ([6.0], [1.0])
+
+
+@pytest.mark.parametrize(("given", "words"), [((1.0, 2.0), "1 inputs .* found 2"), (object(), "holds object")])
+def test_what_is_no_input_is_named_without_a_batch_as_well(given, words):
+    with pytest.raises(InputError, match=words):
+        explain(onnx.parser.parse_model(DOUBLED), given, batch_axis=None)
