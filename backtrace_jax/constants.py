@@ -111,6 +111,10 @@ def _mask(name: str, condition: Any, var: Var, axis: int | None) -> np.ndarray:
     lead = int(var.shape[:1] == (1,))
     shape = var.shape[lead:]
     array = array_of(f"conditions[{name!r}]", condition)
+    if array.ndim == 0 and array.dtype.kind in "iu" and shape:
+        raise SettingError(
+            f"conditions[{name!r}] is one whole number, {array}; pass [{array}] to keep a channel, or a mask as a float"
+        )
     if array.ndim == 1 and array.dtype.kind in "iu" and shape:
         array = _channels(name, array, shape, None if axis is None else axis - lead)
     if array.dtype.kind not in "bfiu" or not ((array >= 0) & (array <= 1)).all():

@@ -236,6 +236,7 @@ def test_other_conditions_of_the_same_kind_compile_nothing():
     [
         ([4], ["'hidden'", "channels go from 0 to 3", "[4]"]),
         ([-1, 2], ["'hidden'", "channels go from 0 to 3", "[-1, 2]"]),
+        (1, ["'hidden'", "one whole number, 1", "[1] to keep a channel"]),
         ([1, 0, 0, 1], ["'hidden'", "a channel twice", "as a mask", "floats or booleans"]),
         (np.ones((3, 4)), ["'hidden'", "[3, 4]", "does not broadcast against [4, 3, 3]"]),
         (np.ones((1, *HIDDEN)), ["'hidden'", "[1, 4, 3, 3]", "[4, 3, 3]"]),
