@@ -1,13 +1,16 @@
 """Numerics policy: float types, contraction precision, and the one way in which functions are compiled.
 
 What is compiled ahead of time is freed with the last reference to it. What JAX compiles by itself, when a function or
-an operation is called, it keeps for each shape until the process ends.
+an operation is called, it keeps for each shape until the process ends; so it does with the traces of its own functions,
+which are evicted from time to time (`forget_traces`).
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any, TypeAlias
 
 import jax
@@ -15,12 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .arguments import choice
-from .interrupting import interruptible
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
 FLOAT_TYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 PRECISIONS = ("highest", "high", "default")
+
+_TRACES_KEPT = 64  # lowered functions after which traces are evicted
+_lowered = count(1)
+_Jitted = type(jax.jit(lambda: None))
 
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {
@@ -77,4 +83,17 @@ def compiled(function: Callable[..., Any], *types: Any, device: Device, precisio
     """Compile a function for arguments of these types (or arrays of them), on one device."""
     with exact_types(precision), jax.default_device(device):
         lowered = jax.jit(function).lower(*types)
-        return interruptible(lowered.compile, compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
+    if next(_lowered) % _TRACES_KEPT == 0:
+        forget_traces()
+    return lowered.compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
+
+
+def forget_traces() -> None:
+    """Evict what JAX's own jitted functions (`jnp.where`, `jnp.add`, ...) keep of every type they were called with.
+
+    JAX has no bound on it: some 100 kB to 2 MB for each shape of a model's inputs. Nothing of the caller's own
+    functions is touched; where they call one of JAX's outside of `jit`, that one is compiled anew.
+    """
+    for each in gc.get_objects():
+        if type(each) is _Jitted and getattr(each, "__module__", "").startswith("jax."):
+            each.clear_cache()  # type: ignore[attr-defined]

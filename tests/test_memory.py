@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import weakref
 
+import jax
 import numpy as np
 from onnx import TensorProto
 
 from backtrace_jax import Explainer, stages
 from backtrace_jax.compiled import compile_model
+from backtrace_jax.numerics import forget_traces
 from tests.tiny import network, node, random
 
 
@@ -41,3 +43,21 @@ def test_the_last_reference_frees_the_weights(monkeypatch):
     finally:
         gc.enable()
     assert np.isfinite(found.relevance["x"]).all(), "what was explained does not need the explainer"
+
+
+def test_traces_of_jax_are_evicted_and_functions_of_the_caller_are_not():
+    """A function that is traced anew says so by calling its body again."""
+    traced = []
+
+    def own(x):
+        traced.append(x.shape)
+        return jax.nn.sigmoid(x)
+
+    jitted, x = jax.jit(own), np.ones(3, np.float32)
+    jitted(x)
+    jax.nn.sigmoid(x)
+    assert jax.nn.sigmoid._cache_size() > 0  # type: ignore[attr-defined]
+    forget_traces()
+    assert jax.nn.sigmoid._cache_size() == 0  # type: ignore[attr-defined]
+    jitted(x)
+    assert traced == [(3,)]
