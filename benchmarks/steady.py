@@ -131,16 +131,21 @@ def models(count: int) -> Iterator[None]:
 LOOPS: dict[str, Callable[[int], Iterator[None]]] = {"shapes": shapes, "models": models}
 
 
-def note(loop: str, count: int) -> None:
+def note(loop: str, count: int, hurried: bool) -> None:
     """Run a loop in this process, and print a line of JSON (turns, MiB) every ten turns."""
+    from backtrace_jax.numerics import COMPILER_OPTIONS
+
+    if hurried:
+        COMPILER_OPTIONS["cpu"] |= {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     for turn, _ in enumerate(LOOPS[loop](count), 1):
         if turn % EVERY == 0:
             print(json.dumps([turn, round(resident(), 1)]), flush=True)
 
 
-def measure(loop: str, count: int) -> list[tuple[int, float]]:
-    """Memory of a process of its own that runs a loop: (turns, MiB) every ten turns."""
+def measure(loop: str, count: int, *, hurried: bool = False) -> list[tuple[int, float]]:
+    """Memory of a process of its own that runs a loop: (turns, MiB) every ten turns; `hurried`, barely optimised."""
     command = [sys.executable, "-m", "benchmarks.steady", "--note", loop, "--count", str(count)]
+    command += ["--hurried"] if hurried else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{loop}: {done.stderr[-2000:]}")
@@ -171,9 +176,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=tuple(LOOPS))
     parser.add_argument("--note", choices=LOOPS, help=argparse.SUPPRESS)
+    parser.add_argument("--hurried", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.note:
-        note(asked.note, asked.count)
+        note(asked.note, asked.count, asked.hurried)
         return
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for loop in asked.loops:
