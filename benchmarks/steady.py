@@ -3,7 +3,7 @@
     python -m benchmarks.steady
     python -m benchmarks.steady --count 100 --loops models
 
-Every ten turns the process notes its resident memory. Results go to benchmarks/results/steady.json, and from there to
+Every ten turns the process notes its resident memory. Results go to benchmarks/results/memory/steady.json, and from there to
 docs/memory.png. The shapes are lengths of a small transformer that computes positions, angles and a mask from them; the
 models are networks of three layers and constants to fold, no two of the same size and weights.
 """
@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "steady.json"
+RESULTS = ROOT / "benchmarks" / "results" / "memory" / "steady.json"
 PICTURE = ROOT / "docs" / "memory.png"
 EVERY, FIRST = 10, 20
 node = helper.make_node
