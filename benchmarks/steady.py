@@ -3,9 +3,9 @@
     python -m benchmarks.steady
     python -m benchmarks.steady --count 100 --loops models
 
-Every ten turns the process notes its resident memory. Results go to benchmarks/results/memory/steady.json, and from there to
-docs/memory.png. The shapes are lengths of a small transformer that computes positions, angles and a mask from them; the
-models are networks of three layers and constants to fold, no two of the same size and weights.
+Every ten turns the process notes its resident memory. Results go to benchmarks/results/memory/steady.json, and from
+there to docs/memory.png. The shapes are lengths of a small transformer that computes positions, angles and a mask from
+them; the models are networks of two layers and constants to fold, no two of the same size and weights.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def transformer(width: int = 8) -> onnx.ModelProto:
 
 
 def network(number: int) -> onnx.ModelProto:
-    """A network of three layers; each number gives other weights and, up to 1,000, another size."""
+    """A network of two layers; each number gives other weights and, up to 1,000, another size."""
     random = np.random.default_rng(number)
     sizes = (6, 4 + number % 32, 3 + number // 32 % 32)
     first, second = (random.standard_normal(shape).astype(np.float32) for shape in (sizes[:2], sizes[1:]))
