@@ -19,6 +19,7 @@ from .load import OnnxModel
 from .ordering import in_order
 from .scope import Held, Scope, TensorSequence, opsets_of
 
+_TOGETHER = 16  # known operands of one compiled computation
 LowerNode = Callable[["Lowering", onnx.NodeProto], None]
 
 
@@ -196,6 +197,25 @@ class Lowering(Builder):
         if isinstance(value, np.ndarray):
             return self.derived(value, value.transpose(perm))
         return self.emit("transpose", value, perm=perm)
+
+    def concat(self, values: Sequence[Value], axis: int) -> Value:
+        """Values one after the other along an axis; of known ones nothing is compiled, however many they are."""
+        arrays = [value for value in values if isinstance(value, np.ndarray)]
+        if len(arrays) < len(values):
+            return self.emit("concat", *values, axis=axis)
+        total = sum(array.shape[axis] for array in arrays)
+        shape = tuple(total if i == axis else size for i, size in enumerate(arrays[0].shape))
+        self.limits.check_known(shape, arrays[0].dtype)
+        return np.concatenate(arrays, axis)
+
+    def fold(self, op: str, values: Sequence[Value]) -> Value:
+        """An operation of any number of operands, from the first on; known ones are taken some at a time."""
+        first, *others = values
+        if len(values) <= _TOGETHER or not all(isinstance(value, np.ndarray) for value in values):
+            return self.emit(op, *values) if others else first
+        for start in range(0, len(others), _TOGETHER - 1):
+            first = self.emit(op, first, *others[start : start + _TOGETHER - 1])
+        return first
 
     def scale(self, value: Value, factor: int | float) -> Value:
         """The value times a number; known arrays keep their name."""

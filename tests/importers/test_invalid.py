@@ -160,6 +160,12 @@ def test_integers_divided_by_a_constant_of_zero(op):
     assert "integers are divided by a constant that is 0" in found
 
 
+def test_more_results_than_parts():
+    """ONNX's shape inference ends the process on such a node; nothing may hand one to it."""
+    hostile = one("Split", results=("y", "z", "u"), num_outputs=2)
+    assert "attribute 'num_outputs' is 2, and the node has 3 results" in message(hostile)
+
+
 def test_variances_below_zero():
     known = {"s": weights(4), "v": np.array([1, 1, -2, 1], np.float32)}
     assert "a variance is -2; with epsilon=1e-05 it must be above 0" in message(

@@ -146,7 +146,7 @@ _register_binary("Pow", _power)
 def _register_fold(name: str, op: str) -> None:
     @operator(name)
     def fold(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value:
-        return data[0] if len(data) == 1 else lowering.emit(op, *data)
+        return lowering.fold(op, data)
 
 
 for _name, _op in {"Sum": "add", "Max": "maximum", "Min": "minimum"}.items():
@@ -156,7 +156,7 @@ for _name, _op in {"Sum": "add", "Max": "maximum", "Min": "minimum"}.items():
 @operator("Mean")
 def mean(lowering: Lowering, *data: Value, consumed_inputs: Any = None) -> Value:
     """Mean of the operands, entry by entry."""
-    return data[0] if len(data) == 1 else lowering.scale(lowering.emit("add", *data), 1 / len(data))
+    return data[0] if len(data) == 1 else lowering.scale(lowering.fold("add", data), 1 / len(data))
 
 
 @operator("Mod")

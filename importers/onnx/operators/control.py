@@ -158,7 +158,7 @@ def _stacked(
 
 def _joined(lowering: Lowering, entries: Sequence[Value]) -> Value:
     """One tensor per step, stacked along a new first axis."""
-    return lowering.emit("concat", *(lowering.reshape(entry, (1, *entry.shape)) for entry in entries), axis=0)
+    return lowering.concat([lowering.reshape(entry, (1, *entry.shape)) for entry in entries], 0)
 
 
 def _tensor(value: Held) -> Value:

@@ -103,7 +103,7 @@ def concat_from_sequence(lowering: Lowering, input_sequence: TensorSequence, *, 
     axis = from_front(axis, rank)
     if new_axis:
         items = [lowering.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])) for x in items]
-    return lowering.emit("concat", *items, axis=axis)
+    return lowering.concat(items, axis)
 
 
 @operator("SequenceMap")

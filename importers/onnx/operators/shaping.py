@@ -219,9 +219,8 @@ def tile(lowering: Lowering, input: Value, repeats: Value) -> Value:
 @operator("Concat", since=4)
 def concat(lowering: Lowering, *inputs: Value, axis: int) -> Value:
     """Values one after the other along an axis."""
-    return (
-        inputs[0] if len(inputs) == 1 else lowering.emit("concat", *inputs, axis=from_front(axis, len(inputs[0].shape)))
-    )
+    axis = from_front(axis, len(inputs[0].shape))
+    return inputs[0] if len(inputs) == 1 else lowering.concat(inputs, axis)
 
 
 @operator("Concat", since=1)
