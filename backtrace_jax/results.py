@@ -187,7 +187,7 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
         flat = array[pick].reshape(len(array), -1).astype(np.float64)
         inputs.append(np.stack([flat.sum(1), np.abs(flat).sum(1)], axis=1))
     totals, start = np.sum(inputs, axis=0), result.start[pick]
-    signed, absolute = (book[(..., *channel)] for book in result.books)
+    signed, absolute = (book[(..., *channel)] for book in result.books[:2])
     plan = compiled.request.plan
     whole = [
         np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], book[:, plan.own_rows, 2:].sum(axis=1)], axis=1)

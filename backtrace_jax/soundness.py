@@ -14,6 +14,7 @@ import numpy as np
 from .compiled import Compiled
 from .engine.books import Books
 from .engine.compile import Result
+from .engine.strain import LOSS, VANISHED
 from .errors import NumericsError, SettingError
 from .ir import Eqn, Graph
 from .ops import OPS, evaluate
@@ -44,6 +45,7 @@ def find_unanswered(compiled: Compiled, feeds: Mapping[str, np.ndarray], result:
     if compiled.rows > 1 or len(runs) == len(result.start):
         raise NumericsError(
             f"{found}these inputs{origin}; check their scale, and that every index lies inside its table"
+            + ("" if compiled.output.dtype == np.float64 else "; or explain with dtype='float64'")
         )
     return Unanswered(runs, f"{found}examples {_listed_few(runs)}{origin}; nothing explains them: their relevance is 0")
 
@@ -57,8 +59,13 @@ def without(result: Result, runs: np.ndarray) -> Result:
     )
     start = np.where(np.isfinite(result.start), result.start, 0)
     completeness = None if result.completeness is None else _emptied(result.completeness, runs, np.nan)
-    books = result.books and Books(*(_dead(book, runs, start[..., k]) for k, book in enumerate(result.books)))
+    books = result.books and _without(result.books, runs, start)
     return result._replace(start=start, relevance=relevance, layers=layers, books=books, completeness=completeness)
+
+
+def _without(books: Books, runs: np.ndarray, start: np.ndarray) -> Books:
+    signed, absolute = (_dead(book, runs, start[..., k]) for k, book in enumerate(books[:2]))
+    return Books(signed, absolute, _emptied(books.strain, runs))
 
 
 def _emptied(array: np.ndarray, runs: np.ndarray, blank: float = 0.0) -> np.ndarray:
@@ -88,6 +95,7 @@ def check_result(compiled: Compiled, result: Result, unanswered: np.ndarray) -> 
         if len(bad):
             raise NumericsError(f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_WIDER}")
     _check_books(compiled, result)
+    _check_range(compiled, result)
 
 
 def _check_books(compiled: Compiled, result: Result) -> None:
@@ -95,6 +103,45 @@ def _check_books(compiled: Compiled, result: Result) -> None:
     if result.books and len(bad):
         node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
         raise NumericsError(f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_WIDER}")
+
+
+def _check_range(compiled: Compiled, result: Result) -> None:
+    """Refuse relevance that got lost because numbers overflowed, or vanished: dead for want of range, not of evidence.
+
+    A rule of the user's own need not conserve, and its books may stay open.
+    """
+    if result.books is None:
+        return
+    strained = _strained(compiled, result, open_books=not compiled.request.mode.own_rules)
+    bad = np.flatnonzero(strained.any(axis=1))
+    if len(bad):
+        node, dtype = compiled.request.plan.nodes[int(strained[bad[0]].argmax())], compiled.output.dtype.name
+        way_out = "scale the model or its inputs" if dtype == "float64" else _WIDER
+        raise NumericsError(
+            f"relevance is lost in examples {_listed_few(bad)} at node {node!r}, whose numbers leave the range of "
+            f"{dtype}; {way_out}"
+        )
+
+
+def _strained(compiled: Compiled, result: Result, *, open_books: bool) -> np.ndarray:
+    """The nodes that lost a part of the relevance for want of range, [runs, nodes]."""
+    assert result.books is not None
+    signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
+    start = result.start[..., 1].reshape(len(signed), -1).sum(axis=1)[:, None]
+    received = _summed(absolute[..., 0])
+    loss, vanished = (_summed(result.books.strain[:, :, column]) for column in (LOSS, VANISHED))
+    lost = loss > LARGEST_LOSS * np.maximum(start, received)
+    if open_books:
+        gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
+        lost |= _summed(gaps) > LARGEST_LOSS * np.maximum(start, _summed(absolute.max(axis=-1)))
+    kept = _summed(absolute[..., -2:].sum(axis=-1))[:, list(compiled.request.plan.own_rows)].sum(axis=1)
+    missing = kept[:, None] > LARGEST_LOSS * start
+    return lost | (missing & (vanished > 0))
+
+
+def _summed(book: np.ndarray) -> np.ndarray:
+    """Totals of nodes over channels, [runs, nodes]."""
+    return book.reshape(*book.shape[:2], -1).sum(axis=2)
 
 
 def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
@@ -132,6 +179,7 @@ def _listed_few(examples: np.ndarray) -> str:
 
 
 _WIDER = "explain with dtype='float64' or a smaller scaler"
+LARGEST_LOSS = 1e-3  # of the start, or of what a node received
 _NAMED = 8  # examples named in a message
 
 

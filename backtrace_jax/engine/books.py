@@ -18,6 +18,7 @@ from ..rules import BIAS, CONSTANT, DEAD, STABILISER
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
 _COLUMNS = 2 + len(KEPT)
+_STRAIN = 2
 _TOGETHER = 32  # arrays that XLA concatenates at once
 
 
@@ -28,10 +29,13 @@ class Books(NamedTuple):
         signed: [nodes, 6] totals: received, handed on, then what was kept back by cause (`KEPT`); in pairs
             [nodes, 6, 2].
         absolute: The same of magnitudes, so that errors that cancel show.
+        strain: [nodes, 2] what was lost for want of range, and whether all products vanished (`strain`); in pairs
+            [nodes, 2, 2].
     """
 
     signed: Any
     absolute: Any
+    strain: Any
 
 
 class Total(NamedTuple):
@@ -67,10 +71,12 @@ class Booking:
         """Totals added up."""
         return jax.tree.map(lambda *each: sum(each[1:], each[0]), *entries) if entries else self.nothing
 
-    def row(self, *columns: Sequence[Total]) -> None:
-        """Book a node: what it received, handed on, and kept by cause, each as totals to be added up."""
+    def row(self, *columns: Sequence[Total], strain: Sequence[Array] = ()) -> None:
+        """Book a node: what it received, handed on and kept by cause, as totals to be added up, and its strain."""
         totals = [self.sum(each) for each in columns]
-        self._open.append(tuple(self._place(each[i]) for i in range(2) for each in totals))
+        strain = strain or (self.nothing.signed,) * _STRAIN
+        booked = (*(each[i] for i in range(2) for each in totals), *strain)
+        self._open.append(tuple(map(self._place, booked)))
 
     def blank(self, rows: int) -> None:
         """Book nodes that nothing has reached."""
@@ -94,8 +100,8 @@ class Booking:
 
 
 def _rows(entries: Array, places: Sequence[tuple[int, ...]]) -> Books:
-    signed, absolute = np.reshape(np.array(places, np.int32), (-1, 2, _COLUMNS)).swapaxes(0, 1)
-    return Books(entries[signed], entries[absolute])
+    found = np.reshape(np.array(places, np.int32), (-1, 2 * _COLUMNS + _STRAIN))
+    return Books(*(entries[each] for each in np.split(found, [_COLUMNS, 2 * _COLUMNS], axis=1)))
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -13,9 +13,10 @@ from jax import Array, lax
 
 from ..errors import BacktraceError, SettingError
 from ..ops import LINEAR, NORM, OPS, PRODUCT, QUOTIENT, SOFTMAX, SUM
-from ..rules import CONSTANT, DEAD, WEIGHTED, Kept, Shares, Site, in_floats
+from ..rules import CONSTANT, DEAD, LOST, WEIGHTED, Kept, Shares, Site, in_floats
 from .books import KEPT, Booking, Books, Total, total
 from .plan import Plan, Step
+from .strain import overflowed, squares_overflowed, vanished
 
 Values = Mapping[str, Any]
 
@@ -53,7 +54,7 @@ def walk(
     return Walked(tour.relevance, tour.booking.closed())
 
 
-_Handed: TypeAlias = tuple[Shares, dict[str, list[Total]], Books | None]
+_Handed: TypeAlias = tuple[Shares, dict[str, list[Total]], Books | None, tuple[Array, ...]]
 
 
 class _Tour:
@@ -73,13 +74,13 @@ class _Tour:
             return self.booking.blank(len(step.nodes))
         sure = all(self.signless[name] for name in names) and step.keeps_sign
         cut = [self._cut(name, sure) for name in names if name in self.masks]
-        shares, kept, inner = self._shares(step, values, reference, sure)
+        shares, kept, inner, strain = self._shares(step, values, reference, sure)
         entries = {i: self._totals(share, sure) for i, share in shares.items()}
         handed = [entries[i] for i in entries if step.bears[i]]
         kept[CONSTANT] += [entries[i] for i in entries if not step.bears[i]]
         kept[DEAD] += cut
         received = [self.received[name] for name in names]
-        self.booking.row(received, handed, *kept.values())
+        self.booking.row(received, handed, *kept.values(), strain=strain)
         if inner is not None:
             self.booking.body(inner)
         for i in filter(step.bears.__getitem__, shares):
@@ -87,19 +88,30 @@ class _Tour:
         return None
 
     def _shares(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
-        """Shares of the operands, totals of what was kept by cause, and the rows of a body."""
+        """Shares of the operands, totals of what was kept by cause, the rows of a body, and the strain."""
         if step.rule is None:
             return self._over_time(step, values, reference, sure)
         R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
         site = _as_floats(site, R.dtype) if step.measured else site
         R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
-        R, site, lost = _finite(R, site) if step.breaks else (R, site, None)
+        given = site
+        R, site, broken = _finite(R, site) if step.breaks else (R, site, None)
         apply = partial(_applied, step, site)
         shares, kept = apply(R) if step.rule.paired or not self.paired else jax.vmap(apply)(R)
         _check_shares(step, shares, self.paired)
         totals = {cause: [self._totals(kept[cause], sure)] if cause in kept else [] for cause in KEPT}
-        totals[DEAD] += [] if lost is None else [self._totals(lost, sure)]
-        return shares, totals, None
+        totals[DEAD] += [] if broken is None else [self._totals(broken, sure)]
+        lost = [kept[LOST]] if LOST in kept else []
+        lost += [] if broken is None else [overflowed(given, broken)]
+        lost += [squares_overflowed(site, R)] if site.kind == NORM else []
+        return shares, totals, None, self._strain(site, lost)
+
+    def _strain(self, site: Site, lost: list[Array]) -> tuple[Array, Array]:
+        """What was lost for want of range, and whether all products vanished."""
+        nothing = self.booking.nothing
+        loss = self.booking.sum([self._totals(each, True) for each in lost]).signed
+        gone = vanished(site)
+        return loss, nothing.signed if gone is None else jnp.broadcast_to(gone, nothing.signed.shape)
 
     def _over_time(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
         from .recurrence import walk_over_time  # which walks bodies by this module
@@ -107,8 +119,8 @@ class _Tour:
         assert step.body is not None
         shares, books = walk_over_time(step, values, self.relevance, nonnegative=sure, reference=reference)
         steps = jnp.array(step.body.own_rows, jnp.int32)
-        own = [jnp.sum(book[steps], axis=0) for book in books]
-        return shares, {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}, books
+        own = [jnp.sum(book[steps], axis=0) for book in (books.signed, books.absolute)]
+        return shares, {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}, books, ()
 
     def _cut(self, name: str, sure: bool) -> Total:
         """Apply a mask, and give the totals of what it cuts off."""
@@ -147,7 +159,7 @@ def _applied(step: Step, site: Site, R: Array) -> tuple[Shares, Kept]:
             f"rule {step.rule_name!r} should return two dicts: shares by operand, and what it kept by column of the "
             f"ledger, found {type(found).__name__}, in: {step.eqn!s:.100}"
         )
-    if unknown := [column for column in found[1] if column not in KEPT]:
+    if unknown := [column for column in found[1] if column not in (*KEPT, LOST)]:
         raise SettingError(f"rule {step.rule_name!r} keeps {unknown[0]!r}; the ledger's columns are: {', '.join(KEPT)}")
     return found
 

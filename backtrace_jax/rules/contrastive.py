@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .evidence import SPLIT, gather
-from .site import DEAD, Kept, Shares, Site, spread
+from .site import DEAD, LOST, Kept, Shares, Site, spread
 
 
 def contrastive(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -27,10 +27,10 @@ def contrastive(site: Site, R: Array) -> tuple[Shares, Kept]:
     to_positive = jnp.where(negative == 0, True, jnp.where(positive == 0, False, to_positive))
     evenly = (t == 0) & (positive > 0) & (negative > 0)
 
-    def rates(R: Array, to_positive: Array) -> tuple[Array, Array, Array]:
+    def rates(R: Array, to_positive: Array) -> tuple[Array, Array, Array, Array]:
         wide = jnp.where(evenly, positive + negative, jnp.where(to_positive, positive, negative))
-        rate, dead = spread(R, wide, evidence.gain)
-        return jnp.where(to_positive | evenly, rate, 0), jnp.where(to_positive & ~evenly, 0, rate), dead
+        rate, dead, lost = spread(R, wide, evidence.gain)
+        return jnp.where(to_positive | evenly, rate, 0), jnp.where(to_positive & ~evenly, 0, rate), dead, lost
 
-    for_positive, for_negative, dead = jax.vmap(rates)(R, to_positive)
-    return jax.vmap(evidence.push)(for_positive, for_negative), {DEAD: dead}
+    for_positive, for_negative, dead, lost = jax.vmap(rates)(R, to_positive)
+    return jax.vmap(evidence.push)(for_positive, for_negative), {DEAD: dead, LOST: lost}

@@ -12,7 +12,7 @@ from jax import Array
 
 from .evidence import MAGNITUDE, SPLIT, gather
 from .options import IGNORE, KEEP
-from .site import BIAS, DEAD, Kept, Shares, Site, Spread, spread
+from .site import BIAS, DEAD, LOST, Kept, Shares, Site, Spread, spread
 
 
 def proportional(site: Site, R: Array, *, bias: str = KEEP) -> tuple[Shares, Kept]:
@@ -54,7 +54,7 @@ def _with_bias(total: Array, b: Array | None) -> Array:
 
 
 def _kept(b: Array | None, shared: Spread) -> Kept:
-    kept = {DEAD: shared.dead}
+    kept = {DEAD: shared.dead, LOST: shared.lost}
     return kept if b is None else {**kept, BIAS: jnp.abs(b) * shared.rate}
 
 

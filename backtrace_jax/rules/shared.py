@@ -15,7 +15,7 @@ from jax import Array, lax
 from ..ops.linear import same_rank
 from ..ops.selecting import lowest
 from ..ops.windows import Padding, Sizes, around, cut, entries, holders, interleaved, spatial_sizes
-from .site import BIAS, DEAD, Kept, Shares, Site, fit, spread
+from .site import BIAS, DEAD, LOST, Kept, Shares, Site, fit, spread
 
 
 def move(site: Site, R: Array) -> tuple[Shares, Kept]:
@@ -42,7 +42,7 @@ def select(site: Site, R: Array) -> tuple[Shares, Kept]:
 
 def _among_operands(site: Site, R: Array) -> tuple[Shares, Kept]:
     won = [x == site.result for x in same_rank(*site.operands)]
-    rate, dead = spread(R, _count(won, R.dtype))
+    rate, dead, _ = spread(R, _count(won, R.dtype))
     shares = [jnp.where(mask, rate, 0) for mask in won]
     return {i: fit(share, x) for i, (share, x) in enumerate(zip(shares, site.operands, strict=True))}, {DEAD: dead}
 
@@ -51,7 +51,7 @@ def _over_axes(site: Site, R: Array) -> tuple[Shares, Kept]:
     (x,), axes = site.operands, site.params["axes"]
     result, R = (a if site.params["keepdims"] else jnp.expand_dims(a, axes) for a in (site.result, R))
     won = x == result
-    rate, dead = spread(R, jnp.sum(won, axes, keepdims=True, dtype=R.dtype))
+    rate, dead, _ = spread(R, jnp.sum(won, axes, keepdims=True, dtype=R.dtype))
     return {0: jnp.where(won, rate, 0)}, {DEAD: dead}
 
 
@@ -69,7 +69,7 @@ def _over_windows(site: Site, R: Array) -> tuple[Shares, Kept]:
     (x,) = site.operands
     counts = spatial_sizes(site.result, site.params.get("channels_last", False))
     won = [entry == site.result for entry in entries(x, lowest(x.dtype), counts, **site.params)]
-    rate, dead = spread(R, _count(won, R.dtype))
+    rate, dead, _ = spread(R, _count(won, R.dtype))
     return {0: _won(x, site.result, rate, **site.params)}, {DEAD: dead}
 
 
@@ -126,7 +126,7 @@ def _among_updates(site: Site, R: Array) -> tuple[Shares, Kept]:
     data, updates, cells = site.operands
     written_won = updates == site.result.at[cells].get(mode="fill", fill_value=jnp.nan)
     won = data == site.result
-    rate, dead = spread(R, won.astype(R.dtype).at[cells].add(written_won.astype(R.dtype), mode="drop"))
+    rate, dead, _ = spread(R, won.astype(R.dtype).at[cells].add(written_won.astype(R.dtype), mode="drop"))
     rates = rate.at[cells].get(mode="fill", fill_value=0)
     return {0: jnp.where(won, rate, 0), 1: jnp.where(written_won, rates, 0)}, {DEAD: dead}
 
@@ -166,10 +166,12 @@ def from_zero(site: Site, R: Array) -> tuple[Shares, Kept]:
     x, y = site.operands[site.bearer], site.result
     offset = site.call({site.bearer: jnp.zeros_like(x)})
     offset = jnp.where(jnp.isfinite(offset), offset, 0)
-    rate, dead = spread(R, y, jnp.maximum(jnp.max(jnp.abs(y - offset), initial=0), jnp.max(jnp.abs(offset), initial=1)))
+    gain = jnp.maximum(jnp.max(jnp.abs(y - offset), initial=0), jnp.max(jnp.abs(offset), initial=1))
+    rate, dead, lost = spread(R, y, gain)
     whole = offset == 0
     share = jnp.where(whole, R, rate * (y - offset))
-    return {site.bearer: fit(share, x)}, {BIAS: jnp.where(whole, 0, rate * offset), DEAD: jnp.where(whole, 0, dead)}
+    kept = {cause: jnp.where(whole, 0, each) for cause, each in ((BIAS, rate * offset), (DEAD, dead), (LOST, lost))}
+    return {site.bearer: fit(share, x)}, kept
 
 
 def embedding(site: Site, R: Array) -> tuple[Shares, Kept]:

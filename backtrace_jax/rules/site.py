@@ -15,6 +15,9 @@ from ..ops.linear import mul
 from ..ops.sampling import Part
 
 BIAS, CONSTANT, STABILISER, DEAD = "bias", "constant", "stabiliser", "dead"
+LOST = "lost"
+"""Not a column: the magnitude of what is dead, or with the stabiliser, for want of range rather than of evidence."""
+
 EMBEDDING = "embedding"  # rows of a table that bears no relevance, looked up by an index that does
 INDEX = "index"  # such an index worked out, entry by entry, from ids and constants
 
@@ -131,10 +134,11 @@ def _scale(K: Array, x: Array) -> Array:
 
 
 class Spread(NamedTuple):
-    """Relevance per unit of evidence, and the relevance that met none."""
+    """Relevance per unit of evidence, the relevance that met none, and the magnitude of what met some all the same."""
 
     rate: Array
     dead: Array
+    lost: Array
 
 
 def spread(R: Array, D: Array, gain: Array | float = 1.0) -> Spread:
@@ -152,7 +156,7 @@ def spread(R: Array, D: Array, gain: Array | float = 1.0) -> Spread:
     smallest = jnp.maximum(gain * normal, normal) * (4 * D.size)  # that many products may be added up
     none = (jnp.abs(D) <= jnp.abs(R) * smallest) | ~(jnp.abs(D) < jnp.finfo(D.dtype).max)
     rate = jnp.where(none, 0, R / jnp.where(none, 1, D))
-    return Spread(rate, jnp.where(none, R, 0))
+    return Spread(rate, jnp.where(none, R, 0), jnp.where(none & (D != 0), jnp.abs(R), 0))
 
 
 def stabilised(R: Array, z: Array, epsilon: float, gain: Array | float = 1.0) -> tuple[Array, Kept]:
@@ -162,11 +166,11 @@ def stabilised(R: Array, z: Array, epsilon: float, gain: Array | float = 1.0) ->
     takes what is too large to be divided by it, too.
     """
     if not epsilon:
-        rate, dead = spread(R, z, gain)
-        return rate, {DEAD: dead}
+        rate, dead, lost = spread(R, z, gain)
+        return rate, {DEAD: dead, LOST: lost}
     small = jnp.where(z < 0, -epsilon, epsilon).astype(R.dtype)
-    rate, over = spread(R, z + small, gain)
-    return rate, {STABILISER: small * rate + over}
+    rate, over, lost = spread(R, z + small, gain)
+    return rate, {STABILISER: small * rate + over, LOST: lost}
 
 
 def fit(R: Array, like: Array) -> Array:

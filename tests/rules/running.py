@@ -43,7 +43,7 @@ class Walked(NamedTuple):
     def kept(self, cause: str) -> np.ndarray:
         """What all steps kept back for one cause: [signed, absolute], in pairs [signed, absolute] x [for, against]."""
         column = 2 + KEPT.index(cause)
-        return np.array([totals[:, column].sum(0) for totals in self.books])
+        return np.array([totals[:, column].sum(0) for totals in self.books[:2]])
 
 
 def walk_back(
