@@ -128,9 +128,12 @@ def as_path(setting: str, path: Any) -> Path:
         SettingError: When it is none.
     """
     try:
-        os.fsencode(found := Path(path))
+        found = Path(path)
+        name = os.fsencode(found)
     except (TypeError, ValueError):  # no text, or one that no file system takes
-        raise SettingError(f"{setting} must be the path of a file, found {shown(path)}") from None
+        found, name = Path(), b"\0"
+    if b"\0" in name:
+        raise SettingError(f"{setting} must be the path of a file, found {shown(path)}")
     return found
 
 

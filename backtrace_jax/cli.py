@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .input_files import InputFile
     from .rules import Mode
 
+LARGEST_SIDE = 2**14  # pixels, of a picture that is resized
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -37,21 +38,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: For a wrong command line (2), and after --help and --version (0).
     """
+    with _open_streams():
+        try:
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader (`| head`) has seen enough
+            _drop_output()
+            return 0
+        except OSError as error:
+            _drop_output()
+            _tell(f"error: cannot write the output: {error.strerror or error}")
+            return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        code = arguments.command(arguments)
-        sys.stdout.flush()
-        return code
+        return arguments.command(arguments)
     except BacktraceError as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        _tell(f"error: {' '.join(str(error).split())}")
+        return 1
+    except MemoryError:
+        _tell("error: there is not enough memory; explain fewer examples at a time, or with --chunk 1")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+@contextmanager
+def _open_streams() -> Iterator[None]:
+    """Let streams that the caller has closed (`>&-`) lead nowhere; the first file opened would take their place."""
+    with ExitStack() as stack:
+        for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
+            if getattr(sys, name) is None:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(redirect(nowhere))
+        yield
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere: Python would complain once more when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(line: str) -> None:
+    """A line on stderr, if there is anybody to read it."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -69,7 +105,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         warnings.simplefilter("ignore", RelevanceWarning)
         explanation = explain(model, file.inputs, **_settings(arguments), baseline=baseline, progress=progress)
     for line in explanation.warnings:
-        print(printable(f"warning: {line}"), file=sys.stderr)
+        _tell(f"warning: {line}")
     _say(_report(explanation, arguments, file.feature_names))
     _write(explanation, arguments, file.feature_names)
     return 0
@@ -81,9 +117,9 @@ def _read_file(path: Path, model: Imported, arguments: argparse.Namespace) -> In
     prepared = Preparation(arguments.resize, arguments.size, arguments.mean, arguments.std)
     file = read_input_file(path, model.inputs, prepared)
     if file.note:
-        print(printable(f"note: {file.note}"), file=sys.stderr)
+        _tell(f"note: {file.note}")
     if file.ignored:
-        print(printable(f"note: ignored in '{path}': {', '.join(file.ignored)}"), file=sys.stderr)
+        _tell(f"note: ignored in '{path}': {', '.join(file.ignored)}")
     return file
 
 
@@ -293,8 +329,8 @@ def _picture_size(text: str) -> tuple[int, int]:
     """Read `224`, or `320x240` (width, height)."""
     width, _, height = text.lower().partition("x")
     size = _natural(width), _natural(height or width)
-    if 0 in size:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of a picture")
+    if 0 in size or max(size) > LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of a picture from 1 to {LARGEST_SIDE}")
     return size
 
 

@@ -21,7 +21,7 @@ from .fingerprint import surroundings
 from .importers import Imported
 from .ir import Graph, Program, Var
 from .layout import left
-from .numerics import Device, exact_types, float_type
+from .numerics import Device, exact_types, float_type, within_memory
 from .passes import channels_last, simplify, with_float_type
 from .questions import Question
 from .rules import AlongPath, Mode, find_mode
@@ -153,11 +153,11 @@ class Compiled(Planned):
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
-        with exact_types():
+        with exact_types(), within_memory():
             constant = jax.device_put(constant, self.device)
 
         def call(part: Any) -> Result:
-            with exact_types(self.request.precision):
+            with exact_types(self.request.precision), within_memory():
                 return self.explain.call(self.weights, constant, *jax.device_put(part, self.device))
 
         return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)
@@ -251,9 +251,13 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     types = _chunk_types(graph, planned.output, chunk, form)
     constant = _constant_types(graph, form, planned.masked)
     group = default_group(planned.effort, device.platform)
-    explain = compile_explain(planned.request, weights, constant, types, device, prepare=settings.prepare, group=group)
+    with within_memory():
+        explain = compile_explain(
+            planned.request, weights, constant, types, device, prepare=settings.prepare, group=group
+        )
+        prepared = explain.prepare(weights)
     known = {each.name: getattr(planned, each.name) for each in fields(planned)}
-    prepared, now = explain.prepare(weights), surroundings(device)
+    now = surroundings(device)
     return Compiled(**known, weights=prepared, chunk=chunk, device=device, explain=explain, surroundings=now)
 
 

@@ -182,6 +182,8 @@ def _picture(path: Path, known: InputType, prepared: Preparation) -> InputFile:
 
 def _normalised(path: Path, values: np.ndarray, prepared: Preparation) -> tuple[np.ndarray, str]:
     """Values less the mean, by the deviation, and words for it."""
+    if not all(map(np.isfinite, (*prepared.mean, *prepared.std))) or not all(prepared.std):
+        raise InputError("--mean and --std are finite numbers, and nothing is divided by 0")
     if (prepared.mean, prepared.std) == ((0.0,), (1.0,)):
         return values, "; what the model was trained with is given by --mean and --std"
     for option, numbers in (("--mean", prepared.mean), ("--std", prepared.std)):
@@ -207,8 +209,8 @@ def _open(path: Path) -> Image:
             return ImageOps.exif_transpose(image)  # upright, as every viewer shows it; also reads the pixels
     except UnidentifiedImageError as error:
         raise InputError(f"'{path}' is not a picture in a known format, or it is damaged") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"'{path}' cannot be read as a picture: {error}") from error
+    except Exception as error:  # of Pillow's decoders: about anything, where bytes are not as they should be
+        raise InputError(f"'{path}' cannot be read as a picture: {error!s:.200}") from error
 
 
 def _sized(path: Path, image: Image, size: tuple[int, int], *, resize: bool) -> Image:

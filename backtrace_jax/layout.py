@@ -19,6 +19,7 @@ from .batch import Leaving
 from .errors import InputError, SettingError
 from .importers import Imported, InputType
 from .ir import Eqn, Graph, Program, Var
+from .texts import shown
 
 BatchAxis: TypeAlias = "int | Mapping[str, int | None] | None"
 """Axis of the batch in every input, None where there is none; or one by input name, None where all share the input."""
@@ -62,10 +63,10 @@ def _axis(axis: Any, described: str, rank: int | None) -> int | None:
         return axis
     if not isinstance(axis, int) or isinstance(axis, bool) or (rank is not None and not -rank <= axis < rank):
         raise SettingError(
-            f"batch_axis={axis!r} is no axis of input {described}; None stands for an input without batch"
+            f"batch_axis={shown(axis)} is no axis of input {described}; None stands for an input without batch"
         )
     if rank is None and axis < 0:
-        raise SettingError(f"batch_axis={axis!r}: input {described} declares no rank; count from the front")
+        raise SettingError(f"batch_axis={shown(axis)}: input {described} declares no rank; count from the front")
     return axis % rank if rank else axis
 
 

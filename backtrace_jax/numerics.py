@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .arguments import choice
+from .errors import SettingError
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
@@ -77,6 +78,23 @@ def random_key(seed: int) -> Any:
     """The key of a seed for JAX's threefry generator, whatever generator and offset of seeds the caller has set."""
     words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Say by name what does not fit into the memory of the machine or the device.
+
+    Raises:
+        SettingError: With what makes it smaller.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise SettingError(
+            f"this does not fit into memory ({error!s:.100}); explain fewer or smaller examples at a time: chunk=1"
+        ) from error
 
 
 def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .arguments import choice, is_finite, is_whole
 from .engine.chunks import check_chunk
-from .errors import SettingError
+from .errors import NumericsError, SettingError
 from .numerics import PRECISIONS, float_type
 from .questions import canonical_task
 from .rules import find_mode
@@ -75,10 +77,26 @@ class Settings:
             check_chunk(self.chunk)
         if self.scaler is not None and not (is_finite(self.scaler) and self.scaler):
             raise SettingError(f"scaler must be a finite number other than 0, or None, found {shown(self.scaler)}")
+        _check_range(self.scaler, self.dtype)
         if not is_finite(self.thresholding):
             raise SettingError(f"thresholding must be a finite number, found {shown(self.thresholding)}")
         if self.wrt == ():
             raise SettingError("wrt=[] names no input; leave it out, or name those that bear relevance")
+
+
+def _check_range(scaler: Any, dtype: str) -> None:
+    """Refuse a total that the float type does not hold.
+
+    Raises:
+        NumericsError: Naming the type that does, if there is one.
+    """
+    limits = np.finfo(float_type(dtype))
+    smallest, largest = float(limits.smallest_normal), float(limits.max)
+    if scaler is not None and not smallest <= abs(float(scaler)) <= largest:
+        raise NumericsError(
+            f"scaler={scaler!r:.40} is beyond the range of {dtype}, {smallest:.0e} to {largest:.0e}; "
+            + ("pass dtype='float64'" if dtype == "float32" else "pass a larger one")
+        )
 
 
 def as_axes(batch_axis: Any) -> Any:

@@ -143,6 +143,14 @@ def test_settings_of_the_wrong_type():
         assert line.startswith(f"SettingError {words}")
 
 
+def test_values_of_any_type_are_answered_by_name(tmp_path):
+    """Every argument of every public function with values of every type: accepted, or an error of the library's."""
+    command = [sys.executable, "-m", "tests.wrong_values", str(tmp_path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[:-1] == []
+    assert int(lines[-1].split()[0]) > 3000
+
+
 def test_wrong_files(tmp_path):
     whole = exported("mlp").model.SerializeToString()
     for name, content, words in [

@@ -444,7 +444,8 @@ def test_names_cannot_steer_the_terminal(run, tmp_path):
 
 def as_process(*arguments: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-W", "error", "-m", "backtrace_jax.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(command, text=True, **streams)
 
 
 def test_a_closed_pipe_is_no_error():
@@ -528,3 +529,18 @@ def test_states_whose_batch_is_another_axis(run, tmp_path):
     assert run("check", model, tmp_path / "in.npz", "--batch-axis", "h=1")[0] == 0
     code, out, _ = run("show", model, tmp_path / "in.npz", "--batch-axis", "h=1")
     assert (code, "[1,2,3]" in out.replace(" ", "")) == (0, True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a system without /dev/full")
+def test_output_that_cannot_be_written():
+    with open("/dev/full", "w") as full, as_process("modes", stdout=full) as process:
+        assert process.wait(timeout=120) == 1
+        assert process.stderr.read() == "error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 1), (">&- 2>&-", 1)])
+def test_closed_streams(closed, code, tmp_path):
+    arguments = "modes" if code == 0 else f"check {tmp_path}/missing.onnx"
+    line = f"{sys.executable} -m backtrace_jax.cli {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -59,7 +59,7 @@ def check_structure(explanation: Explanation) -> None:
     Raises:
         InputError: Naming the part.
     """
-    if not len(explanation):
+    if not all(map(np.ndim, explanation.inputs.values())) or not len(explanation):
         raise InputError("it holds no examples")
     if explanation.output not in explanation.outputs:
         raise InputError(f"its output {shown(explanation.output)} is none of its outputs")
