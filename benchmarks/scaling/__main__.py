@@ -17,6 +17,7 @@ from ..speed import machine
 
 ROOT = Path(__file__).parents[2]
 RESULTS, PICTURE = ROOT / "benchmarks/results/scaling.json", ROOT / "docs/scaling.png"
+PAGE = ROOT / "docs/scaling.md"
 MODES = ("default", "lrp-epsilon-plus", "gradient")
 SERIES = {
     "chain": (300, 1000, 3000),
@@ -34,6 +35,7 @@ LARGE = {
     "outputs": 5000,
     "diamonds": 40,
 }
+_FIGURES = ("cpu_s", "wall_s", "mib")
 _LONGEST, _LARGEST = 900.0, 8 * 1024  # seconds and MiB after which a point is given up
 
 Row = dict[str, Any]
@@ -66,7 +68,8 @@ def exponent(rows: Sequence[Row], what: str) -> float:
     points = [(row["size"], row[what]) for row in rows if what in row]
     if len(points) < 2:
         return float("nan")
-    return float(np.polyfit(*np.log(np.array(points, float).T), 1)[0])
+    sizes, values = np.log(np.array(points, float).T)
+    return float(np.polyfit(sizes, values, 1)[0])
 
 
 def series(rows: Sequence[Row], kind: str, mode: str) -> list[Row]:
@@ -87,6 +90,8 @@ def draw(rows: Sequence[Row]) -> None:
         for number, kind in enumerate(SERIES):
             for mode, line in zip(MODES, ("-", "--", ":"), strict=True):
                 found = [row for row in series(rows, kind, mode) if what in row]
+                if not found:
+                    continue
                 label = f"{kind}, {mode}: {exponent(found, what):.2f}"
                 places = [[row[name] for row in found] for name in ("size", what)]
                 axes.loglog(*places, line, marker=".", color=f"C{number}", label=label)
@@ -94,6 +99,55 @@ def draw(rows: Sequence[Row]) -> None:
         axes.legend(fontsize=6, title="exponents", title_fontsize=7)
         axes.grid(alpha=0.3)
     figure.savefig(PICTURE, dpi=120)
+
+
+_PAGE = """# Large graphs
+
+Made by `python -m benchmarks.scaling`: a first explanation of one example, import and compilation included, of graphs
+that are large but honest (`benchmarks/scaling/models.py`), each in a process of its own. Seconds are processor time of
+all threads, memory is the most that the process held, packages included; wall times are of a machine that had other
+work to do. An exponent of 1 is cost in proportion. What is not in the table has not been measured.
+
+Functions of more than 8,192 equations are compiled in pieces, and equal pieces once (`engine/pieces.py`): layers that
+repeat cost tracing only. Below that, one function is compiled as a whole.
+
+![Processor time and memory over size, both logarithmic](scaling.png)
+
+| graph | mode | size | processor time, s | wall time, s | peak memory, MiB |
+|---|---|---|---|---|---|
+{rows}
+
+| graph | mode | exponent of time | exponent of memory |
+|---|---|---|---|
+{exponents}
+
+## What is bounded, and by which number
+
+| what | bound | raised by |
+|---|---|---|
+| steps of all loops together, nested ones multiplied | 2^24 | `backtrace_jax.importers.onnx.limits.MOST_STEPS` |
+| steps of one loop | 2^20 | `backtrace_jax.importers.onnx.limits.LONGEST_LOOP` |
+| nodes that loops and functions unfold to | 20,000 | `backtrace_jax.importers.onnx.limits.MOST_UNFOLDED` |
+| one value of an example, drawn numbers among them | 1 GiB | `backtrace_jax.importers.onnx.limits.LARGEST_VALUE` |
+| floating-point operations of one run of the model | 2^47 | `backtrace_jax.compiled.MOST_WORK` |
+
+What takes more is refused by name and number before anything is compiled. Ctrl-C is heard while XLA compiles or
+computes, in the main thread; a call of XLA that has begun goes on in the background until it is done, since nothing can
+stop it, and its result is dropped.
+"""
+
+
+def write_page(rows: Sequence[Row]) -> None:
+    """The figures as tables."""
+    ordered = sorted(rows, key=lambda row: (row["kind"], row["mode"], row["size"]))
+    lines = [[row["kind"], row["mode"], *(row.get(n, "ended") for n in ("size", *_FIGURES))] for row in ordered]
+    slopes = [(k, m, *(exponent(series(rows, k, m), n) for n in ("cpu_s", "mib"))) for k in SERIES for m in MODES]
+    told = [(k, m, f"{time:.2f}", f"{memory:.2f}") for k, m, time, memory in slopes if time == time]
+    PAGE.write_text(_PAGE.format(rows=_table(lines), exponents=_table(told)))
+
+
+def _table(lines: Sequence[Sequence[Any]]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def main() -> None:
@@ -112,6 +166,7 @@ def main() -> None:
         rows = [each for each in rows if (each["kind"], each["size"], each["mode"]) != point] + [row]
         _write(rows)
     draw(rows)
+    write_page(rows)
 
 
 def _write(rows: Sequence[Row]) -> None:

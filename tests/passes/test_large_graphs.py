@@ -78,6 +78,7 @@ def test_relevance_of_a_value_joined_many_times_is_that_of_all_its_copies(mode):
     x = np.random.default_rng(0).standard_normal((1, models.WIDTH)).astype(np.float32)
     found = explain(models.concat_same(60), {"x": x}, mode=mode, dtype="float64", scaler=1.0)
     weights = numpy_helper.to_array(models.concat_same(60).graph.initializer[-1]).astype(float)
+    assert found.target is not None
     K = weights.reshape(60, models.WIDTH, 4)[..., found.target[0]]
     y = np.tanh(x.astype(float))[0]
     if mode == "gradient":
