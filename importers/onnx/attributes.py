@@ -14,7 +14,7 @@ import onnx
 
 from backtrace_jax.errors import ModelError
 
-from .verify import shortened
+from .verify import MOST_AXES, shortened
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class AtLeast:
 class OneOf:
     """One of a few values."""
 
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] | range
 
     def __contains__(self, value: Any) -> bool:
         return value in self.values
 
     def __str__(self) -> str:
+        if isinstance(self.values, range):
+            return f"from {self.values[0]} to {self.values[-1]}"
         return f"one of {', '.join(map(str, self.values))}"
 
 
@@ -85,6 +87,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(_FLAGS, FLAG),
     **dict.fromkeys(_CODES, TypeCode()),
     **dict.fromkeys(_OPEN_CODES, TypeCode(open=True)),
+    "axis": OneOf(range(-MOST_AXES, MOST_AXES + 1)),  # onnx's inference ends the process on some that are larger
     "aggregate_function": OneOf(("AVERAGE", "SUM", "MIN", "MAX", 0, 1, 2, 3)),
     "approximate": OneOf(("none", "tanh")),
     "auto_pad": OneOf(("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")),

@@ -96,7 +96,7 @@ def _check_count(node: onnx.NodeProto, schema: Any) -> None:
             bounds = f"{least}" if least == most else f"from {least} to {most}" if most < 1000 else f"at least {least}"
             raise ModelError(f"{node.op_type} has {bounds} {what}, found {count}")
     parts = next((each.i for each in node.attribute if each.name == "num_outputs"), len(node.output))
-    if len(node.output) > parts:  # onnx's inference ends the process on that
+    if not len(node.output) <= parts <= _LARGEST_NODE:  # onnx's inference ends the process on that
         raise ModelError(f"attribute 'num_outputs' is {parts}, and the node has {len(node.output)} results")
 
 
