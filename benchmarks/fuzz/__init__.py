@@ -6,5 +6,5 @@
 Whatever a file holds, reading, surveying, lowering and explaining it must end in a result or in an error of the
 library's own, within ten seconds and two gibibytes, without a warning, and open nothing outside the file's folder; what
 is computed must be what onnxruntime computes, where it takes the file. All else is a finding. A file is made from its
-seed and its number alone. `benchmarks/results/fuzz/` holds what the last long run counted.
+seed and its number alone.
 """
