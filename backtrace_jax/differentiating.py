@@ -18,7 +18,7 @@ _SAME = 1e-3  # of the largest entry: single precision adds up in another order
 
 def check_gradient(
     imported: Imported, places: Sequence[Arrays], answer: Arrays, output: str, derivative: Derivative
-) -> bool:
+) -> None:
     """Compare the gradient of the framework's own model with the derivative, where anything may part the two.
 
     Both are taken of a whole output, each entry of it with a weight of its own.
@@ -30,25 +30,25 @@ def check_gradient(
         output: The value explained; where it is none of the outputs, the first one is compared.
         derivative: Takes the derivative.
 
-    Returns:
-        Whether there was any doubt.
-
     Raises:
-        UnsupportedError: When they are two things, with both values.
+        UnsupportedError: When they are two things, with both values, or nothing has a gradient.
     """
     assert imported.source is not None
     floats = [name for name, array in answer.items() if array.dtype.kind not in "biu"]
+    if not floats:
+        raise UnsupportedError(
+            f"{imported.name[:30]} has no float output, whose gradient could be compared with its own"
+        )
     output = output if output in floats else floats[0]
     start = np.random.default_rng(0).normal(size=answer[output].shape).astype(np.float32)
     for feeds in places:
         found = imported.source.gradient(feeds, output, start)
         if found is None:
-            return False
+            return
         for name, ours in derivative(feeds, output, start).items():
             theirs = found.by_input[name]
             whole = ours if len(theirs) == len(ours) else ours.sum(0, keepdims=True)
             _compare(imported, found.doubt, name, whole, theirs)
-    return True
 
 
 def halfway(feeds: Arrays) -> dict[str, np.ndarray]:

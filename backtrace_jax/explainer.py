@@ -36,6 +36,7 @@ _OPTIONS = {
 }
 _SETTINGS = {each.name: f"Explainer(model, {each.name}=...)" for each in fields(Settings)}
 _ASKED = {each.name: f"explainer(inputs, {each.name}=...)" for each in fields(Asked)}
+_AS_ASKED = ("wrt", "chunk", "dtype", "precision", "batch_axis")  # settings that a compared gradient is taken with
 _EXPLAINERS_KEPT = 4  # explainers `explain` keeps, so that a second call compiles nothing
 
 
@@ -71,7 +72,7 @@ class Explainer:
             raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
         self._inputs_of(self._imported)
         self._proven: Known | None = None
-        self._undoubted: tuple[Known, tuple[Any, ...]] | None = None
+        self._gradients: dict[str, Explainer] = {}
         self._deciding = Deciding()
         self._stages = Stages(self.settings, self.device)
         self.derived_bytes = 0
@@ -133,19 +134,20 @@ class Explainer:
     def _check_gradient(
         self, imported: Imported, feeds: dict[str, np.ndarray], answer: Mapping[str, np.ndarray], output: str
     ) -> None:
-        """Compare the gradient with that of the source, in modes that take one, unless the source was above doubt."""
-        mode, seen = find_mode(self.settings.mode), (Known.of(imported), tuple(a.shape for a in feeds.values()))
-        if mode.conserving or self._undoubted == seen:
+        """Compare the gradient with that of the source, in modes that take one."""
+        mode = find_mode(self.settings.mode)
+        if mode.conserving:
             return
 
         def derivative(feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> Mapping[str, np.ndarray]:
-            kept = {name: getattr(self.settings, name) for name in ("wrt", "chunk", "dtype", "precision", "batch_axis")}
-            explainer = _kept_explainer(seen[0], Settings(mode="gradient", output=output, **kept))
-            return explainer._explain_by_feeds(imported, dict(feeds), Asked(start=start)).relevance
+            if output not in self._gradients:
+                kept = {name: getattr(self.settings, name) for name in _AS_ASKED}
+                settings = Settings(mode="gradient", output=output, **kept)
+                self._gradients[output] = _made(Known.of(imported), settings)
+            return self._gradients[output]._explain_by_feeds(imported, dict(feeds), Asked(start=start)).relevance
 
         places = [feeds] if isinstance(mode.procedure, Once) else [feeds, halfway(feeds)]
-        if not check_gradient(imported, places, answer, output, derivative):
-            self._undoubted = seen
+        check_gradient(imported, places, answer, output, derivative)
 
     def _inputs_of(self, imported: Imported) -> Imported:
         return batch_first(imported, axes_of(imported, self.settings.axes))
@@ -291,5 +293,9 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
 
 @lru_cache(_EXPLAINERS_KEPT)
 def _kept_explainer(known: Known, settings: Settings) -> Explainer:
+    return _made(known, settings)
+
+
+def _made(known: Known, settings: Settings) -> Explainer:
     chosen = {each.name: getattr(settings, each.name) for each in fields(settings)}
     return Explainer(known.model, **{**chosen, "batch_axis": settings.axes})

@@ -185,14 +185,23 @@ def test_backward_hooks_of_modules(answer, refused):
         _assert_own(explainer(examples(), target=TARGET), module, examples())
 
 
-def test_a_module_above_doubt_is_watched_once(monkeypatch):
+@pytest.mark.parametrize(("prove", "times"), [("every", 3), ("first", 1)])
+def test_a_module_is_watched_as_often_as_it_is_proven(monkeypatch, prove, times):
     module, calls = Two(), []
     taken = reading.gradient
     monkeypatch.setattr(reading, "gradient", lambda *given: calls.append(1) or taken(*given))
-    explainer = Explainer(module, mode="gradient", example=examples())
+    explainer = Explainer(module, mode="gradient", example=examples(), prove=prove)
     for _ in range(3):
         explainer(examples(), target=TARGET)
-    assert len(calls) == 1
+    assert len(calls) == times
+
+
+def test_a_doubt_on_some_inputs_alone_is_met_when_they_come():
+    def answer(m, x):
+        return m.second(m.first(x).detach() if float(x.detach().max()) > 1 else m.first(x))
+
+    with pytest.raises(UnsupportedError, match="autograd another"):
+        explain(Made(answer), 3 * examples(), mode="gradient", target=TARGET)
 
 
 def test_a_module_in_doubt_is_compared_on_every_call():

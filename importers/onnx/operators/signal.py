@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Value, Var
@@ -49,7 +50,7 @@ def _transform(length: int, channels: int, *, inverse: bool, onesided: bool) -> 
     return np.stack([real, imaginary][:channels], 1)[..., :results]
 
 
-def _without_rounding(wave: np.ndarray) -> np.ndarray:
+def _without_rounding(wave: NDArray[np.complex128]) -> NDArray[np.complex128]:
     """Waves that are 0 where sine and cosine are: nothing may share relevance by a rounding error of pi."""
     parts = [np.where(np.abs(part) < 1e-12, 0, part) for part in (wave.real, wave.imag)]
     return parts[0] + 1j * parts[1]
