@@ -477,7 +477,7 @@ def of_relu(function):
         (lambda: of_relu(lambda site, R: {0: R}), ["rule 'mine' should return two dicts", "found dict"]),
         (lambda: of_relu(lambda site, R: None), ["rule 'mine' should return two dicts", "found NoneType"]),
         (lambda: of_relu(lambda site, R: 1 / 0), ["rule 'mine' fails: division by zero"]),
-        (lambda: of_relu(lambda site, R: ({0: R}, {"lost": R})), ["keeps 'lost'", "bias, constant, stabiliser, dead"]),
+        (lambda: of_relu(lambda site, R: ({0: R}, {"gone": R})), ["keeps 'gone'", "bias, constant, stabiliser, dead"]),
         (lambda: explain(convolutional()), ["explain needs inputs: explain(model, inputs, ...)"]),
         (lambda: explain(convolutional(), images(), 3), ["explain takes model, inputs by position", "target=..."]),
         (lambda: explain(convolutional(), images(), mode="lrp-gamma", gamma=1), ["mode=mode('lrp-gamma', gamma=...)"]),

@@ -18,8 +18,8 @@ from backtrace_jax import (
     UnsupportedError,
     composite,
     explain,
-    explainer,
     mode,
+    stages,
 )
 from backtrace_jax.compiled import compile_model
 from backtrace_jax.engine.plan import Step, plan_walk
@@ -308,7 +308,7 @@ def test_options_make_modes_apart():
 
 def test_a_second_call_with_an_equal_mode_compiles_nothing(monkeypatch):
     compiled = []
-    monkeypatch.setattr(explainer, "compile_model", lambda *given: compiled.append(given) or compile_model(*given))
+    monkeypatch.setattr(stages, "compile_model", lambda *given: compiled.append(given) or compile_model(*given))
     model, x = perceptron(), np.ones((1, 6))
     first, again = (explain(model, x, mode=mode("lrp-gamma", gamma=0.125)).fingerprint for _ in range(2))
     assert first == again
