@@ -1,7 +1,8 @@
 """Keeps what is wide in a traced function: XLA would compute it anew inside each of its readers.
 
 A sum of n operands hands its rate to n shares; fused into each of them, with all that it is computed from, it costs n²
-to compile and to run. A concatenation of n operands is fused with all of them, and again into each of its readers.
+to compile and to run. A concatenation of n operands is fused with all of them, and again into each of its readers; a
+split into n results with all that reads them.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 
 MANY = 16
-"""Equations that may read a value, and values that an equation may read, before they are kept."""
+"""Equations that may read a value, and values that an equation may read or give, before they are kept."""
 
 
 def keep_wide(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The same function, with optimisation barriers behind arrays that more than `MANY` equations read, and around
-    equations that read more than `MANY` arrays."""
+    equations that read or give more than `MANY` arrays."""
     readers = Counter(var for eqn in closed.jaxpr.eqns for var in set(_arrays(eqn.invars)))
     wide = {var for var, count in readers.items() if count > MANY}
     kept: dict[Any, Any] = {}
     eqns: list[JaxprEqn] = []
     for eqn in closed.jaxpr.eqns:
-        many = len(eqn.invars) > MANY
+        many = max(len(eqn.invars), len(eqn.outvars)) > MANY
         eqns += _barrier(_arrays(eqn.invars), kept) if many else []
         eqns.append(eqn.replace(invars=[kept.get(var, var) if isinstance(var, Var) else var for var in eqn.invars]))
         eqns += _barrier([var for var in _arrays(eqn.outvars) if many or var in wide], kept)
