@@ -157,7 +157,7 @@ class Compiled(Planned):
             constant = jax.device_put(constant, self.device)
 
         def call(part: Any) -> Result:
-            with exact_types(self.request.precision), within_memory():
+            with exact_types(self.request.precision):
                 return self.explain.call(self.weights, constant, *jax.device_put(part, self.device))
 
         return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .arguments import choice
 from .errors import SettingError
+from .interrupting import interruptible
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
@@ -103,7 +104,7 @@ def compiled(function: Callable[..., Any], *types: Any, device: Device, precisio
         lowered = jax.jit(function).lower(*types)
     if next(_lowered) % _TRACES_KEPT == 0:
         forget_traces()
-    return lowered.compile(compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
+    return interruptible(lowered.compile, compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
 
 
 def forget_traces() -> None:

@@ -7,9 +7,12 @@ import sys
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from backtrace_jax.interrupting import interruptible
+from backtrace_jax import numerics
+from backtrace_jax.interrupting import interruptible, stop_if_interrupted
 
 LONG = """
 import time
@@ -49,10 +52,58 @@ def test_the_main_thread_hears_an_interrupt_while_another_waits():
         interruptible(time.sleep, 30)
 
 
+def test_what_nobody_waits_for_stops_at_its_next_step():
+    """The other thread goes on to its next step, and ends there."""
+    going, steps, ended = threading.Event(), [], threading.Event()
+
+    def work():
+        try:
+            while len(steps) < 1000:
+                stop_if_interrupted()
+                steps.append(len(steps))
+                going.wait(30)
+        finally:
+            ended.set()
+
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(work)
+    going.set()
+    assert ended.wait(30)
+    assert steps == [0]
+
+
+def test_the_main_thread_does_not_compile(monkeypatch):
+    """XLA takes up to a minute for one function, and Ctrl-C is heard meanwhile."""
+    threads = []
+
+    def recorded(function, *args, **settings):
+        def told():
+            threads.append(threading.current_thread())
+            return function(*args, **settings)
+
+        return interruptible(told)
+
+    monkeypatch.setattr(numerics, "interruptible", recorded)
+    found = numerics.compiled(lambda x: x + 1, np.ones(3, np.float32), device=jax.devices()[0])
+    assert np.asarray(found(np.ones(3, np.float32))).tolist() == [2, 2, 2]
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
 def test_results_and_errors_come_through():
     assert interruptible(max, 1, 5, key=lambda x: -x) == 1
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 / 0)
+
+
+def test_a_call_that_nobody_interrupts_goes_on():
+    stop_if_interrupted()
+    interruptible(stop_if_interrupted)
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 / 0)
+    stop_if_interrupted()
+    interruptible(stop_if_interrupted)
 
 
 def test_other_threads_call_directly():

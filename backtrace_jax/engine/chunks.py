@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import SettingError
 from ..interrupting import interruptible
+from ..numerics import within_memory
 from ..texts import shown
 
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
@@ -70,10 +71,14 @@ def run_chunks(
         count: Size of the batch.
         chunk: Size of a chunk.
         progress: Called with (examples done, examples in all) after every chunk.
+
+    Raises:
+        SettingError: When a chunk does not fit into memory.
     """
     parts = []
     for part, size in _padded(arrays, count, chunk):
-        found = interruptible(lambda part=part: jax.tree.map(np.asarray, jax.block_until_ready(call(part))))
+        with within_memory():  # some of what fails is only told when the result is waited for
+            found = interruptible(lambda part=part: jax.tree.map(np.asarray, jax.block_until_ready(call(part))))
         parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
         if progress:
             progress(min(len(parts) * chunk, count), count)

@@ -19,6 +19,7 @@ from ..rules import Mode
 from ..tasks import Task
 from .books import Books, total
 from .forward import forward
+from .keeping import keep_wide
 from .pieces import compile_pieces, in_pieces
 from .plan import Plan
 from .prepare import Split, split
@@ -231,7 +232,13 @@ def _groups(group: int | None, arrays: Any) -> list[Any]:
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
-    return compiled(partial(_outputs, graph), weights, inputs, device=device or jax.devices()[0])
+    outputs, device = partial(_outputs, graph), device or jax.devices()[0]
+    with exact_types():
+        traced = jax.make_jaxpr(outputs)(weights, inputs)
+    if not in_pieces(traced):
+        return compiled(outputs, weights, inputs, device=device)
+    run = compile_pieces(keep_wide(traced), device=device)
+    return lambda weights, inputs: tuple(run(jax.tree.leaves((weights, inputs))))
 
 
 def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
+from ..interrupting import stop_if_interrupted
 from ..numerics import Device, compiled
 from .keeping import type_of
 
@@ -69,6 +70,7 @@ def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "hig
     def call(arguments: Sequence[Any]) -> list[Any]:
         values = {**constants, **dict(zip(given, arguments, strict=True))}
         for piece in pieces:
+            stop_if_interrupted()
             found = piece.run(*(values[var] for var in piece.reads))
             values.update(zip(piece.gives, found, strict=True))
             for var in piece.last:

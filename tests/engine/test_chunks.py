@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,3 +76,26 @@ def test_heavy_models_go_through_a_chunk_in_groups():
     assert default_group(1e10, "cpu") == 2
     assert default_group(1e8, "cpu") is None
     assert default_group(1e10, "gpu") is None
+
+
+def test_what_runs_out_of_memory_is_told_by_name():
+    """XLA tells when the call is made, or only when its result is waited for."""
+
+    class Late:
+        def block_until_ready(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    def early(part):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    for call in (early, lambda part: Late()):
+        with pytest.raises(SettingError, match=r"does not fit into memory .*chunk=1"):
+            run_chunks(call, np.arange(3), 3, 8, None)
+
+
+def test_other_errors_of_a_run_stay_what_they_are():
+    def broken(part):
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        run_chunks(broken, np.arange(3), 3, 8, None)

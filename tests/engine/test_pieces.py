@@ -10,9 +10,11 @@ from jax.extend.core import jaxpr_as_fun
 
 from backtrace_jax import Explainer
 from backtrace_jax.engine import pieces
+from backtrace_jax.engine.compile import compile_forward
 from backtrace_jax.engine.keeping import MANY, keep_wide
 from backtrace_jax.numerics import compiled
 from benchmarks.scaling.models import WIDTH, residual
+from tests.engine.graphs import program
 
 X = np.random.default_rng(0).standard_normal((3, WIDTH)).astype(np.float32)
 
@@ -62,6 +64,22 @@ def test_pieces_are_cut_at_the_same_places_every_time(short):
     assert all(end - start <= 120 for start, end in spans[0])
 
 
+def test_no_piece_runs_that_nobody_waits_for(short, monkeypatch):
+    closed, arguments, _ = layers(40)
+    run = pieces.compile_pieces(closed, device=jax.devices()[0])
+    asked = []
+
+    def interrupted():
+        asked.append(None)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pieces, "stop_if_interrupted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(arguments)
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize("mode", ["default", "gradient"])
 def test_explanations_are_the_same_in_pieces(mode, monkeypatch, short):
     found = Explainer(residual(6), mode=mode, chunk=8)({"x": X})
@@ -86,6 +104,40 @@ def test_what_differs_is_not_taken_for_equal(one, other):
     forms = pieces._Forms()
     assert forms.of(jax.make_jaxpr(one)(x).jaxpr) != forms.of(jax.make_jaxpr(other)(x).jaxpr)
     assert forms.of(jax.make_jaxpr(one)(x).jaxpr) == forms.of(jax.make_jaxpr(one)(x).jaxpr)
+
+
+def test_a_split_into_many_stays_apart():
+    """Fused with each other and with all their readers, splits take the square of their results to compile."""
+
+    def function(x):
+        return [jnp.sin(each) for each in jnp.split(x, MANY + 1)]
+
+    x = jnp.arange(3.0 * (MANY + 1))
+    kept = keep_wide(jax.make_jaxpr(function)(x))
+    names = [eqn.primitive.name for eqn in kept.jaxpr.eqns]
+    assert names[:3] == ["optimization_barrier", "split", "optimization_barrier"]
+    np.testing.assert_array_equal(jaxpr_as_fun(kept)(x), function(x))
+
+
+def test_a_forward_pass_in_pieces(short):
+    """Its outputs in their order, of weights that are arguments."""
+    kernels = [np.random.default_rng(i).standard_normal((WIDTH, WIDTH)).astype(np.float32) / 4 for i in range(30)]
+
+    def deep(b, x):
+        y = x
+        for kernel in kernels:
+            y = b.emit("tanh", b.emit("matmul", y, kernel))
+        return {"deep": y, "x": x}
+
+    model = program(deep, x=(X.shape, np.dtype(np.float32)))
+    run = compile_forward(model.graph, dict(model.weights), {"x": X})
+    for sign in (1, -1):
+        expected = X.astype(np.float64)
+        for kernel in kernels:
+            expected = np.tanh(expected @ (sign * kernel))
+        found, same = run({name: sign * weight for name, weight in model.weights.items()}, {"x": X})
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
+        np.testing.assert_array_equal(same, X)
 
 
 def test_what_many_read_is_computed_once_and_stays_apart():
