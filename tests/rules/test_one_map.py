@@ -21,7 +21,7 @@ from backtrace_jax.engine.walk import walk
 from backtrace_jax.numerics import exact_types
 from backtrace_jax.onnx_backend import prepare
 from backtrace_jax.ops import LINEAR, MOVE, PRODUCT, QUOTIENT, SUM
-from backtrace_jax.passes import simplify
+from backtrace_jax.passes import simplify, with_float_type
 from backtrace_jax.rules import mode
 from tests.rules.lrp_oracles import Map, contrastive, lrp, signed, z_plus
 from tests.rules.oracles import default_rule
@@ -159,6 +159,8 @@ USES = {
     "TransposeMatMul": Use("TransposeMatMul", (2, 3), {1: _normal(2, 4)}, {"transA": 1}, 0, MICROSOFT),
     "Trilu": Use("Trilu", (3, 3)),
 }
+RESULTS = {"CausalConvWithState": 2}  # the state is the other one
+SINGLE = ("CausalConvWithState", "RotaryEmbedding")  # ONNX does not define them for double precision
 OPSETS = {"RoiAlign": 16, "CausalConvWithState": 27, "RotaryEmbedding": 23}
 
 EPSILON = 1e-14  # as good as none: a move has no stabiliser, its matrix would have
@@ -183,15 +185,19 @@ CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvTransposeWithDynamicPads", "FusedC
 def _program(use: Use) -> Any:
     operands = {**use.constants, use.at: None}
     names = ["" if i not in operands else "x" if i == use.at else f"k{i}" for i in range(max(operands) + 1)]
-    node = helper.make_node(use.op, names, ["y"], domain=use.domain, **use.attributes)
-    constants = [numpy_helper.from_array(np.asarray(array), f"k{i}") for i, array in use.constants.items()]
-    double = helper.np_dtype_to_tensor_dtype(np.dtype(np.float64))
-    x, y = helper.make_tensor_value_info("x", double, use.shape), helper.make_empty_tensor_value_info("y")
+    results = ["y", "rest"][: RESULTS.get(use.op, 1)]
+    node = helper.make_node(use.op, names, results, domain=use.domain, **use.attributes)
+    float_type = np.dtype(np.float32 if use.op in SINGLE else np.float64)
+    arrays = {i: np.asarray(array) for i, array in use.constants.items()}
+    arrays = {i: array.astype(float_type) if array.dtype.kind == "f" else array for i, array in arrays.items()}
+    constants = [numpy_helper.from_array(array, f"k{i}") for i, array in arrays.items()]
+    code = helper.np_dtype_to_tensor_dtype(float_type)
+    x, y = helper.make_tensor_value_info("x", code, use.shape), helper.make_empty_tensor_value_info("y")
     domains = [helper.make_opsetid("", OPSETS.get(use.op, 22)), helper.make_opsetid(MICROSOFT, 1)]
     graph = helper.make_graph([node], use.op, [x], [y], constants)
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
-    program, _ = prepare(model).lower({"x": np.zeros(use.shape)})
-    return simplify(program)
+    program, _ = prepare(model).lower({"x": np.zeros(use.shape, float_type)})
+    return simplify(with_float_type(program, np.dtype(np.float64)))
 
 
 def _walked(program: Any, x: np.ndarray, R: np.ndarray, pair: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
