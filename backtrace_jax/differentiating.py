@@ -19,7 +19,7 @@ _SAME = 1e-3  # of the largest entry: single precision adds up in another order
 def check_gradient(
     imported: Imported, places: Sequence[Arrays], answer: Arrays, output: str, derivative: Derivative
 ) -> None:
-    """Compare the gradient of the framework's own model with the derivative, where anything may part the two.
+    """Compare the gradient of the framework's own model with the derivative, where the two may differ.
 
     Both are taken of a whole output, each entry of it with a weight of its own.
 
@@ -31,7 +31,7 @@ def check_gradient(
         derivative: Takes the derivative.
 
     Raises:
-        UnsupportedError: When they are two things, with both values, or nothing has a gradient.
+        UnsupportedError: When the two differ, with both values, or when no output is a float.
     """
     assert imported.source is not None
     floats = [name for name, array in answer.items() if array.dtype.kind not in "biu"]
@@ -64,7 +64,7 @@ def _compare(imported: Imported, doubt: str, name: str, ours: np.ndarray, theirs
         return
     place = ", ".join(map(str, worst))
     raise UnsupportedError(
-        f"gradient modes take the derivative of what {imported.name[:30]} computes, its autograd another ({doubt}): "
-        f"{ours[worst]:.4g} against {theirs[worst]:.4g} at {name}[{place}]. Modes of relevance are not concerned; for "
-        "the derivative explain its export: backtrace_jax.export(module, path, inputs)"
+        f"gradient modes take the derivative of what {imported.name[:30]} computes; its autograd gives another "
+        f"({doubt}): {ours[worst]:.4g} against {theirs[worst]:.4g} at {name}[{place}]. Other modes are not affected; "
+        "for the derivative explain its export: backtrace_jax.export(module, path, inputs)"
     )

@@ -149,7 +149,8 @@ class Explanation:
         fingerprint: what the bits depend on: model hash, mode, settings, versions, device. JSON values only.
         channels: "positive" and "negative" in mode "contrastive"; empty in all others.
         completeness_error: [batch], |total attribution - change| / |change|, where the change is that of the explained
-            answer from the baseline; None in modes where that is not defined, NaN where the answer itself is.
+            answer from the baseline; 0 where the two differ by no more than the answers' rounding. None in modes where
+            that is not defined, NaN where the answer itself is.
         warnings: what the explanation is to be read with caution for, with numbers and what to try.
     """
 

@@ -46,9 +46,9 @@ def xla_flags() -> str:
 
 @cache
 def instruction_set() -> str:
-    """What XLA takes the host's processor to be capable of: it compiles a function, which says so.
+    """What XLA takes the host's processor to be capable of, as a function that it compiles for this says.
 
-    Where it does not, in a version to come, it is what NumPy finds.
+    A later version of XLA may not say so; then this is what NumPy finds.
     """
     trivial = compile_on_host(jnp.negative, jax.ShapeDtypeStruct((), np.float32))
     listed = max(_FEATURES.findall(trivial.runtime_executable().serialize()), key=len, default=b"").decode()  # type: ignore[attr-defined]

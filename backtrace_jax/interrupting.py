@@ -1,7 +1,7 @@
 """Lets Ctrl-C be heard while XLA compiles or computes.
 
 Python handles signals in its main thread only, and only between two of its own instructions; a call of XLA returns when
-it is done. So the main thread hands such calls to another one and waits. After an interrupt XLA ends what it is at in
+it is done. So the main thread hands such calls to another one and waits. After an interrupt XLA finishes its call in
 the background, since nothing can stop it, and the other thread stops where it next asks whether it is waited for.
 """
 

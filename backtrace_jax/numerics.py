@@ -40,8 +40,8 @@ COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     },
     "gpu": {"xla_gpu_deterministic_ops": True, "xla_gpu_exclude_nondeterministic_ops": True},
 }
-"""Options of each compiled function, by backend; set per function, so no process-wide flag is touched, and none of the
-same name counts, nor `JAX_DISABLE_MOST_OPTIMIZATIONS`.
+"""Options of each compiled function, by backend. They are set for each function: no process-wide flag is touched, and
+neither flags of the same names nor `JAX_DISABLE_MOST_OPTIMIZATIONS` have an effect.
 
 On the CPU, XLA would drop optimisation barriers before it fuses, and then compute a value anew, rounded otherwise, in
 each place that reads it: the winner of a selection would not be found among its operands.
@@ -61,7 +61,7 @@ def float_type(name: str) -> np.dtype:
 def exact_types(precision: str = "highest") -> Iterator[None]:
     """Inside, 64-bit types are kept as they are, contractions have this precision, and nothing global changes.
 
-    What the caller has set of the settings of JAX that change numbers does not count inside.
+    The caller's own settings of JAX that change numbers have no effect inside.
     """
     with ExitStack() as stack:
         for pinned in (

@@ -49,9 +49,9 @@ class Gradient(NamedTuple):
     """What a framework's own differentiation takes back to the inputs of its model.
 
     Attributes:
-        doubt: Why it may be another than the derivative of what the model computes.
-        by_input: The gradient by input name, batch first; one row for an input that all examples share. By integers it
-            is that of the rows of tables which they look up, added up over features.
+        doubt: Why it may differ from the derivative of what the model computes.
+        by_input: The gradient by input name, batch first; one row for an input that all examples share. For
+            integers it is the gradient of the table rows that they look up, added up over features.
     """
 
     doubt: str
@@ -76,7 +76,7 @@ class Source(ABC):
     def gradient(self, feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> Gradient | None:
         """The framework's own gradient of an output, weighed by a start of its shape, by the inputs.
 
-        None where nothing parts it from the derivative of what the model computes.
+        None where it cannot differ from the derivative of what the model computes.
         """
         return None
 

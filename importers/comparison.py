@@ -1,4 +1,4 @@
-"""Whether outputs of an import are those of its source, but for rounding and for what nobody asks of them."""
+"""Whether outputs of an import are those of its source, apart from rounding and positions that a mask leaves out."""
 
 from __future__ import annotations
 

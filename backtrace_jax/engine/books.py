@@ -29,7 +29,7 @@ class Books(NamedTuple):
         signed: [nodes, 6] totals: received, handed on, then what was kept back by cause (`KEPT`); in pairs
             [nodes, 6, 2].
         absolute: The same of magnitudes, so that errors that cancel show.
-        strain: [nodes, 2] what was lost for want of range, and whether all products vanished (`strain`); in pairs
+        strain: [nodes, 2] what was lost because the range is too small, and whether all products vanished; in pairs
             [nodes, 2, 2].
     """
 

@@ -41,7 +41,7 @@ class Piece:
         run: The compiled function.
         reads: What it reads.
         gives: What later pieces, or the caller, read of what it computes.
-        last: What nobody reads after it.
+        last: What it reads, and nothing after it does.
     """
 
     run: Callable[..., Sequence[Any]]

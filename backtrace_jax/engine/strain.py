@@ -1,7 +1,7 @@
-"""Where the range of floats does not do: what is lost to numbers too large or too small, told apart from what is dead.
+"""Relevance that is lost because numbers leave the range of floats, told apart from relevance that is dead.
 
 A unit without any evidence is dead in any arithmetic. A unit whose evidence overflowed, is too small to divide by, or
-vanished since all its products are below the smallest number, is dead for want of range only.
+vanished because all its products are below the smallest number, is dead only because the range is too small.
 """
 
 from __future__ import annotations

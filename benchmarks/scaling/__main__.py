@@ -103,13 +103,14 @@ def draw(rows: Sequence[Row]) -> None:
 
 _PAGE = """# Large graphs
 
-Made by `python -m benchmarks.scaling`: a first explanation of one example, import and compilation included, of graphs
-that are large but honest (`benchmarks/scaling/models.py`), each in a process of its own. Seconds are processor time of
-all threads, memory is the most that the process held, packages included; wall times are of a machine that had other
-work to do. An exponent of 1 is cost in proportion. What is not in the table has not been measured.
+Made by `python -m benchmarks.scaling`. It measures the first explanation of one example, import and compilation
+included, for graphs that are large but honest (`benchmarks/scaling/models.py`), each in a process of its own. Processor
+time is that of all threads. Memory is the most that the process held, packages included. Wall times are longer than
+they need be, since the machine had other work to do. With an exponent of 1, cost grows in proportion to the graph.
+Nothing but what is in the table has been measured.
 
-Functions of more than 8,192 equations are compiled in pieces, and equal pieces once (`engine/pieces.py`): layers that
-repeat cost tracing only. Below that, one function is compiled as a whole.
+A function that JAX traces to more than 8,192 equations is compiled in pieces, and equal pieces are compiled once
+(`engine/pieces.py`): layers that repeat cost no more than their tracing. A shorter function is compiled as a whole.
 
 ![Processor time and memory over size, both logarithmic](scaling.png)
 
@@ -127,13 +128,13 @@ repeat cost tracing only. Below that, one function is compiled as a whole.
 |---|---|---|
 | steps of all loops together, nested ones multiplied | 2^24 | `backtrace_jax.importers.onnx.limits.MOST_STEPS` |
 | steps of one loop | 2^20 | `backtrace_jax.importers.onnx.limits.LONGEST_LOOP` |
-| nodes that loops and functions unfold to | 20,000 | `backtrace_jax.importers.onnx.limits.MOST_UNFOLDED` |
+| nodes that loops and functions add | 20,000 | `backtrace_jax.importers.onnx.limits.MOST_UNFOLDED` |
 | one value of an example, drawn numbers among them | 1 GiB | `backtrace_jax.importers.onnx.limits.LARGEST_VALUE` |
 | floating-point operations of one run of the model | 2^47 | `backtrace_jax.compiled.MOST_WORK` |
 
-What takes more is refused by name and number before anything is compiled. Ctrl-C is heard while XLA compiles or
-computes, in the main thread; a call of XLA that has begun goes on in the background until it is done, since nothing can
-stop it, and its result is dropped.
+What takes more is refused by name and number before anything is compiled. In the main thread, Ctrl-C works while XLA
+compiles or computes. Nothing can stop a call of XLA that has begun: it goes on in the background until it is done, and
+its result is dropped.
 """
 
 

@@ -125,7 +125,7 @@ class _Model(Source):
         if name is not None:
             raise UnsupportedError(
                 f"gradient modes take the derivative of what the model computes, and layer {name!r} (StopGradient) "
-                "tells Keras another one. Modes of relevance are not concerned; for the derivative explain its export: "
+                "tells Keras another gradient. Other modes are not affected; for the derivative explain its export: "
                 "backtrace_jax.export(model, path)"
             )
 

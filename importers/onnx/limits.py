@@ -92,7 +92,10 @@ class Limits:
         """
         self._nodes += number
         if self._nodes > MOST_UNFOLDED + len(self._model.proto.graph.node):
-            raise ModelError(f"loops and functions unfold to more than {MOST_UNFOLDED} nodes; refused")
+            raise ModelError(
+                f"loops and functions unfold to more than {MOST_UNFOLDED} nodes; refused. If the model can be trusted, "
+                "raise backtrace_jax.importers.onnx.limits.MOST_UNFOLDED"
+            )
 
     def check(self, shape: Sequence[int], dtype: Any) -> None:
         """Refuse a value of this type if it is no value or too large a one.
@@ -116,7 +119,10 @@ class Limits:
             ModelError: Naming the number.
         """
         if count > LONGEST_LOOP:
-            raise ModelError(f"a loop of {count} steps is longer than the {LONGEST_LOOP} that are possible; refused")
+            raise ModelError(
+                f"a loop of {count} steps is longer than the {LONGEST_LOOP} that are allowed; if the model can be "
+                "trusted, raise backtrace_jax.importers.onnx.limits.LONGEST_LOOP"
+            )
 
     def keep(self, array: np.ndarray) -> None:
         """Book a known array that has got a name; the same memory seen in another shape counts once."""

@@ -1,4 +1,4 @@
-"""The gradient that a module's own autograd has, where it may be another than the derivative of what it computes.
+"""The gradient of a module's own autograd, where it may differ from the derivative of what the module computes.
 
 A module can tell autograd something else than it computes: `detach`, `.data`, `no_grad`, `item`, hooks, a `backward` of
 its own. All but compiled code shows while it runs: an operation that is given a tensor with a gradient returns one
@@ -153,7 +153,7 @@ def gradient(
     except Exception as error:  # the module's own, whatever it is
         raise UnsupportedError(
             f"{type(module).__name__[:30]} cannot be differentiated by its own autograd, which gradient modes are "
-            f"compared with: {describe(error)}. Modes of relevance are not concerned"
+            f"compared with: {describe(error)}. Other modes are not affected"
         ) from error
     looked_up = [(indices, rows.grad) for indices, rows in watch.looked_up if rows.grad is not None]
     found = {name: _taken(tensor, leaves.get(name), looked_up) for name, tensor in given.items()}

@@ -468,7 +468,7 @@ def test_a_gradient_that_keras_stops_is_refused(nested):
     model = keras.Model(x, ops.multiply(x, ops.stop_gradient(ops.sigmoid(x))))
     model = keras.Sequential([L.Input((3,)), model]) if nested else model
     rows = np.ones((2, 3), np.float32)
-    with pytest.raises(UnsupportedError, match=r"\(StopGradient\) tells Keras another one.*export"):
+    with pytest.raises(UnsupportedError, match=r"\(StopGradient\) tells Keras another gradient.*export"):
         explain(model, rows, task="regression", mode="gradient")
     assert np.abs([*explain(model, rows, task="regression").relevance.values()]).max() > 0
 

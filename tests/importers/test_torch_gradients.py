@@ -139,7 +139,7 @@ def _assert_own(found, module, x):
 @pytest.mark.parametrize("name", PARTED)
 def test_another_gradient_than_the_derivative_is_refused(name):
     with pytest.raises(
-        UnsupportedError, match=r"its autograd another \(.*relevance are not concerned.*export"
+        UnsupportedError, match=r"its autograd gives another \(.*Other modes are not affected.*export"
     ) as error:
         explain(Made(PARTED[name]), examples(), mode="gradient", target=TARGET)
     assert len(str(error.value)) <= 300
@@ -200,7 +200,7 @@ def test_a_doubt_on_some_inputs_alone_is_met_when_they_come():
     def answer(m, x):
         return m.second(m.first(x).detach() if float(x.detach().max()) > 1 else m.first(x))
 
-    with pytest.raises(UnsupportedError, match="autograd another"):
+    with pytest.raises(UnsupportedError, match="autograd gives another"):
         explain(Made(answer), 3 * examples(), mode="gradient", target=TARGET)
 
 
@@ -209,7 +209,7 @@ def test_a_module_in_doubt_is_compared_on_every_call():
     small = examples().clamp(max=0.4)
     for _ in range(2):
         _assert_own(explainer(small, target=TARGET), Made(lambda m, x: m.second(x)), small)
-    with pytest.raises(UnsupportedError, match="autograd another"):
+    with pytest.raises(UnsupportedError, match="autograd gives another"):
         explainer(examples(), target=TARGET)
 
 
@@ -233,7 +233,7 @@ class Tokens(nn.Module):
 def test_tokens_have_the_gradient_of_their_rows(function, refused):
     module = Tokens(function)
     with (
-        pytest.raises(UnsupportedError, match=r"autograd another \(detach in 'Tokens'.* at ids")
+        pytest.raises(UnsupportedError, match=r"autograd gives another \(detach in 'Tokens'.* at ids")
         if refused
         else nullcontext()
     ):
