@@ -336,7 +336,7 @@ def test_encodings_are_inputs():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (None, "pass example="),
+        (None, "example= where an Explainer"),
         (torch.tensor(1.0), "has no batch"),
         (torch.zeros(0, 4), "has no batch"),
         (torch.zeros(2, 5), "cannot be called with these inputs"),
