@@ -141,7 +141,7 @@ def _strained(compiled: Compiled, result: Result, *, open_books: bool) -> np.nda
 
 def _summed(book: np.ndarray) -> np.ndarray:
     """Totals of nodes over channels, [runs, nodes]."""
-    return book.reshape(*book.shape[:2], -1).sum(axis=2)
+    return book.sum(axis=tuple(range(2, book.ndim)))
 
 
 def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:

@@ -243,3 +243,13 @@ def test_an_input_that_the_answer_does_not_depend_on_has_relevance_zero(mode):
         assert [*relevance] == ["x", "unread"]
         np.testing.assert_array_equal(relevance["unread"], np.zeros((1, 2, 2), np.float32), strict=True)
     assert [*explain(network, inputs, mode=mode, target=0, wrt="x").relevance] == ["x"]
+
+
+@pytest.mark.parametrize("mode", ["default", "lrp-epsilon", "attnlrp"])
+def test_a_network_without_any_operation_hands_the_start_to_its_input(mode):
+    inputs = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]], np.float32)
+    found = explain(handmade.model(helper.make_node("Identity", ["x"], ["y"])), inputs, mode=mode, target=1)
+    np.testing.assert_array_equal(found.relevance["x"], np.tile(np.float32([0, 1, 0]), (2, 1)), strict=True)
+    assert found.ledger is not None
+    assert found.ledger.error.max() == 0
+    assert not found.ledger.by_node
