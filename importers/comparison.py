@@ -21,7 +21,7 @@ _TOLERANCE = 1e-4  # relative to the largest entry of an output, and of a unit b
 _STEPS = 8  # of rounding at the largest entry, in which two orders of adding may differ
 _DOUBT = 1e-2  # relative to a unit itself: more than this is not taken for rounding before it was measured
 _MEASURED = 32  # times the rounding measured of a unit, which is a few draws of it
-_SINGLE = float(np.finfo(np.float32).eps)
+_SINGLE, _DOUBLE = (float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
 _SMALLEST = 1e-30  # denormal numbers are zero to some machines
 _SPANS = ("start_logits", "end_logits")  # with a unit for each position; others with two axes have one for each class
 _FILL = 1e30  # from here on an entry is no quantity: logits left out are filled with the lowest float
@@ -139,7 +139,8 @@ class _Difference:
     def units(self) -> np.ndarray:
         """Beyond this a unit is in doubt: it is apart by more than its share, and by more than rounding can explain."""
         rounding = np.minimum(_STEPS * self.step * self.size, _DOUBT * self.own)
-        return np.maximum(self.tolerance * self.own, rounding) + _SMALLEST
+        immeasurable = _MEASURED * _DOUBLE * self.size  # rounding is measured in double precision, which rounds as well
+        return np.maximum(self.tolerance * self.own, rounding) + immeasurable + _SMALLEST
 
     def unsettled(self, name: str, asked: np.ndarray, doubtful: np.ndarray) -> list[str]:
         """A line on the explained unit [batch] that is most in doubt, if one is."""

@@ -240,6 +240,22 @@ def test_a_small_unit_that_nobody_can_measure_is_named_where_it_is_explained(our
     assert all(re.search(said, line) for line in lines)
 
 
+class Itself(Measured):
+    """A source that computes in double precision already."""
+
+    def rounding(self, feeds):
+        return {"output": np.zeros((1, 2))}
+
+
+@pytest.mark.parametrize(("ours", "agree"), [(1e-16, True), (1e-12, False)])
+def test_where_double_precision_rounds_itself_nothing_is_measured(ours, agree):
+    """A unit that is exactly 0 in a model of doubles, whose rounding measured against itself is 0."""
+    imported = Imported("double", "", (), _never, _never, source=Itself())
+    found, expected = ({"output": np.array([each])} for each in ([3.0, ours], [3.0, 0.0]))
+    with nullcontext() if agree else pytest.raises(ImportMismatchError, match="1e-12 after the import, 0 before"):
+        compare(imported, found, expected, {"x": np.zeros((1, 1))})
+
+
 class Uncopied(Two):
     """Cannot be copied; what it is given in its own precision alone, it says so."""
 
