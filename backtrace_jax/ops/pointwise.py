@@ -85,8 +85,10 @@ def celu(x: Array, *, alpha: float) -> Array:
 
 
 def hard_sigmoid(x: Array, *, alpha: float, beta: float) -> Array:
-    """alpha x + beta kept inside [0, 1]."""
-    return clip(x * alpha + beta, low=0, high=1)
+    """alpha x + beta kept inside [0, 1]; it ends by alpha x, as XLA may round the sum and the product in one."""
+    scaled, dtype = x * alpha, x.dtype
+    inside = jnp.where(scaled >= 1 - beta, jnp.ones((), dtype), scaled + beta)
+    return jnp.where(scaled <= -beta, jnp.zeros((), dtype), inside)
 
 
 def hard_swish(x: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import numpy as np
@@ -181,6 +182,16 @@ def test_derivatives_at_kinks(op):
     params, x, slope = KINKS[op]
     walked = walk_op(op, [np.array(x, float)], np.full(len(x), 2.0), mode="gradient", **params)
     close(walked.relevance["x0"], 2.0 * np.array(slope))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_products_and_sums_leave_kinks_where_they_are(dtype):
+    """Sixths are not exact; rounded together with the sum, x/6 + 1/2 would be above 0 at -3."""
+    x, sixth = np.array([-3.0, 0.0, 3.0], dtype), {"alpha": 1 / 6, "beta": 0.5}
+    for op, params, slope in (("hard_sigmoid", sixth, [0, 1 / 6, 0]), ("hard_swish", {}, [0, 0.5, 1])):
+        with exact_types():
+            found = jax.jit(jax.vmap(jax.grad(partial(OPS[op].apply, **params))))(x)
+        np.testing.assert_allclose(found, slope, rtol=1e-6)
 
 
 def test_the_derivative_of_a_leaky_rectifier_with_known_slopes():
