@@ -16,7 +16,7 @@ import numpy as np
 from ..speed import machine
 
 ROOT = Path(__file__).parents[2]
-RESULTS, PICTURE = ROOT / "benchmarks/results/scaling.json", ROOT / "docs/scaling.png"
+RESULTS, PICTURE = ROOT / "benchmarks/results/scaling/graphs.json", ROOT / "docs/scaling.png"
 PAGE = ROOT / "docs/scaling.md"
 MODES = ("default", "lrp-epsilon-plus", "gradient")
 SERIES = {

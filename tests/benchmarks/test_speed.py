@@ -94,6 +94,12 @@ def test_the_page(path, tmp_path, monkeypatch):
     assert sum(line.startswith("| 1 |") for line in page.splitlines()) == len(OWN)
 
 
+def test_the_page_in_docs_is_made_of_the_results_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tables", "--page", str(tmp_path / "page.md")])
+    tables.main()
+    assert (tmp_path / "page.md").read_text() == tables.PAGE.read_text()
+
+
 def test_the_guard(found, path, tmp_path, monkeypatch, capsys):
     asked = ["guard", "--results", str(path), "--baseline", str(tmp_path / "baseline.json")]
     monkeypatch.setattr(sys, "argv", [*asked, "--update"])
