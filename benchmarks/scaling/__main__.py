@@ -35,6 +35,10 @@ LARGE = {
     "outputs": 5000,
     "diamonds": 40,
 }
+MOST = {"cpu_s": 60.0, "mib": 3 * 1024.0}
+"""What the largest graph of a series may take."""
+STEEPEST = 1.2
+"""The largest exponent of a series."""
 _FIGURES = ("cpu_s", "wall_s", "mib")
 _LONGEST, _LARGEST = 900.0, 8 * 1024  # seconds and MiB after which a point is given up
 
@@ -122,6 +126,9 @@ A function that JAX traces to more than 8,192 equations is compiled in pieces, a
 |---|---|---|---|
 {exponents}
 
+The bars are 60 s of processor time and 3 GiB for the largest graph of each series, and exponents of at most 1.2.
+{verdict}
+
 ## What is bounded, and by which number
 
 | what | bound | raised by |
@@ -134,7 +141,7 @@ A function that JAX traces to more than 8,192 equations is compiled in pieces, a
 
 What takes more is refused by name and number before anything is compiled. In the main thread, Ctrl-C works while XLA
 compiles or computes. Nothing can stop a call of XLA that has begun: it goes on in the background until it is done, and
-its result is dropped.
+its result is dropped. Of a run in pieces, no further piece is handed to XLA.
 """
 
 
@@ -144,7 +151,27 @@ def write_page(rows: Sequence[Row]) -> None:
     lines = [[row["kind"], row["mode"], *(row.get(n, "ended") for n in ("size", *_FIGURES))] for row in ordered]
     slopes = [(k, m, *(exponent(series(rows, k, m), n) for n in ("cpu_s", "mib"))) for k in SERIES for m in MODES]
     told = [(k, m, f"{time:.2f}", f"{memory:.2f}") for k, m, time, memory in slopes if time == time]
-    PAGE.write_text(_PAGE.format(rows=_table(lines), exponents=_table(told)))
+    misses = [f"- {each}" for each in missed(rows)]
+    verdict = "\n".join(("Missed:", "", *misses)) if misses else "None is missed."
+    PAGE.write_text(_PAGE.format(rows=_table(lines), exponents=_table(told), verdict=verdict))
+
+
+def missed(rows: Sequence[Row]) -> list[str]:
+    """The bars that a series which has been measured misses."""
+    found = []
+    for kind, sizes in SERIES.items():
+        for mode in MODES:
+            points = series(rows, kind, mode)
+            for row in (row for row in points if row["size"] == sizes[-1]):
+                over = [f"{row.get(n, 'ended')} of at most {most:g} ({n})" for n, most in MOST.items() if _over(row, n)]
+                found += [f"{kind} of {row['size']:,}, {mode}: {each}" for each in over]
+            slopes = {name: exponent(points, name) for name in MOST}
+            found += [f"{kind}, {mode}: exponent {n:.2f} ({name})" for name, n in slopes.items() if n > STEEPEST]
+    return found
+
+
+def _over(row: Row, name: str) -> bool:
+    return name not in row or row[name] > MOST[name]
 
 
 def _table(lines: Sequence[Sequence[Any]]) -> str:
