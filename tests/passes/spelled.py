@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
-from backtrace_jax.ir import Builder, Value
+from backtrace_jax.ir import Builder, Program, Value
+from tests.passes.graphs import check_unchanged, operations, program
 
 ROOT_TWO_OVER_PI = np.sqrt(2 / np.pi)
 
@@ -33,3 +37,11 @@ class Writer:
 def written(expression):
     """`expression(w, x, ...)` as tests of passes build programs."""
     return lambda builder, *inputs: expression(Writer(builder), *inputs)
+
+
+def check_pass(apply: Callable[[Program], Program], expression: Any, expected: Sequence[str] | None = None) -> None:
+    """A pass computes the same with these operations; None: it leaves them as they were."""
+    before = program(written(expression), (2, 3))
+    after = apply(before)
+    assert operations(after) == (operations(before) if expected is None else expected)
+    check_unchanged(before, after)

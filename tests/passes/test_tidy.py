@@ -8,7 +8,7 @@ import pytest
 from backtrace_jax.ir import Builder, Source
 from backtrace_jax.passes.tidy import merge_alike, narrowed, tidy
 from tests.passes.graphs import SINGLE, check_unchanged, operations, program
-from tests.passes.spelled import written
+from tests.passes.spelled import check_pass
 
 ONES, ZEROS = np.ones((2, 3)), np.zeros((2, 3))
 
@@ -71,19 +71,12 @@ STAYS = {
 
 @pytest.mark.parametrize("name", GOES)
 def test_what_a_spelling_puts_in_goes(name):
-    expression, expected = GOES[name]
-    before = program(written(expression), (2, 3))
-    after = tidy(before)
-    assert operations(after) == expected
-    check_unchanged(before, after)
+    check_pass(tidy, *GOES[name])
 
 
 @pytest.mark.parametrize("name", STAYS)
 def test_what_computes_something_stays(name):
-    before = program(written(STAYS[name]), (2, 3))
-    after = tidy(before)
-    assert operations(after) == operations(before)
-    check_unchanged(before, after)
+    check_pass(tidy, STAYS[name])
 
 
 @pytest.mark.parametrize(("between", "left"), [("float64", 1), ("float16", 3)])
