@@ -52,9 +52,15 @@ class Lowering(Builder):
         return self.scope.opsets
 
     def define(self, name: str, value: Held) -> None:
-        """Bind an ONNX name to its value."""
+        """Bind an ONNX name to its value.
+
+        Raises:
+            UnsupportedError: For complex numbers that depend on the inputs: relevance is shared among real ones.
+        """
         if not name:
             return
+        if isinstance(value, Var) and value.dtype.kind == "c":
+            raise UnsupportedError(f"{name!r} is complex: relevance is for real numbers; keep both parts as values")
         self.scope.define(name, value)
         if isinstance(value, np.ndarray):
             self.limits.keep(value)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from backtrace_jax import Explainer
 from backtrace_jax.errors import (
     BacktraceError,
     DataDependentError,
@@ -317,6 +318,16 @@ def test_a_loop_without_an_end_is_refused():
     model.graph.node[0].input[0] = ""
     with pytest.raises(BacktraceError, match="refused"):
         lowered(model)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.COMPLEX64, TensorProto.COMPLEX128])
+def test_complex_numbers_have_no_relevance(kind):
+    sizes = numpy_helper.from_array(np.array([1, 4]), "sizes")
+    info = [helper.make_tensor_value_info(name, kind, [None, 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Expand", ["x", "sizes"], ["y"])], "g", info[:1], info[1:], [sizes])
+    model = helper.make_model(graph, opset_imports=[helper.make_operatorsetid("", 20)])
+    with pytest.raises(UnsupportedError, match="'x' is complex: relevance is for real numbers"):
+        Explainer(model)(np.ones((1, 4), np.complex64))
 
 
 def test_inputs_can_be_fixed():
