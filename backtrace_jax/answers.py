@@ -38,6 +38,7 @@ class Answer:
         vocabulary: Rows of the largest table that token ids look up; 0: there is none.
         inputs: Shapes of the inputs, likewise.
         narrowed: Whether all that is known of the inputs passed through fewer numbers than it has.
+        named: Axis of the classes as the user names it; None: it is left to the graph.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Answer:
     vocabulary: int = 0
     inputs: tuple[tuple[int, ...], ...] = ()
     narrowed: bool = False
+    named: int | None = None
 
     @property
     def units(self) -> int:
@@ -61,9 +63,26 @@ class Answer:
         return tuple(axis for axis, size in enumerate(self.shape) if size > 1)
 
     @property
+    def one_of(self) -> int | None:
+        """Axis along which one class is chosen, as the user or a softmax says."""
+        return self.exclusive if self.named is None else self.named
+
+    @property
     def classes(self) -> int | None:
-        """Axis of the classes: that of the softmax, else of the channels."""
-        return self.channels if self.exclusive is None else self.exclusive
+        """Axis of the classes; None: nothing tells it.
+
+        That of the choice, else of the channels, else the only one beside the places of a picture that went in, or
+        the only one with as many classes as there are tokens.
+        """
+        beside = [axis for axis in self.several if self.shape[:axis] + self.shape[axis + 1 :] in self.pictures]
+        tokens = [axis for axis in self.several if self.is_vocabulary(axis)]
+        only = (axes[0] if len(axes) == 1 else None for axes in (beside, tokens))
+        return next((axis for axis in (self.one_of, self.channels, *only) if axis is not None), None)
+
+    @property
+    def pictures(self) -> tuple[tuple[int, ...], ...]:
+        """The places of the pictures that went in, channels first or last."""
+        return tuple(places for shape in self.inputs if len(shape) > 2 for places in (shape[1:], shape[:-1]))
 
     @property
     def restored(self) -> bool:
@@ -168,10 +187,10 @@ def task_of(answer: Answer) -> str | None:
         return CLASSIFICATION if answer.probability else REGRESSION
     if len(answer.several) == 1:
         return _task_of_row(answer)
-    if len(answer.shape) == 2 and answer.is_vocabulary(1 if answer.classes is None else answer.classes):
+    if len(answer.shape) == 2 and answer.classes is not None and answer.is_vocabulary(answer.classes):
         return NEXT_TOKEN
-    if answer.exclusive in answer.several:
-        return TOKENS if len(answer.shape) == 2 and answer.exclusive == 1 else CLASS_SEGMENTATION
+    if answer.one_of in answer.several:
+        return TOKENS if len(answer.shape) == 2 and answer.one_of == 1 else CLASS_SEGMENTATION
     if answer.probability and _is_picture(answer):
         return BINARY_SEGMENTATION
     return REGRESSION if answer.restored else None
@@ -185,6 +204,4 @@ def _task_of_row(answer: Answer) -> str:
 
 def _is_picture(answer: Answer) -> bool:
     """Whether it has one channel over two axes or more, or the very axes of a picture that went in."""
-    if len(answer.shape) > len(answer.several):
-        return True
-    return any(len(shape) > 2 and answer.shape in (shape[1:], shape[:-1]) for shape in answer.inputs)
+    return len(answer.shape) > len(answer.several) or answer.shape in answer.pictures

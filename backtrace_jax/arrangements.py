@@ -14,6 +14,7 @@ from .questions import (
     BINARY_SEGMENTATION,
     CLASS_SEGMENTATION,
     CLASSIFICATION,
+    CUSTOM,
     NEXT_TOKEN,
     REGRESSION,
     SPAN,
@@ -104,18 +105,29 @@ def _is_one_place(answer: Answer, axis: int | None) -> bool:
 
 
 def _regions(task: str, answer: Answer) -> int:
-    """Classes lie along the axis of the softmax, of the channels, or follow the batch as in [batch, classes, ...]."""
-    axis = answer.classes or 0
-    if len(answer.shape) < 2 or answer.shape[axis] < 2 or _is_one_place(answer, axis):
+    """Classes lie along one axis, at the places of the others."""
+    if len(answer.several) < 2 or answer.shape[_of_classes(task, answer)] < 2:
         raise _refusal(task, answer, "it has no classes at every place of a picture or series")
-    return axis
+    return _of_classes(task, answer)
 
 
 def _sequence(task: str, answer: Answer) -> int:
-    """Classes lie along the axis of the softmax, of the units, or are last as in [batch, positions, classes]."""
+    """Classes lie along one of two axes, positions along the other."""
     if len(answer.shape) != 2:
         raise _refusal(task, answer, "it has no positions, which takes [batch, positions, classes]")
-    return 1 if answer.classes is None else answer.classes
+    return _of_classes(task, answer)
+
+
+def _of_classes(task: str, answer: Answer) -> int:
+    """The axis of the classes."""
+    if answer.classes is None:
+        raise _refusal(
+            task,
+            answer,
+            "the graph does not tell which axis holds the classes; pass class_axis=1 (channels first), class_axis=-1 "
+            "(channels last), or another",
+        )
+    return answer.classes
 
 
 def _next_token(task: str, answer: Answer) -> int:
@@ -135,6 +147,7 @@ def _places(task: str, answer: Answer) -> int:
 
 _AXES: dict[str, Callable[[str, Answer], int]] = {
     CLASSIFICATION: _row,
+    CUSTOM: _row,
     UNIT: _row,
     REGRESSION: _quantities,
     BINARY_SEGMENTATION: _mask,

@@ -6,7 +6,7 @@ transpositions and reshapes around them, so that neither the rank nor the framew
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from operator import mul
 
@@ -14,6 +14,8 @@ from .ir import Eqn, Graph, Var
 from .ops import CONTROL, MOVE, NONE, OPS, POINTWISE, PRODUCT, SOFTMAX
 
 _CONVOLUTIONS = ("conv", "conv_transpose")
+_JOINING = ("concat", "slice", "pad")
+"""Operations behind which channels are still channels, more of them or fewer."""
 _MONOTONE = ("log", "exp", "cast", "quantize", "dequantize", "clip")
 """Pointwise functions that leave the order of classes as it is."""
 
@@ -28,7 +30,7 @@ def channel_axes(graph: Graph) -> Axes:
     for eqn in graph.eqns:
         for result in eqn.outvars:
             axis = _made(eqn, result, params, found)
-            axis = _handed_on(eqn, result, found) if axis is None else axis
+            axis = _handed_on(eqn, result, found, resized=_JOINING) if axis is None else axis
             if axis is not None or len(result.shape) == 2:  # one example of a row of features
                 found[result.name] = 1 if axis is None else axis
     return found
@@ -77,12 +79,19 @@ def _of_einsum(eqn: Eqn, params: set[str], found: Axes) -> int | None:
     return result.index(brought[0]) if len(brought) == 1 else None
 
 
-def _handed_on(eqn: Eqn, result: Var, found: Axes) -> int | None:
-    """Where the axis of the operands is in the result, when all that have one agree."""
+def _handed_on(eqn: Eqn, result: Var, found: Axes, resized: Collection[str] = ()) -> int | None:
+    """Where the axis of the operands is in the result, when all that have one agree.
+
+    Args:
+        eqn: The equation.
+        result: One of its results.
+        found: Axes of its operands.
+        resized: Operations that leave the axis where it is, though its size may change.
+    """
     if OPS[eqn.op].kind == NONE or (OPS[eqn.op].kind == PRODUCT and eqn.op != "mul"):
         return None
     carried = [var for i, var in enumerate(eqn.invars) if OPS[eqn.op].carries(i) and var.name in found]
-    axes = {moved(eqn, var, result, found[var.name]) for var in carried}
+    axes = {found[v.name] if eqn.op in resized else moved(eqn, v, result, found[v.name]) for v in carried}
     return axes.pop() if len(axes) == 1 else None
 
 

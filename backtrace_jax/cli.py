@@ -191,6 +191,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "output",
         "scaler",
         "thresholding",
+        "class_axis",
         "layers",
         "wrt",
         "chunk",
@@ -465,6 +466,7 @@ def _add_settings(group: Any) -> None:
         "--scaler", type=_scaler, default=1.0, help="total relevance, or none: the output's own value (1)"
     )
     group.add_argument("--thresholding", type=float, default=0.5, help="threshold of segmentation masks (%(default)s)")
+    group.add_argument("--class-axis", type=_whole, help="axis of the classes where the graph does not tell: 1, or -1")
     group.add_argument(
         "--baseline", metavar="FILE|zero", help="reference input: one example, or examples whose mean it is (zero)"
     )

@@ -74,6 +74,7 @@ class Outline:
             paired=mode.paired,
             plain=not mode.conserving,
             rows=self.rows,
+            class_axis=settings.class_axis,
         )
 
 

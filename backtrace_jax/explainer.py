@@ -56,8 +56,8 @@ class Explainer:
         Args:
             model: As `explain` takes it.
             example: Inputs that a PyTorch module is traced with.
-            settings: As `explain` takes them: mode, task, output, scaler, thresholding, layers, wrt, chunk, dtype,
-                precision, batch_axis, prepare, prove.
+            settings: As `explain` takes them: mode, task, output, scaler, thresholding, class_axis, layers, wrt, chunk,
+                dtype, precision, batch_axis, prepare, prove.
 
         Raises:
             ModelError: When the model cannot be read.
@@ -236,7 +236,8 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
             the graph: one number is a class if it is a probability, else a quantity; a row of numbers is one of
             classes, or a regression where an autoencoder restored its input; the axis of the last softmax holds the
             classes of places; one channel of probabilities over a picture is a mask; as many classes as the table of
-            tokens has rows are next tokens. What it chose is `fingerprint["task"]`; what stays open is asked back.
+            tokens has rows are next tokens. What it chose is in the fingerprint ("task", "class_axis"); what stays open
+            is asked back.
         target: Class explained: None (the predicted one), an integer (negative: from the end), one integer per
             example, or a tuple indexing the output's axes. For a regression the output explained (None: all of them in
             equal parts). On a single unit 1 explains it and 0 explains class 0, whose start is reversed (in
@@ -249,6 +250,8 @@ def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
             module inside the model, whose most active unit (or `target`) is explained.
         scaler: Total relevance handed out; None: the output's own value, and in gradient modes the plain derivative.
         thresholding: Value of the output above which a unit belongs to a segmentation mask.
+        class_axis: Axis of the output (0 is the batch) that holds the classes of a segmentation or sequence, where the
+            graph does not tell it (no softmax, no channels, as behind a Reshape).
         start: Start relevance itself instead of a task: an array shaped like the output, or a function
             that makes one from the explained output's array. In contrastive mode its negative part speaks against.
         baseline: Reference input for "deeplift" and "integrated-gradients": None or "zero", an array shaped like one

@@ -261,11 +261,12 @@ class Explanation:
         return archive.load(as_path("path", path))
 
     def __repr__(self) -> str:
-        """One line: mode, task, explained output, shapes, closing error; one more for each warning."""
+        """One line: mode, task, axis of classes, output, shapes, closing error; one more for each warning."""
         shapes = ", ".join(f"{printable(name)}: {list(array.shape)}" for name, array in self.relevance.items())
-        mode, task = (self.fingerprint.get(key, "unknown") for key in ("mode", "task"))
+        mode, axis = self.fingerprint.get("mode", "unknown"), self.fingerprint.get("class_axis")
+        task = repr(self.fingerprint.get("task", "unknown")) + ("" if axis is None else f", class_axis={axis!r}")
         books = self.ledger if self.ledger is not None else f"{len(self)} examples"
-        line = f"Explanation(mode={mode!r}, task={task!r}, output={self.output!r}, relevance={{{shapes}}}, {books!s})"
+        line = f"Explanation(mode={mode!r}, task={task}, output={self.output!r}, relevance={{{shapes}}}, {books!s})"
         return "\n".join([line, *(printable(f"warning: {each}") for each in self.warnings)])
 
     def _repr_html_(self) -> str:

@@ -127,12 +127,14 @@ def _minus(speaking: Ledger, against: Ledger) -> Ledger:
 def _resolved(compiled: Compiled, settings: Settings) -> dict[str, object]:
     """The settings with every choice that was left open as it was made."""
     request = compiled.request
+    axis = request.task.place.axis
     return {
         **{each.name: getattr(settings, each.name) for each in fields(settings)},
         "mode": request.mode.name,
         "mode_options": dict(request.mode.options),
         "rules": request.mode.own_rules,
         "task": request.task.name,
+        "class_axis": None if axis is None else axis + 1,
         "output": compiled.output_name,
         "layers": list(request.layers),
         "wrt": [var.name for var in compiled.program.graph.inputs if var.name in request.reached],

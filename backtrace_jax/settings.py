@@ -33,6 +33,7 @@ class Settings:
     output: str | int | None = None
     scaler: float | int | None = 1.0
     thresholding: float | int = 0.5
+    class_axis: int | None = None
     layers: tuple[str, ...] | None = None
     wrt: tuple[str, ...] | None = None
     chunk: int | None = None
@@ -80,6 +81,8 @@ class Settings:
         _check_range(self.scaler, self.dtype)
         if not is_finite(self.thresholding):
             raise SettingError(f"thresholding must be a finite number, found {shown(self.thresholding)}")
+        if self.class_axis is not None and not is_whole(self.class_axis):
+            raise SettingError(f"class_axis must be a whole number or None, found {shown(self.class_axis)}")
         if self.wrt == ():
             raise SettingError("wrt=[] names no input; leave it out, or name those that bear relevance")
 

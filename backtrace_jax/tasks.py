@@ -8,7 +8,7 @@ or in mode "contrastive" all the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax import Array
 from .answers import Answer, task_of
 from .arguments import is_whole
 from .arrangements import Arrangement, arranged_for
+from .errors import SettingError
 from .families import WEIGH
 from .questions import (
     AUTO,
@@ -100,6 +101,7 @@ def resolve_task(
     paired: bool = False,
     plain: bool = False,
     rows: int = 1,
+    class_axis: int | None = None,
 ) -> Task:
     """Settle how relevance starts at an output.
 
@@ -112,15 +114,20 @@ def resolve_task(
         paired: Whether relevance for and against travels as a pair.
         plain: Whether derivatives travel, which start at 1 without a scaler.
         rows: Number of examples that the output holds along its first axis; their questions come together.
+        class_axis: Axis of the classes in a batch of outputs; None: the graph tells it.
 
     Raises:
         SettingError: When the output has no shape for the task.
     """
-    if asked.custom:
-        place = Arrangement(answer.shape, None, 1, answer.units)
-        return Task(CUSTOM, lambda value, asked: custom(value, asked, paired), paired, place)
+    answer = replace(answer, named=_named_axis(class_axis, answer))
     name, left_open = _family(task, answer, asked)
     place, amounts = arranged_for(name, answer), Amounts(scaler, plain)
+    if answer.named not in (None, place.axis) and not (asked.custom or asked.unit):
+        raise SettingError(
+            f"class_axis={class_axis}: task {name!r} has no classes along that axis; leave class_axis= out"
+        )
+    if asked.custom:
+        return Task(CUSTOM, lambda value, asked: custom(value, asked, paired), paired, place)
     single = name == CLASSIFICATION and answer.units == 1
 
     def begin(value: Array, question: Question) -> Start:
@@ -144,12 +151,27 @@ def resolve_task(
 
 def _family(task: str, answer: Answer, asked: QuestionForm) -> tuple[str, bool]:
     """The task's family, and whether nothing said which; a unit named by its index is one among all others."""
-    family = canonical_task(task)
+    family = CUSTOM if asked.custom else canonical_task(task)
     if family != AUTO:
         return family, False
     found = task_of(answer)
     by_index = asked.unit and found not in (*SIDE_BY_SIDE, *IN_SEQUENCE)
     return (CLASSIFICATION if by_index or found is None else found), found is None
+
+
+def _named_axis(class_axis: int | None, answer: Answer) -> int | None:
+    """The axis of one example that an axis of a batch is.
+
+    Raises:
+        SettingError: When there is none.
+    """
+    if class_axis is None:
+        return None
+    rank = len(answer.shape) + 1
+    if not -rank < class_axis < rank or class_axis == 0:
+        there = f"there are 1 to {rank - 1}, or -1 for the last" if rank > 1 else "there are none"
+        raise SettingError(f"class_axis={class_axis} is no axis of output {answer.name!r} behind the batch; {there}")
+    return class_axis % rank - 1
 
 
 def _by_row(begin: Callable[[Array, Question], Start], paired: bool) -> Callable[[Array, Question], Start]:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from backtrace_jax.answers import read_answer
 from backtrace_jax.ir import Graph, Var
 from backtrace_jax.numerics import exact_types
+from backtrace_jax.questions import CLASS_SEGMENTATION, NEXT_TOKEN, TOKENS, canonical_task
 from backtrace_jax.targets import read_question, read_start
 from backtrace_jax.tasks import QuestionForm, Task, resolve_task
 from tests.engine.graphs import program
 
 QUESTIONS = ("target", "against", "position")
-
+CLASS_AXIS = {CLASS_SEGMENTATION: 1, NEXT_TOKEN: -1, TOKENS: -1}
+"""Where the classes lie in outputs of which no softmax tells it."""
 
 _LAST: dict[str, Callable[[Any, Var], Var]] = {
     "": lambda builder, x: builder.emit("tanh", x),
@@ -63,6 +65,8 @@ def started(
 ) -> Started:
     """What a batch of outputs, [batch, ...], starts with; `asked`: of `QUESTIONS`, and settings of the task."""
     graph = graph_ending_in(values.shape[1:], values.dtype, last, inner=inner)
+    if "softmax" not in last and values.ndim > 1:
+        asked = {"class_axis": CLASS_AXIS.get(canonical_task(task)), **asked}
     output = graph.eqns[-2].outvars[0] if inner else graph.outputs[0]
     return started_at(graph, output, values, task, start=start, **asked)
 

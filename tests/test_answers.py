@@ -44,6 +44,17 @@ def rows(b, ids, tokens=11, width=4):
     return b.emit("gather", random(tokens, width), ids, axis=0)
 
 
+def first(b, x, count):
+    """The first channels."""
+    return b.emit("slice", x, start=(0,) * len(x.shape), limit=(1, count, *x.shape[2:]), stride=(1,) * len(x.shape))
+
+
+def placed(b, x, shape):
+    """A picture made by a dense layer."""
+    size = int(np.prod(x.shape))
+    return b.emit("reshape", dense(b, b.emit("reshape", x, shape=(1, size)), int(np.prod(shape))), shape=(1, *shape))
+
+
 PICTURE, SERIES, FEATURES, IDS = (1, 2, 6, 8), (1, 9, 3), (1, 6), (1, 7)
 MASK, REGIONS = "binary-segmentation", "multi-class-segmentation"
 
@@ -107,6 +118,18 @@ KINDS = {
         lambda b, x: b.emit("add", x, conv(b, b.emit("relu", conv(b, x, 1)), 2)),
         None,
     ),
+    "places of features": (FEATURES, lambda b, x: b.emit("reshape", dense(b, x, 24), shape=(1, 2, 3, 4)), None),
+    "steps of features": (FEATURES, lambda b, x: b.emit("reshape", dense(b, x, 24), shape=(1, 8, 3)), None),
+    "places of a picture": (PICTURE, lambda b, x: placed(b, x, (3, 6, 8)), None),
+    "places of a picture, channels last": (PICTURE, lambda b, x: placed(b, x, (6, 8, 3)), None),
+    "places of a square": ((1, 3, 3, 3), lambda b, x: placed(b, x, (3, 3, 3)), None),
+    "regions less one": (PICTURE, lambda b, x: first(b, conv(b, x, 4, strides=2), 3), None),
+    "regions joined": (PICTURE, lambda b, x: b.emit("concat", conv(b, x, 1), conv(b, x, 2), axis=1), None),
+    "next tokens of a padded table": (
+        IDS,
+        lambda b, x: last(b, first(b, last(b, dense(b, rows(b, x), 12)), 11)),
+        "next-token",
+    ),
 }
 
 
@@ -158,6 +181,11 @@ def test_tasks_that_do_not_fit_are_refused(task, name, reason):
         ("token-classification", "regions of a line", 0),
         ("token-classification", "features of tokens", 1),
         ("next-token", "next tokens", 1),
+        (REGIONS, "places of a picture", 0),
+        (REGIONS, "places of a picture, channels last", 2),
+        (REGIONS, "regions less one", 0),
+        (REGIONS, "regions joined", 0),
+        ("next-token", "next tokens of a padded table", 1),
     ],
 )
 def test_classes_lie_where_the_graph_says(task, name, axis):
@@ -172,6 +200,63 @@ def test_classes_lie_where_the_graph_says(task, name, axis):
     if len(found.shape) == 2:
         flat = jnp.arange(found.units)
         np.testing.assert_array_equal(value.reshape(-1)[np.asarray(place.flat(flat))], matrix.reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        (REGIONS, "places of features"),
+        (REGIONS, "places of a square"),
+        (REGIONS, "steps of features"),
+        ("token-classification", "steps of features"),
+        ("next-token", "steps of features"),
+    ],
+)
+def test_an_axis_of_classes_that_nothing_tells_is_asked_back(task, name):
+    found = answer(name)
+    with pytest.raises(SettingError, match=r"does not tell which axis .* class_axis=1 .*class_axis=-1 ") as caught:
+        resolve_task(task, found)
+    assert len(str(caught.value)) <= 300
+    for axis in (1, -1):
+        assert resolve_task(task, found, class_axis=axis).place.axis == axis % (len(found.shape) + 1) - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "task"),
+    [
+        ("places of features", -1, REGIONS),
+        ("places of features", 1, REGIONS),
+        ("steps of features", 2, "token-classification"),
+        ("steps of features", 1, REGIONS),
+        ("several masks", 1, REGIONS),
+    ],
+)
+def test_the_axis_of_the_classes_says_what_the_answer_is(name, axis, task):
+    assert resolve_task("auto", answer(name), class_axis=axis).name == task
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "axis", "words"),
+    [
+        ("auto", "logits", 1, "task 'classification' has no classes along that axis"),
+        (MASK, "several masks", 1, "'binary-segmentation' has no classes along that axis"),
+        ("regression", "places of features", -1, "'regression' has no classes along that axis"),
+        (REGIONS, "regions", 0, "there are 1 to 3"),
+        (REGIONS, "regions", 4, "there are 1 to 3"),
+        (REGIONS, "regions", -4, "there are 1 to 3"),
+        (REGIONS, "a mask", 1, "no classes at every place"),
+    ],
+)
+def test_an_axis_that_holds_no_classes_is_refused(task, name, axis, words):
+    with pytest.raises(SettingError, match=words) as caught:
+        resolve_task(task, answer(name), class_axis=axis)
+    assert len(str(caught.value)) <= 300
+
+
+def test_questions_without_classes_are_asked_beside_the_axis():
+    found = answer("places of features")
+    for form in (QuestionForm(unit=True), QuestionForm(custom=True)):
+        assert resolve_task("auto", found, form, class_axis=-1).place.axis is None
 
 
 def test_a_named_unit_needs_no_task():
@@ -196,6 +281,36 @@ def test_a_character_takes_one_argument():
     assert found.relevance["x"][:, 3].any()
     assert not np.delete(found.relevance["x"], 3, axis=1).any()
     np.testing.assert_array_equal(found.target, 3 * 4 + found.outputs["y"][:, 3].argmax(axis=1))
+
+
+def segmenter(weight):
+    """Features to [2, 3, 4] by a dense layer and a Reshape, behind which nothing tells which axis holds the classes."""
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Reshape", ["z", "shape"], ["y"])]
+    return network(nodes, {"x": (TensorProto.FLOAT, ["batch", 6])}, w=weight, shape=np.array([0, 2, 3, 4]))
+
+
+@pytest.mark.parametrize(("class_axis", "axis"), [(1, 1), (2, 2), (-1, 3)])
+@pytest.mark.parametrize("target", [None, 1])
+def test_regions_are_explained_along_the_axis_that_is_named(class_axis, axis, target):
+    weight, x = random(6, 24, seed=21), random(3, 6, seed=22)
+    call = Explainer(segmenter(weight), task=REGIONS, class_axis=class_axis, mode="lrp-epsilon", dtype="float64")
+    found = call(x, target=target)
+    assert f"task='multi-class-segmentation', class_axis={axis}," in repr(found)
+    for i, row in enumerate(x.astype(float)):
+        contributions = (row[:, None] * weight).reshape(6, 2, 3, 4)
+        winners = contributions.sum(axis=0).argmax(axis=axis - 1)
+        wanted = np.bincount(winners.reshape(-1)).argmax() if target is None else target
+        start = np.expand_dims(winners == wanted, axis - 1) * (np.indices((2, 3, 4))[axis - 1] == wanted)
+        expected = (contributions / contributions.sum(axis=0) * start / start.sum()).sum(axis=(1, 2, 3))
+        np.testing.assert_allclose(found.relevance["x"][i], expected, rtol=1e-6)
+        assert found.target[i] == wanted
+
+
+def test_regions_without_an_axis_are_refused_before_anything_is_compiled():
+    call = Explainer(segmenter(random(6, 24)), task=REGIONS)
+    with pytest.raises(SettingError, match="class_axis="):
+        call(random(3, 6))
+    assert not call._stages.compiled.cache_info().misses
 
 
 def detector():

@@ -139,8 +139,9 @@ def test_options_and_rivals_reach_the_explanation(run, digits, tmp_path):
 def test_positions_count_from_both_ends(run, tmp_path):
     model = write_model(tmp_path / "text.onnx", helper.make_node("Relu", ["x"], ["y"]), shape=("batch", 4, 6))
     np.save(tmp_path / "x.npy", np.ones((1, 4, 6), np.float32))
+    asked = ("--task=next-token", "--class-axis=-1", "--target=5", "--position")
     for place in (2, -2):
-        code, out, _ = run("explain", model, tmp_path / "x.npy", "--task=next-token", "--target=5", "--position", place)
+        code, out, _ = run("explain", model, tmp_path / "x.npy", *asked, place)
         assert code == 0
         assert "explained    y[2, 5] = 1" in out
 

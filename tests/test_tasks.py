@@ -386,7 +386,8 @@ def test_a_mask_starts_in_equal_parts_all_the_way(pixels):
 
 @pytest.mark.parametrize("mode", ["default", "contrastive"])
 @pytest.mark.parametrize(
-    ("settings", "asked"), [({"task": MASK, "thresholding": 0.9}, {}), ({"task": REGIONS}, {"target": 1})]
+    ("settings", "asked"),
+    [({"task": MASK, "thresholding": 0.9}, {}), ({"task": REGIONS, "class_axis": 1}, {"target": 1})],
 )
 def test_an_empty_mask_names_the_examples(pixels, mode, settings, asked):
     x = np.zeros((4, 2, 2, 2), np.float32)
