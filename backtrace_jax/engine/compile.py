@@ -9,20 +9,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ..ir import Graph, Program
-from ..numerics import Device, compiled, exact_types
+from ..numerics import Device, exact_types
 from ..questions import Question
 from ..rules import Mode
 from ..tasks import Task
 from .books import Books, total
 from .forward import forward
-from .keeping import keep_wide
-from .pieces import compile_pieces, in_pieces
+from .pieces import Flat, compile_function, compile_traced, one_by_one
 from .plan import Plan
-from .prepare import Split, split
+from .prepare import split
 from .procedures import Job, attribute
 from .walk import site_of
 
@@ -170,8 +168,15 @@ def compile_explain(
         parts = split(explained, weights, constant, *_first(group, examples), hoist=prepare)
     types = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in parts.deriving.out_avals]
     where = {"device": device, "precision": request.precision}
-    derive = _compile_deriving(parts, weights, where)
-    run = _compile_calling(parts, group, ((weights, types), constant, *examples), where)
+    derive = compile_traced(parts.deriving, lambda run, weights: run(jax.tree.leaves(weights)), weights, **where)
+
+    def call(run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
+        def of_group(some: Any) -> Result:
+            return parts.result(run(parts.arguments(*prepared, constant, *some)))
+
+        return _in_groups(of_group, group, (inputs, asked))
+
+    run = compile_traced(parts.calling, call, (weights, types), constant, *examples, **where)
     derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
 
     def prepared(weights: Weights) -> Prepared:
@@ -179,31 +184,6 @@ def compile_explain(
             return weights, derive(weights)
 
     return Explain(prepared, run, derived_bytes)
-
-
-def _compile_deriving(parts: Split, weights: Weights, where: Mapping[str, Any]) -> Callable[[Weights], list[Any]]:
-    if not in_pieces(parts.deriving):
-        return compiled(parts.derive, weights, **where)
-    derive = compile_pieces(parts.deriving, **where)
-    return lambda weights: derive(jax.tree.leaves(weights))
-
-
-def _compile_calling(parts: Split, group: int | None, types: Any, where: Mapping[str, Any]) -> Any:
-    """Compile what is done for a chunk, group by group."""
-
-    def batched(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
-        return _in_groups(lambda some: parts.call(*prepared, constant, *some), group, (inputs, asked))
-
-    if not in_pieces(parts.calling):
-        return compiled(batched, *types, **where)
-    call = compile_pieces(parts.calling, **where)
-
-    def run(prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
-        groups = _groups(group, (inputs, asked))
-        results = [parts.result(call(parts.arguments(*prepared, constant, *some))) for some in groups]
-        return jax.tree.map(lambda *each: np.concatenate(each), *results) if results[1:] else results[0]
-
-    return run
 
 
 def _first(group: int | None, examples: Any) -> Any:
@@ -220,25 +200,12 @@ def _in_groups(function: Callable[[Any], Any], group: int | None, arrays: Any) -
     if group is None or count <= group:
         return function(arrays)
     groups = jax.tree.map(lambda array: array.reshape(-1, group, *array.shape[1:]), arrays)
-    return jax.tree.map(lambda array: array.reshape(count, *array.shape[2:]), jax.lax.map(function, groups))
-
-
-def _groups(group: int | None, arrays: Any) -> list[Any]:
-    """Arrays, examples first, group by group."""
-    count = len(jax.tree.leaves(arrays)[0])
-    size = min(count, group or count)
-    return [jax.tree.map(lambda array, i=i: np.asarray(array)[i : i + size], arrays) for i in range(0, count, size)]
+    return jax.tree.map(lambda array: array.reshape(count, *array.shape[2:]), one_by_one(function, groups))
 
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
-    outputs, device = partial(_outputs, graph), device or jax.devices()[0]
-    with exact_types():
-        traced = jax.make_jaxpr(outputs)(weights, inputs)
-    if not in_pieces(traced):
-        return compiled(outputs, weights, inputs, device=device)
-    run = compile_pieces(keep_wide(traced), device=device)
-    return lambda weights, inputs: tuple(run(jax.tree.leaves((weights, inputs))))
+    return compile_function(partial(_outputs, graph), weights, inputs, device=device or jax.devices()[0])
 
 
 def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:
@@ -247,7 +214,7 @@ def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forw
     def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
         return jax.vmap(lambda example: _outputs(graph, weights, example))(inputs)
 
-    return compiled(batched, weights, inputs, device=jax.devices()[0])
+    return compile_function(batched, weights, inputs, device=jax.devices()[0])
 
 
 def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:

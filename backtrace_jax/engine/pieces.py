@@ -1,4 +1,4 @@
-"""Compiles a traced function: whole where it is short, else in pieces that are compiled one by one.
+"""Compiles functions, each traced once: whole where they are short, else in pieces that are compiled one by one.
 
 XLA takes more than twice as long, and more than twice the memory, for a function of twice the length, and cannot be
 interrupted. Pieces bound both. A deep network repeats its layers, and so do its pieces where they are cut at the same
@@ -15,11 +15,12 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from ..interrupting import stop_if_interrupted
-from ..numerics import Device, compiled
-from .keeping import type_of
+from ..numerics import Device, compiled, exact_types
+from .keeping import keep_wide, type_of
 
 WHOLE = 2**13
 """Equations of a traced function up to which it is compiled as one."""
@@ -50,9 +51,53 @@ class Piece:
     last: tuple[Var, ...]
 
 
-def in_pieces(closed: ClosedJaxpr) -> bool:
-    """Whether a traced function is too long to be compiled as one."""
-    return len(closed.jaxpr.eqns) > WHOLE
+def compile_function(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:
+    """Compile a function, which is traced once, for arguments of these types (or arrays of them).
+
+    Args:
+        function: Takes and gives pytrees of arrays.
+        types: Of its arguments.
+        device: Where it runs.
+        precision: Of contractions.
+    """
+    with exact_types(precision):
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*types)
+    tree = jax.tree.structure(shape)
+
+    def call(run: Flat, *arguments: Any) -> Any:
+        return jax.tree.unflatten(tree, run(jax.tree.leaves(arguments)))
+
+    return compile_traced(keep_wide(closed), call, *types, device=device, precision=precision)
+
+
+def compile_traced(
+    closed: ClosedJaxpr, call: Callable[..., Any], *types: Any, device: Device, precision: str = "highest"
+) -> Any:
+    """Compile what is done with a traced function: as one with it, or in pieces where that is too long.
+
+    Args:
+        closed: The traced function.
+        call: What is done with it: takes it, as a function of flat lists, and further arguments.
+        types: Of these arguments.
+        device: Where it runs.
+        precision: Of contractions.
+
+    Returns:
+        `call` of these arguments.
+    """
+    if len(closed.jaxpr.eqns) > WHOLE:
+        return partial(call, compile_pieces(closed, device=device, precision=precision))
+    function = jaxpr_as_fun(closed)
+    return compiled(partial(call, lambda arguments: function(*arguments)), *types, device=device, precision=precision)
+
+
+def one_by_one(function: Callable[[Any], Any], arrays: Any) -> Any:
+    """A function of each entry of arrays: by `lax.map`, or by a loop in Python around what is compiled in pieces."""
+    leaves = jax.tree.leaves(arrays)
+    if any(isinstance(each, Tracer) for each in leaves):
+        return jax.lax.map(function, arrays)
+    entries = (jax.tree.map(lambda array, i=i: np.asarray(array)[i], arrays) for i in range(len(leaves[0])))
+    return jax.tree.map(lambda *each: np.stack(each), *map(function, entries))
 
 
 def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "highest") -> Flat:

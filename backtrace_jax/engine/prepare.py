@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 
 from .keeping import keep_wide, type_of
 
@@ -31,20 +31,12 @@ class Split:
     calling: ClosedJaxpr
     tree: Any
 
-    def derive(self, weights: Any) -> list[Array]:
-        """What the rest reads of what follows from the weights; for `jit`."""
-        return jaxpr_as_fun(self.deriving)(*jax.tree.leaves(weights))
-
-    def call(self, weights: Any, derived: Sequence[Array], *rest: Any) -> Any:
-        """The result; for `jit`."""
-        return self.result(jaxpr_as_fun(self.calling)(*self.arguments(weights, derived, *rest)))
-
     def result(self, flat: Sequence[Array]) -> Any:
         """The result from what `calling` gives."""
         return jax.tree.unflatten(self.tree, flat)
 
     @staticmethod
-    def arguments(weights: Any, derived: Sequence[Array], *rest: Any) -> list[Array]:
+    def arguments(weights: Any, derived: Sequence[Any], *rest: Any) -> list[Any]:
         """Arguments of `calling`."""
         return [*jax.tree.leaves((weights, *rest)), *derived]
 

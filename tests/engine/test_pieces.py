@@ -9,10 +9,16 @@ import pytest
 from jax.extend.core import jaxpr_as_fun
 
 from backtrace_jax import Explainer
-from backtrace_jax.engine import pieces
+from backtrace_jax.answers import read_answer
+from backtrace_jax.engine import compile, pieces
 from backtrace_jax.engine.compile import compile_forward
+from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.keeping import MANY, keep_wide
-from backtrace_jax.numerics import compiled
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.numerics import compiled, exact_types
+from backtrace_jax.questions import open_question
+from backtrace_jax.rules import find_mode
+from backtrace_jax.tasks import QuestionForm, resolve_task
 from benchmarks.scaling.models import WIDTH, residual
 from tests.engine.graphs import program
 
@@ -45,7 +51,7 @@ def compiled_pieces(closed):
 
 def test_pieces_compute_the_function(short):
     closed, arguments, chain = layers(40)
-    assert pieces.in_pieces(closed)
+    assert len(closed.jaxpr.eqns) > pieces.WHOLE
     found = pieces.compile_pieces(closed, device=jax.devices()[0])(arguments)
     for each, expected in zip(found, chain(*arguments), strict=True):
         np.testing.assert_allclose(each, expected, rtol=1e-4)
@@ -87,6 +93,54 @@ def test_explanations_are_the_same_in_pieces(mode, monkeypatch, short):
     expected = Explainer(residual(6), mode=mode, chunk=8)({"x": X})
     np.testing.assert_allclose(found.relevance["x"], expected.relevance["x"], rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(found.target, expected.target)
+
+
+def weights_and_inputs(blocks: int, chunk: int):
+    """A deep model, and examples of it."""
+    kernels = [np.random.default_rng(i).standard_normal((WIDTH, WIDTH)).astype(np.float32) / 4 for i in range(blocks)]
+
+    def deep(b, x):
+        for kernel in kernels:
+            x = b.emit("tanh", b.emit("matmul", x, kernel))
+        return x
+
+    model = program(deep, x=((1, WIDTH), np.dtype(np.float32)))
+    return model, np.random.default_rng(1).standard_normal((chunk, 1, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize("whole", [50, 10**6])
+def test_functions_are_traced_once(whole, short, monkeypatch):
+    """However they are compiled."""
+    monkeypatch.setattr(pieces, "WHOLE", whole)
+    traced = []
+    monkeypatch.setattr(compile, "forward", lambda *given: traced.append(None) or forward(*given))
+    model, X = weights_and_inputs(30, 8)
+    compile.compile_forward(model.graph, dict(model.weights), {"x": X[0]})
+    assert len(traced) == 1
+    compile.compile_batched_forward(model.graph, dict(model.weights), {"x": X})
+    assert len(traced) == 2
+    explaining(model, X)
+    assert len(traced) == 3
+
+
+@pytest.mark.parametrize("whole", [50, 10**6])
+def test_groups_give_what_all_examples_at_once_give(whole, short, monkeypatch):
+    monkeypatch.setattr(pieces, "WHOLE", whole)
+    model, X = weights_and_inputs(30, 8)
+    found, expected = (explaining(model, X, group) for group in (2, None))
+    assert found.relevance["x"].shape == X.shape
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def explaining(model, X, group=None):
+    """The result for a chunk, compiled for it."""
+    graph, mode, constant = model.graph, find_mode("default"), compile.Constant({}, {})
+    plan = plan_walk(graph, mode, graph.outputs[0])
+    task = resolve_task("auto", read_answer(graph, plan.output), QuestionForm(False))
+    request, examples = compile.Request(plan, mode, task, {}, "highest"), ({"x": X}, open_question(len(X)))
+    explain = compile.compile_explain(request, model.weights, constant, examples, jax.devices()[0], group=group)
+    with exact_types():
+        return explain.call(explain.prepare(dict(model.weights)), constant, *examples)
 
 
 @pytest.mark.parametrize(
