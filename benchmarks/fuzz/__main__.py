@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import selectors
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from ..processes import spent
 
 PATIENCE = 40  # seconds of processor time after which a file hangs
 WAITING = 600  # seconds of the clock after which it does, however busy the machine is
@@ -120,21 +121,14 @@ class _Worker:
     def _line(self, seconds: float) -> str | None:
         """What the process says next: nothing when it has ended, None when it says nothing in time."""
         assert self._process.stdout
-        begin, spent = time.monotonic(), self._spent()
+        begin, before = time.monotonic(), spent(self._process.pid)
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not selector.select(2):
-                if self._spent() - spent > seconds or time.monotonic() - begin > max(seconds, WAITING):
+                used = spent(self._process.pid) - before
+                if used > seconds or time.monotonic() - begin > max(seconds, WAITING):
                     return None
         return self._process.stdout.readline()
-
-    def _spent(self) -> float:
-        """Processor time of the process so far, in seconds."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            return 0.0
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def _said(self) -> str:
         self._errors.seek(0)

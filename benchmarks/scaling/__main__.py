@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..processes import resident, spent
 from ..speed import machine
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,8 @@ MOST = {"cpu_s": 60.0, "mib": 3 * 1024.0}
 STEEPEST = 1.2
 """The largest exponent of a series."""
 _FIGURES = ("cpu_s", "wall_s", "mib")
-_LONGEST, _LARGEST = 900.0, 8 * 1024  # seconds and MiB after which a point is given up
+_LONGEST, _LARGEST = 900.0, 8 * 1024  # seconds of processor time and MiB after which a point is given up
+_WAITING = 6 * 3600.0  # seconds of the clock after which it hangs, however busy the machine is
 
 Row = dict[str, Any]
 
@@ -51,20 +53,13 @@ def measure(kind: str, size: int, mode: str) -> Row:
     start = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         while process.poll() is None:
-            if time.monotonic() - start > _LONGEST or _resident(process.pid) > _LARGEST:
+            hangs = time.monotonic() - start > _WAITING
+            if hangs or spent(process.pid) > _LONGEST or resident(process.pid) > _LARGEST:
                 process.kill()
             time.sleep(0.1)
         told = process.stdout.read() if process.stdout else ""
     found = json.loads(told.splitlines()[-1]) if process.returncode == 0 else {"ended": process.returncode}
     return {"kind": kind, "size": size, "mode": mode, **{k: round(v, 2) for k, v in found.items()}}
-
-
-def _resident(process: int) -> float:
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def exponent(rows: Sequence[Row], what: str) -> float:
