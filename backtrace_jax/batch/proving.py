@@ -138,7 +138,7 @@ def _other(graph: Graph, var: Var, values: Mapping[str, Followed], roots: set[in
     needed = _before(graph, var)
     own = (i for i, eqn in enumerate(needed) if values[eqn.outvars[0].name].term.root not in roots)
     first = next(own, None)
-    where = f"output {var.name!r}" if first is None else f"node {named(needed[first:])}"
+    where = f"output {var.name!r}" if first is None else f"node {named(needed, first)}"
     return f"{where} computes something else for a batch than for each example alone"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -85,23 +86,24 @@ def _followed(eqns: Sequence[Eqn], given: Sequence[Followed], over: Over) -> dic
     values = {each.var.name: each for each in given}
     for number, eqn in enumerate(eqns):
         operands = [values[var.name] for var in eqn.invars]
-        values.update({each.var.name: each for each in _results(eqns[number:], operands, over)})
+        values.update({each.var.name: each for each in _results(eqns, number, operands, over)})
     return values
 
 
-def _results(eqns: Sequence[Eqn], operands: Sequence[Followed], over: Over) -> list[Followed]:
-    """The results of the first equation; those that mix the examples say so, which in a loop ends the loop."""
+def _results(eqns: Sequence[Eqn], number: int, operands: Sequence[Followed], over: Over) -> list[Followed]:
+    """The results of the equation of this number; those that mix the examples say so, which in a loop ends the loop."""
+    eqn = eqns[number]
     what = next((each.mixed for each in operands if each.mixed), "")
     try:
         if not what:
-            return (_scan if eqns[0].op == "scan" else _step)(eqns[0], operands, over)
+            return (_scan if eqn.op == "scan" else _step)(eqn, operands, over)
     except MixedError as error:
-        what = _mixes(named(eqns), operands, str(error))
+        what = _mixes(named(eqns, number), operands, str(error))
     except MixedExamplesError as error:
         what = error.reason
     if over.depth:
         raise MixedExamplesError(what, WAYS_OUT)
-    lost = [(var, over.terms.given(("mixed", var.name), var.shape)) for var in eqns[0].outvars]
+    lost = [(var, over.terms.given(("mixed", var.name), var.shape)) for var in eqn.outvars]
     return [Followed(var, None, term, mixed=what) for var, term in lost]
 
 
@@ -111,11 +113,13 @@ def _mixes(node: str, operands: Sequence[Followed], what: str) -> str:
     return f"node {node} mixes the examples{along}: {what}"
 
 
-def named(eqns: Sequence[Eqn]) -> str:
-    """The node that the first equation came from, by its name or that of its result, for a message."""
-    source, results = eqns[0].source, ((eqn, eqn.outvars[0].name) for eqn in eqns if eqn.source == eqns[0].source)
-    result = next((name for eqn, name in results if name.split(".")[0] != eqn.op), eqns[0].outvars[0].name)
-    return f"{(source.node or result)!r} ({source.operator or eqns[0].op})"
+def named(eqns: Sequence[Eqn], number: int = 0) -> str:
+    """The node that an equation came from, by its name or that of its result, for a message."""
+    own, source = eqns[number].outvars[0].name, eqns[number].source
+    same = takewhile(lambda eqn: eqn.source == source, (eqns[place] for place in range(number, len(eqns))))
+    results = ((eqn, eqn.outvars[0].name) for eqn in same)
+    result = next((name for eqn, name in results if name.split(".")[0] != eqn.op), own)
+    return f"{(source.node or result)!r} ({source.operator or eqns[number].op})"
 
 
 def _step(eqn: Eqn, operands: Sequence[Followed], over: Over) -> list[Followed]:
