@@ -115,6 +115,8 @@ def test_transforms(transform):
     )
     check_ml("TreeEnsembleRegressor", X, **stump(), **two, post_transform=transform, tolerance=tolerance)
     for weights in ([0.1, 0.3, 0.4, 0.2], VOTES["weights"]) if not probit else ():
+        second = {**CLASSES, "class_ids": [1] * 4, "class_weights": weights, "classlabels_int64s": [0, 1]}
+        check_ml("TreeEnsembleClassifier", X, **stump(), **second, post_transform=transform)
         for base in ({}, {"base_values": [0.15]}):
             votes = {**CLASSES, "class_weights": weights, "classlabels_int64s": [7, 9], **base}
             check_ml("TreeEnsembleClassifier", X, **stump(), **votes, post_transform=transform)
@@ -279,5 +281,9 @@ def test_what_has_no_implementation():
     votes = {**TARGETS, "target_ids": [0, 1, 0, 0], "n_targets": 2, "aggregate_function": "MIN"}
     with pytest.raises(UnsupportedError, match="says nothing about some target"):
         run_model(ml_model("TreeEnsembleRegressor", [GRID], **stump(), **votes), [GRID])
+    for target, base in ((0, [0.1, 0.2]), (1, [0.1]), (1, [0.1, 0.2])):  # onnxruntime and ONNX's reference differ
+        votes = {**CLASSES, "class_ids": [target] * 4, "classlabels_int64s": [5, 3], "base_values": base}
+        with pytest.raises(UnsupportedError, match=f"all votes for class {target} of two"):
+            run_model(ml_model("TreeEnsembleClassifier", [GRID], **stump(), **votes), [GRID])
     with pytest.raises(UnsupportedError, match="one class"):
         run_model(ml_model("TreeEnsembleClassifier", [GRID], **stump(), **CLASSES, classlabels_int64s=[1]), [GRID])

@@ -200,17 +200,29 @@ def tree_ensemble_classifier(
     rows, count = as_features(lowering, X), max(len(classlabels_int64s), len(classlabels_strings))
     if count < 2:
         raise UnsupportedError("a classifier of one class; it has nothing to choose from")
-    forest, base, voted = _forest(tables, "class", count), _base(tables, count), set(tables["class_ids"])
-    positive = not (forest.weights < 0).any()  # then a lone score is a probability, else it is around 0
-    limit = 0.5 if positive else 0.0
-    if count == 2 and voted == {0}:
+    forest, base, voted = _forest(tables, "class", count), _base(tables, count), _voted(tables, count)
+    positive = not (forest.weights < 0).any()
+    limit = 0.5 if positive else 0.0  # of a lone score, a probability or around 0
+    if voted == (0,):
         score = _total(lowering, _first_alone(forest), rows, base[:1], "SUM")
         positions, result = is_above(lowering, score, limit), of_two(lowering, score, post_transform, whole=positive)
     else:
         scores = _total(lowering, forest, rows, base, "SUM")
-        positions, result = winner(lowering, scores), transformed(lowering, scores, post_transform)
+        result = transformed(lowering, scores, post_transform)
+        second = lowering.emit("gather", scores, np.array([1]), axis=1)
+        positions = is_above(lowering, second, limit) if voted == (1,) else winner(lowering, scores)
     labels = labels_of(lowering, positions, classlabels_int64s, classlabels_strings)
     return labels, lowering.cast(result, np.dtype(np.float32))
+
+
+def _voted(tables: dict[str, Any], count: int) -> tuple[int, ...]:
+    """The classes, of two, that have votes. Where one has none, runtimes differ on what base values are for."""
+    voted, bases = tuple(sorted(set(tables["class_ids"]))), _either(tables, "base_values")
+    if count == 2 and bases is not None and (voted == (1,) or (voted == (0,) and len(bases) > 1)):
+        raise UnsupportedError(
+            f"{len(bases)} bases, all votes for class {voted[0]} of two: runtimes differ. Vote for class 0 with one"
+        )
+    return voted if count == 2 else ()
 
 
 def _first_alone(forest: Forest) -> Forest:
