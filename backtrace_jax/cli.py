@@ -375,6 +375,10 @@ def _version() -> str:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in a line of its own, and where all options are listed."""
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As inherited, which would hide that nothing could be written."""
+        (file or sys.stderr).write(message)
+
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {message}; usage: {self.prog} --help\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import jax
@@ -21,7 +22,7 @@ from .fingerprint import surroundings
 from .importers import Imported
 from .ir import Graph, Program, Var
 from .layout import left
-from .numerics import Device, exact_types, float_type, within_memory
+from .numerics import Device, below_normal, exact_types, float_type, within_memory
 from .passes import channels_last, simplify, with_float_type
 from .questions import Question
 from .rules import AlongPath, Mode, find_mode
@@ -151,6 +152,12 @@ class Compiled(Planned):
     device: Device
     explain: Explain
     surroundings: Mapping[str, Any]
+
+    @cached_property
+    def flushed(self) -> frozenset[str]:
+        """Names of the weights of which XLA sees nothing but zeros on CPUs: all entries are below the normal range."""
+        floats = {var.name: var.dtype for var in self.program.graph.params if var.is_float}
+        return frozenset(n for n, dtype in floats.items() if below_normal(self.program.weights[n][None], dtype)[0])
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""

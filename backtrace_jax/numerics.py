@@ -57,6 +57,15 @@ def float_type(name: str) -> np.dtype:
     return FLOAT_TYPES[choice("dtype", name, FLOAT_TYPES)]
 
 
+def below_normal(arrays: np.ndarray, dtype: Any) -> np.ndarray:
+    """Which of these arrays, the first axis counting them, hold no number as large as a type's smallest normal one.
+
+    Those of zeros alone are none of them. XLA takes such numbers for 0 on CPUs.
+    """
+    largest = np.abs(arrays).reshape(len(arrays), -1).max(axis=1, initial=0)
+    return (largest > 0) & (largest < float(jnp.finfo(dtype).smallest_normal))
+
+
 @contextmanager
 def exact_types(precision: str = "highest") -> Iterator[None]:
     """Inside, 64-bit types are kept as they are, contractions have this precision, and nothing global changes.

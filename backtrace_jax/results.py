@@ -37,7 +37,7 @@ def as_explanation(
     result = _in_order(compiled, result)
     unanswered = find_unanswered(compiled, feeds, result)
     result = without(result, unanswered.runs)
-    check_result(compiled, result, unanswered.runs)
+    check_result(compiled, feeds, result, unanswered.runs)
     rows, count = compiled.rows, len(asked.target)
     none = _zeros(compiled, settings, feeds)
     channels = _channels(compiled, result, count, none)

@@ -17,6 +17,7 @@ from .engine.compile import Result
 from .engine.strain import LOSS, VANISHED
 from .errors import NumericsError, SettingError
 from .ir import Eqn, Graph
+from .numerics import below_normal
 from .ops import OPS, evaluate
 from .questions import BINARY_SEGMENTATION, CLASS_SEGMENTATION
 
@@ -60,12 +61,13 @@ def without(result: Result, runs: np.ndarray) -> Result:
     start = np.where(np.isfinite(result.start), result.start, 0)
     completeness = None if result.completeness is None else _emptied(result.completeness, runs, np.nan)
     books = result.books and _without(result.books, runs, start)
-    return result._replace(start=start, relevance=relevance, layers=layers, books=books, completeness=completeness)
+    found = {"start": start, "relevance": relevance, "layers": layers, "books": books, "completeness": completeness}
+    return result._replace(**found, strain=_emptied(result.strain, runs))
 
 
 def _without(books: Books, runs: np.ndarray, start: np.ndarray) -> Books:
     signed, absolute = (_dead(book, runs, start[..., k]) for k, book in enumerate(books[:2]))
-    return Books(signed, absolute, _emptied(books.strain, runs))
+    return Books(signed, absolute, None)
 
 
 def _emptied(array: np.ndarray, runs: np.ndarray, blank: float = 0.0) -> np.ndarray:
@@ -81,7 +83,7 @@ def _dead(book: np.ndarray, runs: np.ndarray, start: np.ndarray) -> np.ndarray:
     return book
 
 
-def check_result(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
+def check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result, unanswered: np.ndarray) -> None:
     """Refuse what could not be explained soundly.
 
     Raises:
@@ -90,29 +92,35 @@ def check_result(compiled: Compiled, result: Result, unanswered: np.ndarray) -> 
     """
     _check_started(compiled, result, unanswered)
     _check_bounds(compiled, result, unanswered)
+    if result.books is None:  # what is not finite at an input then broke at a node
+        _check_range(compiled, feeds, result)
     for key, array in result.relevance.items():
         bad = np.flatnonzero(~_finite_rows(array))
         if len(bad):
             raise NumericsError(f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_WIDER}")
-    _check_books(compiled, result)
-    _check_range(compiled, result)
+    if result.books is not None:
+        _check_books(compiled, result)
+        _check_range(compiled, feeds, result)
 
 
 def _check_books(compiled: Compiled, result: Result) -> None:
-    bad = np.flatnonzero(~_finite_rows(result.books.absolute)) if result.books else np.zeros(0, int)
-    if result.books and len(bad):
+    assert result.books is not None
+    bad = np.flatnonzero(~_finite_rows(result.books.absolute))
+    if len(bad):
         node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
         raise NumericsError(f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_WIDER}")
 
 
-def _check_range(compiled: Compiled, result: Result) -> None:
+def _check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
     """Refuse relevance that got lost because numbers overflowed, or vanished: dead for want of range, not of evidence.
 
     A rule of the user's own need not conserve, and its books may stay open.
     """
-    if result.books is None:
-        return
-    strained = _strained(compiled, result, open_books=not compiled.request.mode.own_rules)
+    lost, missing = _lost_slopes(result) if result.books is None else _lost_relevance(compiled, result)
+    gone = _summed(result.strain[:, :, VANISHED]) > 0
+    if missing.any():
+        gone |= _flushed(compiled, feeds, len(gone))
+    strained = lost | (missing[:, None] & gone)
     bad = np.flatnonzero(strained.any(axis=1))
     if len(bad):
         node, dtype = compiled.request.plan.nodes[int(strained[bad[0]].argmax())], compiled.output.dtype.name
@@ -123,20 +131,35 @@ def _check_range(compiled: Compiled, result: Result) -> None:
         )
 
 
-def _strained(compiled: Compiled, result: Result, *, open_books: bool) -> np.ndarray:
-    """The nodes that lost a part of the relevance for want of range, [runs, nodes]."""
+def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes that lost a part of the relevance, [runs, nodes], and the runs that may miss some."""
     assert result.books is not None
     signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
     start = result.start[..., 1].reshape(len(signed), -1).sum(axis=1)[:, None]
-    received = _summed(absolute[..., 0])
-    loss, vanished = (_summed(result.books.strain[:, :, column]) for column in (LOSS, VANISHED))
-    lost = loss > LARGEST_LOSS * np.maximum(start, received)
-    if open_books:
+    lost = _summed(result.strain[:, :, LOSS]) > LARGEST_LOSS * np.maximum(start, _summed(absolute[..., 0]))
+    if not compiled.request.mode.own_rules:
         gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
         lost |= _summed(gaps) > LARGEST_LOSS * np.maximum(start, _summed(absolute.max(axis=-1)))
     kept = _summed(absolute[..., -2:].sum(axis=-1))[:, list(compiled.request.plan.own_rows)].sum(axis=1)
-    missing = kept[:, None] > LARGEST_LOSS * start
-    return lost | (missing & (vanished > 0))
+    return lost, (kept > LARGEST_LOSS * start[:, 0]) | (start[:, 0] == 0)
+
+
+def _lost_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The same of slopes, of which there are no books: all may be missing where an input gets none at all."""
+    none = [~array.reshape(len(array), -1).any(axis=1) for array in result.relevance.values()]
+    return _summed(result.strain[:, :, LOSS]) > 0, np.any(none, axis=0)
+
+
+def _flushed(compiled: Compiled, feeds: Mapping[str, np.ndarray], runs: int) -> np.ndarray:
+    """The nodes that read weights or inputs of which XLA's CPU backend sees nothing but zeros, [runs, nodes]."""
+    plan = compiled.request.plan
+    found = np.zeros((runs, len(plan.nodes)), bool)
+    floats = [var for var in plan.graph.inputs if var.is_float]
+    inputs = {var.name: below_normal(compiled.grouped(feeds[var.name]), var.dtype) for var in floats}
+    for row, step in zip(plan.own_rows, plan.steps, strict=True):
+        for var in step.eqn.invars:
+            found[:, row] |= inputs.get(var.name, var.name in compiled.flushed)
+    return found
 
 
 def _summed(book: np.ndarray) -> np.ndarray:

@@ -533,8 +533,9 @@ def test_states_whose_batch_is_another_axis(run, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a system without /dev/full")
-def test_output_that_cannot_be_written():
-    with open("/dev/full", "w") as full, as_process("modes", stdout=full) as process:
+@pytest.mark.parametrize("arguments", [["modes"], ["--help"], ["explain", "--help"], ["--version"]])
+def test_output_that_cannot_be_written(arguments):
+    with open("/dev/full", "w") as full, as_process(*arguments, stdout=full) as process:
         assert process.wait(timeout=120) == 1
         assert process.stderr.read() == "error: cannot write the output: No space left on device\n"
 

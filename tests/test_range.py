@@ -18,10 +18,18 @@ from backtrace_jax.errors import NumericsError
 RANDOM = np.random.default_rng(0)
 X, FIRST, SECOND = (RANDOM.standard_normal(shape) for shape in ((2, 6), (6, 8), (8, 3)))
 MODES = ("default", "lrp-zero")
+SLOPES = ("gradient", "integrated-gradients", "deeplift", "smoothgrad")
 FACTORS = {  # of the inputs, of the first and of the second layer
     "weights overflow": (1, 5e37, 2e-37),
     "inputs overflow": (2e37, 1, 2e-37),
     "products vanish": (1e-12, 1e-28, 1e38),
+}
+FACTORS_OF_SLOPES = {  # and the node at which they are lost
+    "products vanish": (1e-12, 1e-28, 1e38, "h"),
+    "slopes vanish": (1e25, 1e-28, 1e-28, "h"),
+    "slopes overflow": (1e-30, 1e20, 1e25, "h"),
+    "weights below the normal range": (1, 1e-40, 1e30, "h"),
+    "inputs below the normal range": (1e-40, 1, 1e30, "h"),
 }
 
 
@@ -116,3 +124,57 @@ def test_units_without_evidence_are_dead_in_any_range():
 def test_an_overflow_that_the_answer_shows():
     with pytest.raises(NumericsError, match=r"'y' is NaN or Inf.*first in node 'first'.*dtype='float64'"):
         explained(perceptron(1e38, 1), 9)
+
+
+@pytest.mark.parametrize("rules", SLOPES)
+def test_slopes_that_leave_the_range(rules):
+    """The oracle: scaling a layer of rectifiers by a factor scales the slope by it, and nothing else."""
+    plain = explained(perceptron(1, 1), 1, mode=rules, dtype="float64").relevance["x"]
+    for inputs, first, second, node in FACTORS_OF_SLOPES.values():
+        model = perceptron(first, second)
+        told = rf"lost in examples 0, 1 at node '[{node}y]'.*range of float32.*float64"
+        with pytest.raises(NumericsError, match=told):
+            explained(model, inputs, mode=rules)
+        found = explained(model, inputs, mode=rules, dtype="float64").relevance["x"]
+        times_input = inputs if rules in ("integrated-gradients", "deeplift") else 1
+        np.testing.assert_allclose(found / (times_input * first * second), plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rules", MODES)
+def test_an_answer_of_numbers_that_are_read_as_zero(rules):
+    for inputs, first, second, node in [*FACTORS_OF_SLOPES.values()][-2:]:
+        for scaler in (None, 1.0):
+            with pytest.raises(NumericsError, match=rf"at node '{node}'.*range of float32.*dtype='float64'"):
+                explained(perceptron(first, second), inputs, mode=rules, scaler=scaler)
+
+
+def test_a_change_from_the_baseline_that_overflows():
+    with pytest.raises(NumericsError, match="float64"):
+        explained(perceptron(1, 1e-38), 1e38, mode="deeplift", baseline={"x": np.float32(-3e38 * np.sign(X[0]))})
+
+
+def activated(operator: str, shift: float, beside: float) -> onnx.ModelProto:
+    """A network with another one beside it, whose weights are that much smaller, and an activation at the end."""
+    nodes = (
+        helper.make_node("MatMul", ["x", "A"], ["h"]),
+        helper.make_node("MatMul", ["x", "T"], ["t"]),
+        helper.make_node("Add", ["h", "t"], ["both"]),
+        helper.make_node("Relu", ["both"], ["p"]),
+        helper.make_node("MatMul", ["p", "B"], ["z"]),
+        helper.make_node("Add", ["z", "s"], ["l"]),
+        helper.make_node(operator, ["l"], ["y"]),
+    )
+    return network(*nodes, A=FIRST, T=beside * FIRST, B=SECOND, s=shift * np.eye(3)[1])
+
+
+@pytest.mark.parametrize("rules", ["gradient", "deeplift"])
+@pytest.mark.parametrize(
+    ("operator", "shift", "beside", "silent"),
+    [("Softmax", 1e4, 1, True), ("Relu", -1e4, 1, True), ("Relu", 9, 1e-42, False), ("Tanh", 1, 1e-42, False)],
+)
+def test_slopes_that_are_zero_in_any_range(rules, operator, shift, beside, silent):
+    """Saturated and dead units, and a branch that adds nothing, are no loss of range."""
+    model = activated(operator, shift, beside)
+    single, double = (explained(model, 1, mode=rules, dtype=each).relevance["x"] for each in ("float32", "float64"))
+    np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-6)
+    assert single.any() != silent

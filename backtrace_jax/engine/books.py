@@ -1,7 +1,6 @@
 """The books of a walk: what every node received, handed on and kept, as totals in float64.
 
-A walk books one total after the other; together they become arrays at the end. An array for every node on its way
-would cost more to compile than the walk itself.
+A walk books one total after the other; together they become arrays at the end.
 """
 
 from __future__ import annotations
@@ -53,6 +52,45 @@ def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> T
     return Total(signed, signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64), axes))
 
 
+class Table:
+    """Rows of scalars that are written one after the other, and become an array at the end.
+
+    An array for every row on its way would cost more to compile than the walk itself.
+    """
+
+    def __init__(self, blank: Array, columns: int) -> None:
+        self._blank, self._columns = blank, columns
+        self._entries: dict[int, tuple[int, Array]] = {}  # by identity: most entries stand in several places
+        self._open: list[tuple[int, ...]] = []  # rows since the last body
+        self._parts: list[list[tuple[int, ...]] | Array] = [self._open]
+
+    def row(self, entries: Sequence[Array]) -> None:
+        """Write a row."""
+        self._open.append(tuple(map(self._place, entries)))
+
+    def blank(self) -> None:
+        """Write a row of nothing."""
+        self.row((self._blank,) * self._columns)
+
+    def body(self, rows: Array) -> None:
+        """Write the rows of a body."""
+        self._open = []
+        self._parts += [rows, self._open]
+
+    def closed(self) -> Array:
+        """All rows together, [rows, columns, ...]."""
+        self._place(self._blank)
+        entries = _joined([entry[None] for _, entry in self._entries.values()])
+        parts = [entries[self._found(part)] if isinstance(part, list) else part for part in self._parts]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def _found(self, places: list[tuple[int, ...]]) -> np.ndarray:
+        return np.reshape(np.array(places, np.int32), (-1, self._columns))
+
+    def _place(self, entry: Array) -> int:
+        return self._entries.setdefault(id(entry), (len(self._entries), entry))[0]
+
+
 class Booking:
     """Books that are being written, row by row.
 
@@ -63,9 +101,7 @@ class Booking:
     def __init__(self, *, paired: bool) -> None:
         zero = jnp.zeros((2,) if paired else (), jnp.float64)
         self.nothing = Total(zero, zero)
-        self._entries: dict[int, tuple[int, Array]] = {}  # by identity: most totals stand in several places
-        self._open: list[tuple[int, ...]] = []  # rows since the last body
-        self._parts: list[list[tuple[int, ...]] | Books] = [self._open]
+        self._totals, self._strain = Table(zero, 2 * _COLUMNS), Table(zero, _STRAIN)  # modes may keep only the second
 
     def sum(self, entries: Sequence[Total]) -> Total:
         """Totals added up."""
@@ -74,34 +110,24 @@ class Booking:
     def row(self, *columns: Sequence[Total], strain: Sequence[Array] = ()) -> None:
         """Book a node: what it received, handed on and kept by cause, as totals to be added up, and its strain."""
         totals = [self.sum(each) for each in columns]
-        strain = strain or (self.nothing.signed,) * _STRAIN
-        booked = (*(each[i] for i in range(2) for each in totals), *strain)
-        self._open.append(tuple(map(self._place, booked)))
+        self._totals.row([each[i] for i in range(2) for each in totals])
+        self._strain.row(strain or (self.nothing.signed,) * _STRAIN)
 
     def blank(self, rows: int) -> None:
         """Book nodes that nothing has reached."""
         for _ in range(rows):
-            self.row(*((),) * _COLUMNS)
+            self._totals.blank()
+            self._strain.blank()
 
     def body(self, books: Books) -> None:
         """Book the nodes of a body."""
-        self._open = []
-        self._parts += [books, self._open]
+        self._totals.body(jnp.concatenate(books[:2], axis=1))
+        self._strain.body(books.strain)
 
     def closed(self) -> Books:
         """All rows together."""
-        self._place(self.nothing.signed)
-        entries = _joined([entry[None] for _, entry in self._entries.values()])
-        parts = [part if isinstance(part, Books) else _rows(entries, part) for part in self._parts]
-        return parts[0] if len(parts) == 1 else Books(*map(jnp.concatenate, zip(*parts, strict=True)))
-
-    def _place(self, entry: Array) -> int:
-        return self._entries.setdefault(id(entry), (len(self._entries), entry))[0]
-
-
-def _rows(entries: Array, places: Sequence[tuple[int, ...]]) -> Books:
-    found = np.reshape(np.array(places, np.int32), (-1, 2 * _COLUMNS + _STRAIN))
-    return Books(*(entries[each] for each in np.split(found, [_COLUMNS, 2 * _COLUMNS], axis=1)))
+        signed, absolute = jnp.split(self._totals.closed(), 2, axis=1)
+        return Books(signed, absolute, self._strain.closed())
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

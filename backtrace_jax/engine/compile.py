@@ -38,6 +38,7 @@ class Result(NamedTuple):
         relevance: Relevance of the inputs that bear it, by name.
         layers: Relevance of the values asked for.
         books: What every node of the plan received, handed on and kept; None in modes that keep none.
+        strain: What left the range of floats at every node, as in the books.
         completeness: How far the attribution is from adding up, in modes where that is defined.
         bounds: Smallest and largest operand, and how far one lies beyond its bound, by the name of the node whose rule
             takes bounds for granted.
@@ -49,6 +50,7 @@ class Result(NamedTuple):
     relevance: dict[str, Any]
     layers: dict[str, Any]
     books: Books | None
+    strain: Any
     completeness: Any
     bounds: dict[str, Any]
 
@@ -117,7 +119,8 @@ def explain_example(
         jnp.stack(total(start, task.nonnegative, paired=plan.paired), axis=-1),
         {var.name: outcome.relevance[var.name] for var in graph.inputs if var.name in request.reached},
         {key: _relevance(outcome.relevance, values, name, plan) for key, name in request.layers.items()},
-        outcome.books if mode.conserving else None,
+        outcome.books._replace(strain=None) if mode.conserving and outcome.books else None,
+        outcome.strain,
         outcome.completeness,
         {step.eqn.outvars[0].name: rule.bounds(site_of(step, values)) for step, rule in plan.bounded},
     )

@@ -84,6 +84,7 @@ class Plan:
         inputs: Where the walk ends: inputs of the graph, or, in modes that compare with a reference, the rows that
             integer inputs look up.
         paired: Whether relevance for and against travel as a pair.
+        conserving: Whether relevance is shared out, so that books can close; otherwise slopes travel.
         tokens: Where the walk ends at rows: the rest of the way, from the rows to the integers that look them up.
         forgotten: Names of the inputs that bear no relevance because nobody said that they hold quantities.
     """
@@ -93,6 +94,7 @@ class Plan:
     steps: tuple[Step, ...]
     inputs: tuple[Var, ...]
     paired: bool = False
+    conserving: bool = True
     tokens: Plan | None = None
     forgotten: tuple[str, ...] = ()
 
@@ -153,7 +155,7 @@ def _planned(
 ) -> Plan:
     steps, needed = _Planning(graph, mode, carrying, quantities).steps([output])
     reached = tuple(var for var in graph.inputs if var.name in needed and var.name in carrying)
-    return Plan(graph, (output,), steps, reached, mode.paired)
+    return Plan(graph, (output,), steps, reached, mode.paired, mode.conserving)
 
 
 def _quantities(plan: Plan, carrying: Collection[str], wrt: Collection[str] | None) -> set[str]:
@@ -181,7 +183,7 @@ def _ending_at_rows(plan: Plan, mode: Mode) -> Plan:
     steps = tuple(step for step in plan.steps if step not in before)
     ends = (*(var for var in plan.inputs if var.is_float), *rows)
     entrywise = tuple(replace(step, rule=PASSING_ON[step.kind]) for step in before)  # attributions, not derivatives
-    tokens = Plan(plan.graph, rows, entrywise, integers, plan.paired)
+    tokens = Plan(plan.graph, rows, entrywise, integers, plan.paired)  # shares: what is handed on is an attribution
     return replace(plan, steps=steps, inputs=ends, tokens=tokens)
 
 
@@ -265,7 +267,7 @@ class _Planning:
         outputs = tuple({var.name: var for var in body.outputs if var.name in inside}.values())
         steps, needed = _Planning(body, self.mode, inside, quantities, recurrent=True).steps(outputs)
         reached = tuple(var for var in body.inputs if var.name in needed & inside)
-        return Plan(body, outputs, steps, reached, self.mode.paired)
+        return Plan(body, outputs, steps, reached, self.mode.paired, self.mode.conserving)
 
     def _is_weighted(self, eqn: Eqn, bears: tuple[bool, ...]) -> bool:
         return "body" in eqn.params or (eqn.op in WEIGHTED and any(bears) and kind_of(eqn, bears) == LINEAR)

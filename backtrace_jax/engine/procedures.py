@@ -30,12 +30,14 @@ class Outcome(NamedTuple):
 
     Attributes:
         relevance: Relevance of the values it reached, by name.
+        strain: What left the range of floats at every node (see `Books`); of several walks the most.
         books: The books of the walk; None where there are none to keep.
         completeness: How far the attribution is from adding up to the change of the answer, relative to that change;
             None: not defined.
     """
 
     relevance: dict[str, Array]
+    strain: Array
     books: Books | None = None
     completeness: Array | None = None
 
@@ -122,16 +124,18 @@ class Job:
 def _once(job: Job, procedure: Once) -> Outcome:
     walked = job.walk(job.values)
     if not procedure.times_input:
-        return Outcome(walked.relevance, walked.books)
+        return Outcome(walked.relevance, walked.books.strain, walked.books)
     found = {name: R * in_floats(job.values[name], R.dtype) for name, R in walked.relevance.items()}
-    return Outcome(job.per_token(found))
+    return Outcome(job.per_token(found), walked.books.strain)
 
 
 def _against_reference(job: Job, procedure: AgainstReference) -> Outcome:
     reference = job.reference_values
-    multipliers = job.walk(job.values, reference).relevance
+    walked = job.walk(job.values, reference)
+    multipliers = walked.relevance
     found = {name: m * _change(job.values[name], reference[name], m.dtype) for name, m in multipliers.items()}
-    return Outcome(job.per_token(found), completeness=job.completeness({name: found[name] for name in job.ends}))
+    completeness = job.completeness({name: found[name] for name in job.ends})
+    return Outcome(job.per_token(found), walked.books.strain, completeness=completeness)
 
 
 def _change(x: Array, before: Array, dtype: Any) -> Array:
@@ -143,28 +147,29 @@ def _along_path(job: Job, procedure: AlongPath) -> Outcome:
 
     change = {name: x - reference[name] for name, x in ends.items()}
 
-    def at(place: Array) -> tuple[Array, dict[str, Array]]:
+    def at(place: Array) -> tuple[Array, dict[str, Array], Array]:
         values = job.forward({k: reference[k] + place.astype(x.dtype) * change[k] for k, x in ends.items()})
-        gradients = job.walk(values).relevance
-        return job.answer(values), {name: gradients[name] * change[name] for name in ends}
+        gradients, books = job.walk(values)
+        return job.answer(values), {name: gradients[name] * change[name] for name in ends}, books.strain
 
-    found = integrate(at, procedure.steps, job.start.dtype)
-    return Outcome(job.per_token(found), completeness=job.completeness(found))
+    found, strains = integrate(at, procedure.steps, job.start.dtype)
+    return Outcome(job.per_token(found), jnp.max(strains, axis=0), completeness=job.completeness(found))
 
 
 def _with_noise(job: Job, procedure: WithNoise) -> Outcome:
     key = random_key(procedure.seed)
     ends = job.ends
 
-    def add(total: dict[str, Array], sample: Array) -> tuple[dict[str, Array], None]:
+    def add(total: dict[str, Array], sample: Array) -> tuple[dict[str, Array], Array]:
         keys = jax.random.split(jax.random.fold_in(key, sample), len(ends))
         noisy = {k: _disturbed(x, each, procedure.noise) for (k, x), each in zip(ends.items(), keys, strict=True)}
-        gradients = job.walk(job.forward(noisy)).relevance
-        return {k: total[k] + gradients[k] for k in total}, None
+        gradients, books = job.walk(job.forward(noisy))
+        return {k: total[k] + gradients[k] for k in total}, books.strain
 
     blank = jax.tree.map(jnp.zeros_like, ends)
-    total, _ = jax.lax.scan(add, blank, jnp.arange(procedure.samples))
-    return Outcome(job.per_token({name: each / procedure.samples for name, each in total.items()}))
+    total, strains = jax.lax.scan(add, blank, jnp.arange(procedure.samples))
+    found = {name: each / procedure.samples for name, each in total.items()}
+    return Outcome(job.per_token(found), jnp.max(strains, axis=0))
 
 
 def _disturbed(x: Array, key: Array, noise: float) -> Array:

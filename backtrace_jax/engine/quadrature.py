@@ -13,7 +13,7 @@ next. No fixed set of nodes does well there; Gauss-Legendre is no better than th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class _Nodes(NamedTuple):
         place: Position on the line, from 0 to 1.
         answer: Value of the answer.
         density: Attribution per unit of length.
+        aside: What else the function tells of the place.
         following: The node at the interval's other end.
         rough: By how much the attributions of both ends differ, over the interval's length; -1: no interval.
     """
@@ -37,15 +38,19 @@ class _Nodes(NamedTuple):
     place: Array
     answer: Array
     density: Density
+    aside: Any
     following: Array
     rough: Array
 
 
-def integrate(function: Callable[[Array], tuple[Array, Density]], steps: int, dtype: Any) -> Density:
-    """Attributions from 0 to 1.
+_Function: TypeAlias = Callable[[Array], tuple[Array, Density, Any]]
+
+
+def integrate(function: _Function, steps: int, dtype: Any) -> tuple[Density, Any]:
+    """Attributions from 0 to 1, and what the function tells beside, stacked over its evaluations.
 
     Args:
-        function: From a place on the line to the answer and the density there.
+        function: From a place on the line to the answer, the density there, and anything else.
         steps: Number of intervals; the function is evaluated once more than that.
         dtype: Float type of places.
     """
@@ -53,37 +58,35 @@ def integrate(function: Callable[[Array], tuple[Array, Density]], steps: int, dt
     nodes = _coarse(function, coarse, steps, dtype)
     nodes = lax.fori_loop(coarse + 1, steps + 1, lambda free, found: _halved(function, found, free), nodes)
     parts = jax.vmap(lambda i: _interval(nodes, i))(jnp.arange(steps + 1))
-    return jax.tree.map(lambda part: jnp.sum(part, axis=0), parts)
+    return jax.tree.map(lambda part: jnp.sum(part, axis=0), parts), nodes.aside
 
 
-def _coarse(function: Callable[[Array], tuple[Array, Density]], coarse: int, steps: int, dtype: Any) -> _Nodes:
+def _coarse(function: _Function, coarse: int, steps: int, dtype: Any) -> _Nodes:
     """Equal intervals, and room for the nodes to come."""
     places = jnp.arange(coarse + 1, dtype=dtype) / coarse
-    answers, densities = lax.map(function, places)
+    found = lax.map(function, places)
 
     def padded(x: Array) -> Array:
         return jnp.concatenate([x, jnp.zeros((steps - coarse, *x.shape[1:]), x.dtype)])
 
-    place, answer, density = jax.tree.map(padded, (places, answers, densities))
     index = jnp.arange(steps + 1)
-    nodes = _Nodes(
-        place, answer, density, jnp.where(index < coarse, index + 1, index), jnp.full((steps + 1,), -1.0, dtype)
-    )
+    following, rough = jnp.where(index < coarse, index + 1, index), jnp.full((steps + 1,), -1.0, dtype)
+    place, answer, density, aside = jax.tree.map(padded, (places, *found))
+    nodes = _Nodes(place, answer, density, aside, following, rough)
     rough = jax.vmap(lambda i: _roughness(nodes, i))(index)
     return nodes._replace(rough=jnp.where(index < coarse, rough, nodes.rough))
 
 
-def _halved(function: Callable[[Array], tuple[Array, Density]], nodes: _Nodes, free: Array) -> _Nodes:
+def _halved(function: _Function, nodes: _Nodes, free: Array) -> _Nodes:
     """The roughest interval in two halves, the new node at index `free`."""
     left = jnp.argmax(nodes.rough)
     right = nodes.following[left]
     place = (nodes.place[left] + nodes.place[right]) / 2
     found = (place, *function(place))
-    place, answer, density = jax.tree.map(
-        lambda known, new: known.at[free].set(new), (nodes.place, nodes.answer, nodes.density), found
-    )
+    known = nodes.place, nodes.answer, nodes.density, nodes.aside
+    place, answer, density, aside = jax.tree.map(lambda known, new: known.at[free].set(new), known, found)
     following = nodes.following.at[free].set(right).at[left].set(free)
-    nodes = _Nodes(place, answer, density, following, nodes.rough)
+    nodes = _Nodes(place, answer, density, aside, following, nodes.rough)
     rough = nodes.rough.at[free].set(_roughness(nodes, free)).at[left].set(_roughness(nodes, left))
     return nodes._replace(rough=rough)
 

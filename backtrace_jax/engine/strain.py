@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..ops import LINEAR, PRODUCT, QUOTIENT
-from ..rules import WEIGHTED, Site
+from ..rules import WEIGHTED, Shares, Site
 
 LOSS, VANISHED = 0, 1
 """The columns of strain in the books."""
@@ -29,15 +29,26 @@ def squares_overflowed(site: Site, R: Array) -> Array:
     return jnp.where(jnp.max(jnp.abs(x), initial=0) > jnp.sqrt(jnp.finfo(x.dtype).max), jnp.abs(R), 0)
 
 
-def vanished(site: Site) -> Array | None:
-    """Whether neither factor is zero, and yet no product of their entries is as large as the smallest number: 1 or 0.
-
-    None where nothing is multiplied.
-    """
+def multiplies(site: Site) -> bool:
+    """Whether products of two float factors are all that an operation makes of them."""
     factors = site.operands[:2]
     floats = len(factors) == 2 and all(jnp.issubdtype(x.dtype, jnp.floating) for x in factors)
-    if not floats or not (site.kind == PRODUCT or (site.kind == LINEAR and site.op.name in WEIGHTED)):
-        return None
-    a, b = (jnp.max(jnp.abs(x), initial=0) for x in factors)  # of |K| there is one copy, which evidence needs as well
-    gone = (a > 0) & (b > 0) & (a < jnp.finfo(b.dtype).smallest_normal / b)
-    return gone.astype(jnp.float64)
+    return floats and (site.kind == PRODUCT or (site.kind == LINEAR and site.op.name in WEIGHTED))
+
+
+def vanished(a: Array, b: Array) -> Array:
+    """Whether neither factor is zero, and yet no product of their entries is as large as the smallest normal number."""
+    size, other = (jnp.max(jnp.abs(x), initial=0) for x in (a, b))  # of |K| there is one copy, which evidence needs too
+    return (size > 0) & (other > 0) & (size < jnp.finfo(b.dtype).smallest_normal / other)
+
+
+def slope_vanished(site: Site, R: Array) -> Array:
+    """The same of what came back times either factor, for the operands that bear relevance."""
+    others = [site.operands[1 - i] for i in range(2) if site.bears[i]]
+    return jnp.stack([vanished(R, factor) for factor in others]).any()
+
+
+def steepened(R: Array, shares: Shares) -> Array:
+    """1 if products with what came back are NaN or Inf; 0 if they are not, or it already was."""
+    sound = jnp.stack([jnp.isfinite(jnp.max(jnp.abs(each), initial=0)) for each in shares.values()]).all()
+    return (~sound & jnp.isfinite(jnp.max(jnp.abs(R), initial=0))).astype(R.dtype)

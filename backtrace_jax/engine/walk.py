@@ -16,7 +16,7 @@ from ..ops import LINEAR, NORM, OPS, PRODUCT, QUOTIENT, SOFTMAX, SUM
 from ..rules import CONSTANT, DEAD, LOST, WEIGHTED, Kept, Shares, Site, in_floats
 from .books import KEPT, Booking, Books, Total, total
 from .plan import Plan, Step
-from .strain import overflowed, squares_overflowed, vanished
+from .strain import multiplies, overflowed, slope_vanished, squares_overflowed, steepened, vanished
 
 Values = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ class _Tour:
     """One walk under way: relevance so far, what each value has received, and the books."""
 
     def __init__(self, plan: Plan, starts: Mapping[str, Array], nonnegative: bool, masks: Values) -> None:
-        self.paired, self.masks = plan.paired, masks
+        self.paired, self.conserving, self.masks = plan.paired, plan.conserving, masks
         self.relevance: dict[str, Array] = dict(starts)
         self.signless = dict.fromkeys(starts, nonnegative)
         self.received = {name: self._totals(start, nonnegative) for name, start in starts.items()}
@@ -104,14 +104,20 @@ class _Tour:
         lost = [kept[LOST]] if LOST in kept else []
         lost += [] if broken is None else [overflowed(given, broken)]
         lost += [squares_overflowed(site, R)] if site.kind == NORM else []
-        return shares, totals, None, self._strain(site, lost)
+        return shares, totals, None, self._strain(site, lost, None if self.conserving else (R, shares))
 
-    def _strain(self, site: Site, lost: list[Array]) -> tuple[Array, Array]:
-        """What was lost for want of range, and whether all products vanished."""
-        nothing = self.booking.nothing
-        loss = self.booking.sum([self._totals(each, True) for each in lost]).signed
-        gone = vanished(site)
-        return loss, nothing.signed if gone is None else jnp.broadcast_to(gone, nothing.signed.shape)
+    def _strain(self, site: Site, lost: list[Array], slopes: tuple[Array, Shares] | None) -> tuple[Array, Array]:
+        """What was lost for want of range, and whether all products vanished; those with slopes as well."""
+        nothing = self.booking.nothing.signed
+        if not multiplies(site):
+            return self._loss(lost), nothing
+        gone = vanished(*site.operands[:2])
+        if slopes is not None:
+            lost, gone = [*lost, steepened(*slopes)], gone | slope_vanished(site, slopes[0])
+        return self._loss(lost), jnp.broadcast_to(gone.astype(nothing.dtype), nothing.shape)
+
+    def _loss(self, lost: list[Array]) -> Array:
+        return self.booking.sum([self._totals(each, True) for each in lost]).signed
 
     def _over_time(self, step: Step, values: Values, reference: Values | None, sure: bool) -> _Handed:
         from .recurrence import walk_over_time  # which walks bodies by this module

@@ -21,8 +21,13 @@ from .site import Kept, Shares, Site, fit, in_floats, linear_map
 
 
 def derivative(site: Site, R: Array) -> tuple[Shares, Kept]:
-    """The transposed Jacobian applied to what came back; an infinite derivative counts as none."""
+    """The transposed Jacobian applied to what came back; an infinite derivative counts as none.
+
+    Linear maps, sums and products of finite numbers have none: what is infinite there has left the range of floats.
+    """
     pulled = _transposed(site, R) if site.kind == LINEAR else _pulled_back(site, R)
+    if site.kind in (LINEAR, SUM, PRODUCT):
+        return pulled, {}
     return {i: jnp.where(jnp.isfinite(each), each, 0) for i, each in pulled.items()}, {}
 
 
@@ -67,7 +72,9 @@ def rescale(site: Site, R: Array) -> tuple[Shares, Kept]:
     gained = fit(R * _change_of_result(site, x, before), x)  # a broadcast operand answers to several entries
     tiny = jnp.abs(change) < np.sqrt(jnp.finfo(change.dtype).eps) * (1 + jnp.abs(x))
     local, _ = derivative(site, R)
-    return {position: jnp.where(tiny, local[position], gained / jnp.where(tiny, 1, change))}, {}
+    slope = gained / jnp.where(tiny, 1, change)
+    slope = jnp.where(jnp.isfinite(change) | (gained == 0), slope, jnp.nan)  # a change beyond the range has none
+    return {position: jnp.where(tiny, local[position], slope)}, {}
 
 
 def _change_of_result(site: Site, x: Array, before: Array) -> Array:
