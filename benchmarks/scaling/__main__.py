@@ -130,6 +130,7 @@ The bars are 60 s of processor time and 3 GiB for the largest graph of each seri
 |---|---|---|
 | steps of all loops together, nested ones multiplied | 2^24 | `backtrace_jax.importers.onnx.limits.MOST_STEPS` |
 | steps of one loop | 2^20 | `backtrace_jax.importers.onnx.limits.LONGEST_LOOP` |
+| operands, and results, of one node | 8,192 | `backtrace_jax.importers.onnx.verify.MOST_OPERANDS` |
 | nodes that loops and functions add | 20,000 | `backtrace_jax.importers.onnx.limits.MOST_UNFOLDED` |
 | one value of an example, drawn numbers among them | 1 GiB | `backtrace_jax.importers.onnx.limits.LARGEST_VALUE` |
 | floating-point operations of one run of the model | 2^47 | `backtrace_jax.compiled.MOST_WORK` |

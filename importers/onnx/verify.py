@@ -18,6 +18,9 @@ from backtrace_jax.texts import printable
 MOST_NODES = 50_000
 """Nodes of a model, its functions and sub-graphs: a few times those of the largest exported networks."""
 
+MOST_OPERANDS = 2**13
+"""Operands, and results, of one node: hundreds in the largest exported networks; adjustable."""
+
 MOST_AXES = 32
 """Axes of a value: what NumPy and XLA both handle."""
 
@@ -173,6 +176,12 @@ def _check_node(node: onnx.NodeProto, attributes: frozenset[str]) -> None:
     _check_names([node.name, node.op_type, node.domain, *node.input, *node.output])
     if not node.op_type:
         raise ModelError(f"node {shortened(node.name or ', '.join(node.output))!r} names no operator")
+    if (count := max(len(node.input), len(node.output))) > MOST_OPERANDS:
+        raise ModelError(
+            f"node {shortened(node.name or next(iter(node.output), ''))!r} ({shortened(node.op_type)}) has {count} operands or "
+            f"results, more than the {MOST_OPERANDS} that are allowed; split it, or raise "
+            "backtrace_jax.importers.onnx.verify.MOST_OPERANDS"
+        )
     names = [attribute.name for attribute in node.attribute]
     _check_names(names)
     if len(set(names)) < len(names):

@@ -150,6 +150,12 @@ def test_repeated_computations_on_constants_are_counted(monkeypatch):
     refused(added([*nodes, node("Identity", ["a0"], ["k"])], {"o": ONE}), "compute too many values from constants")
 
 
+@pytest.mark.parametrize(("operands", "results"), [(20_000, 1), (1, 20_000)])
+def test_one_node_of_very_many_operands_or_results(operands, results):
+    wide = node("Sum" if results == 1 else "Split", ["x"] * operands, [f"y{i}" for i in range(results)])
+    refused(model([wide]), "'y0' \\(\\w+\\) has 20000 operands or results, more than the 8192", seconds=5)
+
+
 def test_one_chain_of_very_many_nodes():
     count = verify.MOST_NODES + 1
     nodes = [node("Relu", [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(count)]
