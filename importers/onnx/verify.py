@@ -177,10 +177,10 @@ def _check_node(node: onnx.NodeProto, attributes: frozenset[str]) -> None:
     if not node.op_type:
         raise ModelError(f"node {shortened(node.name or ', '.join(node.output))!r} names no operator")
     if (count := max(len(node.input), len(node.output))) > MOST_OPERANDS:
+        called = shortened(node.name or next(iter(node.output), ""))
         raise ModelError(
-            f"node {shortened(node.name or next(iter(node.output), ''))!r} ({shortened(node.op_type)}) has {count} operands or "
-            f"results, more than the {MOST_OPERANDS} that are allowed; split it, or raise "
-            "backtrace_jax.importers.onnx.verify.MOST_OPERANDS"
+            f"node {called!r} ({shortened(node.op_type)}) has {count} operands or results, more than the "
+            f"{MOST_OPERANDS} that are allowed; split it, or raise backtrace_jax.importers.onnx.verify.MOST_OPERANDS"
         )
     names = [attribute.name for attribute in node.attribute]
     _check_names(names)
