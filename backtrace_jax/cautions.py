@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ def findings(
     completeness: np.ndarray | None,
     options: Mapping[str, Any],
     *,
+    mode: str = "",
+    dtype: str = "float32",
     restricted: bool = False,
     convolutional: bool = True,
     left_out: np.ndarray | None = None,
@@ -39,12 +41,18 @@ def findings(
         books: The ledger, or one for each channel; none in gradient modes.
         completeness: Completeness error per example, where it is defined.
         options: Options of the mode, which decide what there is to try.
+        mode: Its name, which is no way out of itself.
+        dtype: What was computed in.
         restricted: Whether conditions cut relevance off, so that little at the inputs is what was asked for.
         convolutional: Whether the network has convolutions, without which lrp-epsilon-plus is lrp-epsilon.
         left_out: Examples that there is nothing more to say about.
     """
-    calmer = "lrp-epsilon-plus" if convolutional else "lrp-gamma"
-    found = [line for ledger in books for line in _of_books(ledger, options, restricted, calmer, left_out)]
+    calmer = [each for each in ("default", "lrp-epsilon-plus" if convolutional else "lrp-gamma") if each != mode]
+    ways = _Ways(
+        f"mode {' or '.join(map(repr, calmer))}" + (", or a larger epsilon" if "epsilon" in options else ""),
+        "a smaller epsilon" + ("" if dtype == "float64" else ", or dtype='float64'"),
+    )
+    found = [line for ledger in books for line in _of_books(ledger, options, restricted, ways, left_out)]
     if completeness is not None:
         found += _of_completeness(completeness, options)
     return tuple(dict.fromkeys(found))
@@ -61,8 +69,15 @@ def inputs_forgotten(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+class _Ways(NamedTuple):
+    """What to try: where relevance cancels, and where the stabiliser takes it."""
+
+    calmer: str
+    finer: str
+
+
 def _of_books(
-    ledger: Ledger, options: Mapping[str, Any], restricted: bool, calmer: str, left_out: np.ndarray | None
+    ledger: Ledger, options: Mapping[str, Any], restricted: bool, ways: _Ways, left_out: np.ndarray | None
 ) -> Iterator[str]:
     start = ledger.absolute[:, _START].copy()
     start[[] if left_out is None else left_out] = 0
@@ -70,7 +85,7 @@ def _of_books(
     if large := _worst(shares[:, _INPUTS], shares[:, _INPUTS] > LARGEST_TOTAL):
         yield (
             f"|relevance| at the inputs adds up to {shares[large.example, _INPUTS]:.3g} times the start ({large}): "
-            f"large shares of both signs cancel; try mode 'default' or {calmer!r}, or a larger epsilon"
+            f"large shares of both signs cancel; try {ways.calmer}"
         )
     small = _worst(-shares[:, _INPUTS], (shares[:, _INPUTS] < SMALLEST_SHARE) & (start > 0))
     if small and not restricted:
@@ -79,10 +94,7 @@ def _of_books(
             f"{_where_it_went(shares[small.example])}{_bias_hint(shares[small.example], options)}"
         )
     if taken := _worst(shares[:, _STABILISER], shares[:, _STABILISER] > LARGEST_STABILISER):
-        yield (
-            f"the stabiliser took {shares[taken.example, _STABILISER]:.0%} of the start ({taken}); "
-            "try a smaller epsilon, or dtype='float64'"
-        )
+        yield (f"the stabiliser took {shares[taken.example, _STABILISER]:.0%} of the start ({taken}); try {ways.finer}")
 
 
 def _where_it_went(shares: np.ndarray) -> str:

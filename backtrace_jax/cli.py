@@ -61,7 +61,8 @@ def _run(argv: Sequence[str] | None) -> int:
         _tell(f"error: {' '.join(str(error).split())}")
         return 1
     except MemoryError:
-        _tell("error: there is not enough memory; explain fewer examples at a time, or with --chunk 1")
+        fewer = "smaller examples" if getattr(arguments, "chunk", None) == 1 else "fewer examples at a time: --chunk 1"
+        _tell(f"error: there is not enough memory; explain {fewer}")
         return 1
     except KeyboardInterrupt:
         _tell("interrupted")

@@ -161,7 +161,7 @@ class Compiled(Planned):
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
-        with exact_types(), within_memory():
+        with exact_types(), within_memory(self.chunk):
             constant = jax.device_put(constant, self.device)
 
         def call(part: Any) -> Result:
@@ -259,7 +259,7 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     types = _chunk_types(graph, planned.output, chunk, form)
     constant = _constant_types(graph, form, planned.masked)
     group = default_group(planned.effort, device.platform)
-    with within_memory():
+    with within_memory(chunk):
         explain = compile_explain(
             planned.request, weights, constant, types, device, prepare=settings.prepare, group=group
         )

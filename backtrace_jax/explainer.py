@@ -154,7 +154,8 @@ class Explainer:
 
     def _feeds(self, imported: Imported, inputs: Inputs) -> dict[str, np.ndarray]:
         declared, axes = self._inputs_of(imported).inputs, axes_of(imported, self.settings.axes)
-        return read_inputs(inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes), declared)
+        given = inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes)
+        return read_inputs(given, declared, axes)
 
     def _explain(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
         return self._explain_by_feeds(imported, self._feeds(imported, inputs), asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,22 +12,35 @@ import numpy as np
 from .arguments import more_than_numbers
 from .errors import InputError
 from .importers import InputType
+from .layout import Axes, own_shape
 from .texts import shown
 
 Inputs: TypeAlias = Any
 """An array, a tuple of arrays in the model's order, or a dict by input name; batch first."""
 
 
-def read_inputs(inputs: Inputs, declared: Sequence[InputType]) -> dict[str, np.ndarray]:
+def read_inputs(inputs: Inputs, declared: Sequence[InputType], axes: Axes | None = None) -> dict[str, np.ndarray]:
     """The inputs by name, each in the type the model declares, all with the same batch size.
+
+    Args:
+        inputs: The inputs, batch first.
+        declared: What the model declares of them, batch first as well.
+        axes: Where the batch is in the user's own arrays, by which mistakes are told; by default first.
 
     Raises:
         InputError: Naming the input, what was expected, and what to do.
     """
-    arrays = {name: _as_array(name, value) for name, value in _by_name(inputs, declared).items()}
-    feeds = {known.name: _converted(arrays[known.name], known) for known in declared}
-    _check_batch(feeds)
+    axes = {known.name: (axes or {}).get(known.name, 0) for known in declared}
+    own = [_in_place(known, axes[known.name]) for known in declared]
+    arrays = {name: _as_array(name, value) for name, value in _by_name(inputs, own).items()}
+    feeds = {known.name: _converted(arrays[known.name], known, axes[known.name]) for known in declared}
+    _check_batch(feeds, axes)
     return feeds
+
+
+def _in_place(declared: InputType, axis: int | None) -> InputType:
+    """The input with its batch where the model itself has it."""
+    return replace(declared, dims=None if declared.dims is None else own_shape(declared.dims, axis))
 
 
 def _by_name(inputs: Inputs, declared: Sequence[InputType]) -> dict[str, Any]:
@@ -96,8 +110,8 @@ def _is_extended_float(dtype: np.dtype) -> bool:
     return dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
-def _converted(array: np.ndarray, declared: InputType) -> np.ndarray:
-    _check_shape(array, declared)
+def _converted(array: np.ndarray, declared: InputType, axis: int | None) -> np.ndarray:
+    _check_shape(array, declared, axis)
     if array.dtype != declared.dtype and _kind(array.dtype) != _kind(declared.dtype):
         if array.dtype.kind == "c":
             raise InputError(f"input {declared.name!r} is complex, the model is real; pass x.real, x.imag or abs(x)")
@@ -123,7 +137,7 @@ def _position(array: np.ndarray, wrong: np.ndarray) -> str:
     return f"{array[where]} at index {where}"
 
 
-def _check_shape(array: np.ndarray, declared: InputType) -> None:
+def _check_shape(array: np.ndarray, declared: InputType, batch: int | None) -> None:
     if array.ndim == 0:
         raise InputError(
             f"input {declared.name!r} is a single number; the first axis must be the batch, or, if all examples share "
@@ -137,12 +151,14 @@ def _check_shape(array: np.ndarray, declared: InputType) -> None:
         size in (None, found) for size, found in zip(declared.dims[1:], array.shape[1:], strict=True)
     )
     if not fits:
-        found = f"input {declared.name!r} has shape {list(array.shape)}"
-        raise InputError(f"{found}, the model takes {declared}{_hint(array.shape, declared.dims)}")
+        shape, own = own_shape(array.shape, batch), _in_place(declared, batch)
+        raise InputError(
+            f"input {own.name!r} has shape {list(shape)}, the model takes {own}{_hint(shape, own.dims or (), batch)}"
+        )
 
 
 _MENDING = {  # from a shape with zeros for new axes, and what the user would write
-    "the batch axis is missing: x[None], or batch_axis=None for a model without batch": lambda n: (None, *range(n)),
+    "the batch axis is missing: x[None]": lambda n: (None, *range(n)),
     "batch and channel axes are missing: x[None, None]": lambda n: (None, None, *range(n)),
     "the channel axis is missing: x[:, None]": lambda n: (0, None, *range(1, n)),
     "channels last? x.transpose(0, 3, 1, 2)": lambda n: (0, 3, 1, 2) if n == 4 else (),
@@ -154,23 +170,26 @@ _MENDING = {  # from a shape with zeros for new axes, and what the user would wr
 }
 
 
-def _hint(shape: Sequence[int], dims: Sequence[int | None]) -> str:
-    """What would make an array of this shape fit; nothing where no simple thing does."""
-    for advice, axes in _MENDING.items():
+def _hint(shape: Sequence[int], dims: Sequence[int | None], batch: int | None) -> str:
+    """What would make an array of this shape fit; nothing where no simple thing does, or the batch is not in front."""
+    sizes = dims if batch is None else (None, *dims[1:])
+    for advice, axes in _MENDING.items() if batch in (0, None) else ():
         mended = [1 if axis is None else shape[axis] for axis in axes(len(shape))]
-        rest = zip(dims[1:], mended[1:], strict=True) if len(mended) == len(dims) else ()
-        if len(mended) == len(dims) and all(size in (None, found) for size, found in rest):
+        fits = (size in (None, found) for size, found in zip(sizes, mended, strict=False))
+        if len(mended) == len(sizes) and all(fits):
             return f"; {advice}"
     return ""
 
 
-def _check_batch(feeds: Mapping[str, np.ndarray]) -> None:
+def _check_batch(feeds: Mapping[str, np.ndarray], axes: Axes) -> None:
     sizes = {name: len(array) for name, array in feeds.items()}
     if len(set(sizes.values())) > 1:
-        last = next(reversed(sizes))
+        last = next(name for name in reversed(sizes) if axes[name] is not None)
+        others = [axis for axis in (0, 1, None) if axis != axes[last]]
+        ways = ", ".join(f"batch_axis={{{last!r}: {axis}}}" for axis in others)
         raise InputError(
-            f"inputs disagree on the batch size: {sizes}; name the axis of each whose batch is not the first, or None "
-            f"for what all examples share: batch_axis={{{last!r}: 1}}, batch_axis={{{last!r}: None}}"
+            f"inputs disagree on the batch size: {sizes}; name the axis of each whose batch is another one, or None "
+            f"for what all examples share: {ways}"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ BatchAxis: TypeAlias = "int | Mapping[str, int | None] | None"
 
 Axes: TypeAlias = Mapping[str, int | None]
 Shape: TypeAlias = tuple[int, ...]
+Size = TypeVar("Size", bound=int | None)
 
 
 def axes_of(model: Imported, batch_axis: BatchAxis) -> dict[str, int | None]:
@@ -137,7 +138,7 @@ def kept(model: Imported) -> Imported:
     return model if isinstance(model.lower, _Kept) else replace(model, lower=_Kept(model.lower))
 
 
-def own_shape(shape: Shape, axis: int | None) -> Shape:
+def own_shape(shape: tuple[Size, ...], axis: int | None) -> tuple[Size, ...]:
     """A shape with the batch in front as the model itself has it."""
     return shape[1:] if axis is None else (*shape[1 : axis + 1], shape[0], *shape[axis + 1 :])
 
@@ -219,6 +220,7 @@ def rows_of(declared: Sequence[InputType]) -> int:
     if len(sizes) > 1:
         found = "; ".join(map(str, declared))
         raise InputError(
-            f"inputs fix different sizes of their first axis: {found}; if it is no batch, pass batch_axis="
+            f"inputs fix different sizes of their batch, here first: {found}; if it is another axis of some, or none "
+            "(None), pass batch_axis= by input"
         )
     return next(iter(sizes), 1) or 1

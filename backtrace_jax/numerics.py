@@ -91,8 +91,11 @@ def random_key(seed: int) -> Any:
 
 
 @contextmanager
-def within_memory() -> Iterator[None]:
+def within_memory(chunk: int) -> Iterator[None]:
     """Say by name what does not fit into the memory of the machine or the device.
+
+    Args:
+        chunk: How many examples are explained at a time.
 
     Raises:
         SettingError: With what makes it smaller.
@@ -102,9 +105,8 @@ def within_memory() -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise SettingError(
-            f"this does not fit into memory ({error!s:.100}); explain fewer or smaller examples at a time: chunk=1"
-        ) from error
+        fewer = "smaller examples" if chunk == 1 else "fewer or smaller examples at a time: chunk=1"
+        raise SettingError(f"this does not fit into memory ({error!s:.100}); explain {fewer}") from error
 
 
 def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:

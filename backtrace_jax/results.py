@@ -37,7 +37,7 @@ def as_explanation(
     result = _in_order(compiled, result)
     unanswered = find_unanswered(compiled, feeds, result)
     result = without(result, unanswered.runs)
-    check_result(compiled, feeds, result, unanswered.runs)
+    check_result(compiled, feeds, result, unanswered.runs, named=not (asked.target == UNSET).any())
     rows, count = compiled.rows, len(asked.target)
     none = _zeros(compiled, settings, feeds)
     channels = _channels(compiled, result, count, none)
@@ -68,6 +68,8 @@ def as_explanation(
                 books,
                 completeness,
                 dict(compiled.request.mode.options),
+                mode=compiled.request.mode.name,
+                dtype=settings.dtype,
                 restricted=bool(compiled.masked),
                 convolutional=any(eqn.op in CONVOLUTIONS for eqn in compiled.program.graph.eqns),
                 left_out=unanswered.runs,

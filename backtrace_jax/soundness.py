@@ -83,21 +83,37 @@ def _dead(book: np.ndarray, runs: np.ndarray, start: np.ndarray) -> np.ndarray:
     return book
 
 
-def check_result(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result, unanswered: np.ndarray) -> None:
+def check_result(
+    compiled: Compiled,
+    feeds: Mapping[str, np.ndarray],
+    result: Result,
+    unanswered: np.ndarray,
+    *,
+    named: bool = False,
+) -> None:
     """Refuse what could not be explained soundly.
+
+    Args:
+        compiled: What was run.
+        feeds: The inputs.
+        result: What it gave.
+        unanswered: The runs without an answer.
+        named: Whether the user named the target of every example.
 
     Raises:
         NumericsError: Naming the input or node, and the examples, where relevance or its books are NaN or Inf.
         SettingError: When there is nothing to explain in some examples, or inputs lie beyond a rule's bounds.
     """
-    _check_started(compiled, result, unanswered)
+    _check_started(compiled, result, unanswered, named)
     _check_bounds(compiled, result, unanswered)
     if result.books is None:  # what is not finite at an input then broke at a node
         _check_range(compiled, feeds, result)
     for key, array in result.relevance.items():
         bad = np.flatnonzero(~_finite_rows(array))
         if len(bad):
-            raise NumericsError(f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_WIDER}")
+            raise NumericsError(
+                f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_wider(compiled)}"
+            )
     if result.books is not None:
         _check_books(compiled, result)
         _check_range(compiled, feeds, result)
@@ -108,7 +124,9 @@ def _check_books(compiled: Compiled, result: Result) -> None:
     bad = np.flatnonzero(~_finite_rows(result.books.absolute))
     if len(bad):
         node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
-        raise NumericsError(f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_WIDER}")
+        raise NumericsError(
+            f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_wider(compiled)}"
+        )
 
 
 def _check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
@@ -124,10 +142,9 @@ def _check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Re
     bad = np.flatnonzero(strained.any(axis=1))
     if len(bad):
         node, dtype = compiled.request.plan.nodes[int(strained[bad[0]].argmax())], compiled.output.dtype.name
-        way_out = "scale the model or its inputs" if dtype == "float64" else _WIDER
         raise NumericsError(
             f"relevance is lost in examples {_listed_few(bad)} at node {node!r}, whose numbers leave the range of "
-            f"{dtype}; {way_out}"
+            f"{dtype}; {_wider(compiled)}"
         )
 
 
@@ -182,12 +199,12 @@ def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) ->
             )
 
 
-def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
+def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray, named: bool) -> None:
     """Refuse masks without a unit, and rivals that turned out to be the predicted class."""
     started = result.start.reshape(len(result.start), -1).any(axis=1)
     started[unanswered] = True
     empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
-    if empty and compiled.request.contrasted:
+    if empty and compiled.request.contrasted and not named:
         raise SettingError(f"against= is the very class predicted in examples {empty}; pass target= as well")
     if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):
         raise SettingError(
@@ -196,12 +213,17 @@ def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray) -
         )
 
 
+def _wider(compiled: Compiled) -> str:
+    """What keeps numbers within their range."""
+    double = compiled.output.dtype == np.float64
+    return "scale the model or its inputs" if double else "explain with dtype='float64' or a smaller scaler"
+
+
 def _listed_few(examples: np.ndarray) -> str:
     more = ", ..." if len(examples) > _NAMED else ""
     return f"{', '.join(map(str, examples[:_NAMED]))}{more}"
 
 
-_WIDER = "explain with dtype='float64' or a smaller scaler"
 LARGEST_LOSS = 1e-3  # of the start, or of what a node received
 _NAMED = 8  # examples named in a message
 

@@ -154,7 +154,7 @@ def _lowered(model: Imported, axes: Axes, inputs: Inputs) -> tuple[Program, tupl
     rows = rows_of(first.inputs)
     if inputs is not None:
         given = inputs_first(model.arrays(inputs), [entry.name for entry in first.inputs], axes)
-        feeds = read_inputs(given, first.inputs)
+        feeds = read_inputs(given, first.inputs, axes)
         return Deciding().settled(model, axes, feeds, lambda settled: _lowered_for(settled, axes, feeds))
     shapes = {entry.name: _nominal(entry) for entry in first.inputs}
     try:

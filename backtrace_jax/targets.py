@@ -12,6 +12,7 @@ from .explanation import ALL_UNITS
 from .ir import Var
 from .questions import (
     BINARY_SEGMENTATION,
+    CLASS_SEGMENTATION,
     CLASSIFICATION,
     CUSTOM,
     IN_SEQUENCE,
@@ -128,10 +129,10 @@ def _check_one_axis(name: str, value: Any, shape: tuple[int, ...], output: Var, 
     left_open = value is None and (name != "target" or task.name != CLASSIFICATION)
     if several and task.name in SIDE_BY_SIDE and not left_open:
         index = ", ".join(f"0..{size - 1}" for size in shape)
+        tasks = ", ".join(repr(each) for each in (*IN_SEQUENCE, CLASS_SEGMENTATION, REGRESSION) if each != task.name)
         raise SettingError(
             f"output {output.name!r} has shape {list(shape)}, and so no single class: name one of its values (of a "
-            f"detector, say, a box's score) by {name}=({index}), or pass task= 'next-token', 'token-classification', "
-            "'multi-class-segmentation' or 'regression'"
+            f"detector, say, a box's score) by {name}=({index}), or pass another task=: {tasks}"
         )
 
 

@@ -117,7 +117,7 @@ def no_batch(name: str, shape: Sequence[int], count: int) -> str:
     """That an output does not hold as many examples as the file fixes."""
     return (
         f"output {name!r} {list(shape)} has no batch of {count}, the size that the file fixes for the batch of the "
-        "inputs; if their batch is another axis, say so by batch_axis="
+        "inputs; if their batch is another axis, or none (None), pass that as batch_axis="
     )
 
 

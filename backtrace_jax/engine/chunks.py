@@ -77,7 +77,7 @@ def run_chunks(
     """
     parts = []
     for part, size in _padded(arrays, count, chunk):
-        with within_memory():  # some of what fails is only told when the result is waited for
+        with within_memory(chunk):  # some of what fails is only told when the result is waited for
             found = interruptible(lambda part=part: jax.tree.map(np.asarray, jax.block_until_ready(call(part))))
         parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
         if progress:

@@ -109,8 +109,8 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
     for name, axis in axes.items():
         if axis is not None and (not shapes[name] or shapes[name][axis] == 0):
             raise InputError(
-                f"input {name!r} of shape {list(shapes[name])} has no batch; its first axis must be one, or "
-                "batch_axis= says otherwise (None: no batch)"
+                f"input {name!r} of shape {list(shapes[name])} has no batch along axis {axis}; pass one example at "
+                "least, or another batch_axis= (None: no batch)"
             )
     arguments = _without_arrays(args, kwargs, positional)
     return Call(tuple(named), positional, arguments, _floating(module), tuple(axes.values()))
