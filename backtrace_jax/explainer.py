@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from .differentiating import check_gradient, halfway
 from .errors import ImportMismatchError, NumericsError, SettingError
 from .explanation import Explanation
 from .feeds import Inputs, check_indices, read_inputs, refuse_datasets
+from .given import Given, GivenBeside, GivenQuestion, GivenSettings
 from .importers import Imported, read
 from .importers.comparison import compare
 from .layout import axes_of, batch_first, inputs_first, rows_of
@@ -50,7 +51,7 @@ class Explainer:
     """
 
     @with_fields(Settings, elsewhere=_OPTIONS | _ASKED)
-    def __init__(self, model: Any, *, example: Inputs = None, **settings: Any) -> None:
+    def __init__(self, model: Any, *, example: Inputs = None, **settings: Unpack[GivenSettings]) -> None:
         """Read the model and check the settings.
 
         Args:
@@ -78,7 +79,7 @@ class Explainer:
         self.derived_bytes = 0
 
     @with_fields(Asked, elsewhere=_OPTIONS | _SETTINGS)
-    def __call__(self, inputs: Inputs, **asked: Any) -> Explanation:
+    def __call__(self, inputs: Inputs, **asked: Unpack[GivenQuestion]) -> Explanation:
         """Explain a batch of inputs.
 
         Args:
@@ -201,8 +202,10 @@ class Explainer:
         result = compiled.run(examples, grouped(compiled, question), constant, asked.progress)
         return as_explanation(compiled, self.settings, imported, feeds, question, constant, result)
 
-    def each(self, inputs: Inputs, targets: Any, **asked: Any) -> list[Explanation]:
+    def each(self, inputs: Inputs, targets: Any, **asked: Unpack[GivenBeside]) -> list[Explanation]:
         """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
+        if "target" in asked:
+            raise SettingError("each takes its targets as a list; leave target= out")
         if isinstance(targets, str) or not hasattr(targets, "__iter__") or getattr(targets, "ndim", 1) == 0:
             raise SettingError(f"targets must be a list, one target for each explanation, found {shown(targets)}")
         return [self(inputs, target=target, **asked) for target in targets]
@@ -220,7 +223,7 @@ class Explainer:
 
 
 @with_fields(Asked, Settings, elsewhere=_OPTIONS)
-def explain(model: Any, inputs: Inputs, **chosen: Any) -> Explanation:
+def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
     """Why did the model answer as it did? Relevance of every input for one answer per example.
 
     A second call with the same model, settings and shapes compiles nothing.
