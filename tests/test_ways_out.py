@@ -30,10 +30,10 @@ def passing(*dims):
     return network([node("Tanh", ["x"], ["y"])], {"x": (FLOAT, dims)})
 
 
-def overflowing():
-    """Doubles whose product is beyond their range on the way to relevance."""
+def vanishing():
+    """Doubles whose products are too small for their range."""
     nodes = [node("MatMul", ["x", "K"], ["h"]), node("Tanh", ["h"], ["y"])]
-    return network(nodes, {"x": (DOUBLE, ["batch", 2])}, K=np.array([[1e200], [-1e200]]))
+    return network(nodes, {"x": (DOUBLE, ["batch", 2])}, K=np.array([[1e-200], [2e-200]]))
 
 
 def out_of_memory():
@@ -91,7 +91,7 @@ DONE = {
         "float64",
     ),
     "double precision, beyond its range": (
-        lambda: explain(overflowing(), np.full((1, 2), 1e200), dtype="float64"),
+        lambda: explain(vanishing(), np.full((1, 2), 1e-200), dtype="float64"),
         "scale the model or its inputs",
         "dtype=",
     ),
