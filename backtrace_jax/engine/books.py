@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from ..rules import BIAS, CONSTANT, DEAD, STABILISER
+from .tracing import Traces
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
 _COLUMNS = 2 + len(KEPT)
@@ -55,11 +56,12 @@ def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> T
 class Table:
     """Rows of scalars that are written one after the other, and become an array at the end.
 
-    An array for every row on its way would cost more to compile than the walk itself.
+    An array for every row on its way would cost more to compile than the walk itself. Books have two of them: modes may
+    keep only the second.
     """
 
-    def __init__(self, blank: Array, columns: int) -> None:
-        self._blank, self._columns = blank, columns
+    def __init__(self, traces: Traces, blank: Array, columns: int) -> None:
+        self._traces, self._blank, self._columns = traces, blank, columns
         self._entries: dict[int, tuple[int, Array]] = {}  # by identity: most entries stand in several places
         self._open: list[tuple[int, ...]] = []  # rows since the last body
         self._parts: list[list[tuple[int, ...]] | Array] = [self._open]
@@ -80,7 +82,7 @@ class Table:
     def closed(self) -> Array:
         """All rows together, [rows, columns, ...]."""
         self._place(self._blank)
-        entries = _joined([entry[None] for _, entry in self._entries.values()])
+        entries = _joined(self._traces, [entry for _, entry in self._entries.values()])
         parts = [entries[self._found(part)] if isinstance(part, list) else part for part in self._parts]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
@@ -98,10 +100,10 @@ class Booking:
         nothing: The total of nothing.
     """
 
-    def __init__(self, *, paired: bool) -> None:
+    def __init__(self, traces: Traces, *, paired: bool) -> None:
         zero = jnp.zeros((2,) if paired else (), jnp.float64)
         self.nothing = Total(zero, zero)
-        self._totals, self._strain = Table(zero, 2 * _COLUMNS), Table(zero, _STRAIN)  # modes may keep only the second
+        self._totals, self._strain = (Table(traces, zero, columns) for columns in (2 * _COLUMNS, _STRAIN))
 
     def sum(self, entries: Sequence[Total]) -> Total:
         """Totals added up."""
@@ -130,9 +132,18 @@ class Booking:
         return Books(signed, absolute, self._strain.closed())
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
-    """Arrays one after the other, a few at a time: XLA takes the square of their number."""
-    while len(arrays) > 1:
-        groups = [arrays[i : i + _TOGETHER] for i in range(0, len(arrays), _TOGETHER)]
-        arrays = [jnp.concatenate(lax.optimization_barrier(group)) for group in groups]
-    return arrays[0]
+def _joined(traces: Traces, entries: list[Array]) -> Array:
+    """Entries one after the other, a few at a time: XLA takes the square of their number."""
+    how = _stacked
+    while len(entries) > 1 or how is _stacked:
+        groups = [entries[i : i + _TOGETHER] for i in range(0, len(entries), _TOGETHER)]
+        entries, how = [traces.call(how, how, group) for group in groups], _concatenated
+    return entries[0]
+
+
+def _stacked(entries: list[Array]) -> Array:
+    return _concatenated([entry[None] for entry in entries])
+
+
+def _concatenated(arrays: list[Array]) -> Array:
+    return jnp.concatenate(lax.optimization_barrier(arrays))

@@ -7,11 +7,13 @@ split into n results with all that reads them.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import jax
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
@@ -30,8 +32,9 @@ def keep_wide(closed: ClosedJaxpr) -> ClosedJaxpr:
     for eqn in closed.jaxpr.eqns:
         many = max(len(eqn.invars), len(eqn.outvars)) > MANY
         eqns += _barrier(_arrays(eqn.invars), kept) if many else []
-        eqns.append(eqn.replace(invars=[kept.get(var, var) if isinstance(var, Var) else var for var in eqn.invars]))
-        eqns += _barrier([var for var in _arrays(eqn.outvars) if many or var in wide], kept)
+        now = [kept.get(var, var) if isinstance(var, Var) else var for var in eqn.invars] if kept else eqn.invars
+        eqns.append(eqn.replace(invars=now) if now != eqn.invars else eqn)
+        eqns += _barrier(_arrays(eqn.outvars) if many else [var for var in eqn.outvars if var in wide], kept)
     return closed if not kept else ClosedJaxpr(closed.jaxpr.replace(eqns=eqns), closed.consts)
 
 
@@ -46,9 +49,15 @@ def _arrays(atoms: Sequence[Any]) -> list[Var]:
 
 def _barrier(variables: Sequence[Var], kept: dict[Any, Any]) -> Iterator[JaxprEqn]:
     """A barrier around those of these variables that are not kept yet."""
-    new = [var for var in dict.fromkeys(variables) if var not in kept]
+    new: list[Any] = [var for var in dict.fromkeys(variables) if var not in kept]
     if new:
-        types = [jax.ShapeDtypeStruct(type_of(var).shape, type_of(var).dtype) for var in new]
-        (eqn,) = jax.make_jaxpr(lambda *arrays: lax.optimization_barrier(arrays))(*types).jaxpr.eqns  # variables anew
+        eqn = _template().replace(invars=new, outvars=[Var(type_of(var)) for var in new])
         kept.update(zip(new, eqn.outvars, strict=True))
-        yield eqn.replace(invars=new)
+        yield eqn
+
+
+@functools.cache
+def _template() -> JaxprEqn:
+    """A barrier around something."""
+    (eqn,) = jax.make_jaxpr(lambda *arrays: lax.optimization_barrier(arrays))(np.zeros(2, np.float32)).jaxpr.eqns
+    return eqn

@@ -20,6 +20,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 
 from ..interrupting import stop_if_interrupted
 from ..numerics import Device, compiled, exact_types
+from .forms import Forms
 from .keeping import keep_wide, type_of
 
 WHOLE = 2**13
@@ -132,7 +133,7 @@ def _settled(literal: Any) -> np.ndarray:
 def _pieces(jaxpr: Jaxpr, compile_: Callable[..., Any]) -> Iterator[Piece]:
     readers = _last_readers(jaxpr)
     done: dict[Any, Any] = {}
-    forms = _Forms()
+    forms = Forms()
     for start, end in _spans(jaxpr.eqns):
         eqns = jaxpr.eqns[start:end]
         made = dict.fromkeys(var for eqn in eqns for var in eqn.outvars)
@@ -175,57 +176,3 @@ def _hashes(eqns: Sequence[JaxprEqn]) -> list[bytes]:
     told = [f"{eqn.primitive.name} {[str(var.aval) for var in eqn.outvars]}" for eqn in eqns]
     parts = ("\n".join(told[max(0, place - _WINDOW) : place]) for place in range(1, len(told) + 1))
     return [hashlib.blake2b(part.encode(), digest_size=8).digest() for part in parts]
-
-
-class _Forms:
-    """What traced functions compute whatever their variables are called: equal forms are the same function."""
-
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[Any, Any]] = {}  # bodies occur over and over; kept, so that no id is used again
-
-    def of(self, jaxpr: Jaxpr) -> Any:
-        """The form of a traced function."""
-        numbers: dict[Any, int] = {}
-        for var in (*jaxpr.constvars, *jaxpr.invars, *(var for eqn in jaxpr.eqns for var in eqn.outvars)):
-            numbers[var] = len(numbers)
-
-        def told(atom: Any) -> Any:
-            return self._setting(atom.val) if isinstance(atom, Literal) else numbers[atom]
-
-        return (
-            tuple(type_of(var) for var in (*jaxpr.constvars, *jaxpr.invars)),
-            tuple(
-                (
-                    eqn.primitive,
-                    tuple(map(told, eqn.invars)),
-                    tuple(type_of(var) for var in eqn.outvars),
-                    tuple((name, self._setting(value)) for name, value in sorted(eqn.params.items())),
-                )
-                for eqn in jaxpr.eqns
-            ),
-            tuple(map(told, jaxpr.outvars)),
-        )
-
-    def _setting(self, value: Any) -> Any:
-        """A parameter as a key: equal keys mean the same, and 0.0, -0.0, 0 and False differ."""
-        if isinstance(value, ClosedJaxpr):
-            return self._body(value.jaxpr), tuple(map(self._setting, value.consts))
-        if isinstance(value, Jaxpr):
-            return self._body(value)
-        if isinstance(value, tuple | list):
-            return type(value), tuple(map(self._setting, value))
-        if isinstance(value, np.ndarray | np.generic):
-            return value.shape, value.dtype.str, value.tobytes()
-        if isinstance(value, float):
-            return value.hex()
-        try:
-            hash(value)
-        except TypeError:
-            self._kept[id(value)] = value, None
-            return id(value)
-        return type(value), value
-
-    def _body(self, jaxpr: Jaxpr) -> Any:
-        if id(jaxpr) not in self._kept:
-            self._kept[id(jaxpr)] = jaxpr, self.of(jaxpr)
-        return self._kept[id(jaxpr)][1]

@@ -12,6 +12,7 @@ from backtrace_jax import Explainer
 from backtrace_jax.answers import read_answer
 from backtrace_jax.engine import compile, pieces
 from backtrace_jax.engine.compile import compile_forward
+from backtrace_jax.engine.forms import Forms
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.keeping import MANY, keep_wide
 from backtrace_jax.engine.plan import plan_walk
@@ -155,7 +156,7 @@ def explaining(model, X, group=None):
 )
 def test_what_differs_is_not_taken_for_equal(one, other):
     x = jnp.ones(3)
-    forms = pieces._Forms()
+    forms = Forms()
     assert forms.of(jax.make_jaxpr(one)(x).jaxpr) != forms.of(jax.make_jaxpr(other)(x).jaxpr)
     assert forms.of(jax.make_jaxpr(one)(x).jaxpr) == forms.of(jax.make_jaxpr(one)(x).jaxpr)
 

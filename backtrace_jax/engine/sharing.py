@@ -1,0 +1,197 @@
+"""How one equation shares the relevance of its result: what its rule gives, checked and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..errors import BacktraceError, SettingError
+from ..ops import LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM
+from ..rules import DEAD, LOST, WEIGHTED, Kept, Shares, Site, in_floats
+from .books import KEPT, Total, total
+from .plan import Step
+from .strain import multiplies, overflowed, slope_vanished, squares_overflowed, steepened, vanished
+
+
+class Shared(NamedTuple):
+    """What an equation does with the relevance of its result.
+
+    Attributes:
+        shares: Of the operands, by position.
+        entries: Their totals.
+        kept: Totals of what was kept, by cause.
+        strain: What was lost for want of range, and whether all products vanished, as 1 or 0; None: nothing, and no.
+    """
+
+    shares: Shares
+    entries: dict[int, Total]
+    kept: dict[str, list[Total]]
+    strain: tuple[Array | None, Array | None] = (None, None)
+
+
+class Conditions(NamedTuple):
+    """Under which conditions relevance is shared.
+
+    Attributes:
+        sure: Whether no share is negative anywhere.
+        paired: Whether relevance has two channels.
+        conserving: Whether it is shared out; otherwise it is a slope.
+    """
+
+    sure: bool
+    paired: bool
+    conserving: bool
+
+    def total(self, array: Array) -> Total:
+        """Totals of relevance."""
+        return total(array, self.sure, paired=self.paired)
+
+
+SiteArrays: TypeAlias = tuple[tuple[Any, ...], Any, Any]
+
+
+def arrays_of(site: Site) -> SiteArrays:
+    """The arrays of a site: operands, result, and those of the reference."""
+    return site.operands, site.result, site.reference and arrays_of(site.reference)
+
+
+def form_of(step: Step) -> tuple[Any, ...]:
+    """All that `share` reads of a step, but for what it says in messages."""
+    rule, eqn = step.rule, step.eqn
+    assert rule is not None
+    ruled = rule.function, rule.settings, rule.paired, rule.takers
+    known = step.kind, step.bears, step.saturation, step.nonnegative, step.gate, step.breaks, step.measured
+    return ruled, eqn.op, tuple(sorted(eqn.params.items())), known
+
+
+def share(step: Step, like: Site, conditions: Conditions, given: tuple[Array, SiteArrays]) -> Shared:
+    """Share the relevance of an equation's result among its operands.
+
+    Args:
+        step: The equation and its rule.
+        like: Its site, but for the arrays.
+        conditions: Under which conditions.
+        given: Relevance of the result, and the arrays of the site.
+    """
+    R, site = given[0], _filled(like, given[1])
+    assert step.rule is not None
+    site = _as_floats(site, R.dtype) if step.measured else site
+    R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
+    whole = site
+    R, site, broken = _finite(R, site) if step.breaks else (R, site, None)
+    apply = partial(_applied, step, site)
+    shares, kept = apply(R) if step.rule.paired or not conditions.paired else jax.vmap(apply)(R)
+    _check_shares(step, shares, conditions.paired)
+    booked = {cause: [conditions.total(kept[cause])] if cause in kept else [] for cause in KEPT}
+    booked[DEAD] += [] if broken is None else [conditions.total(broken)]
+    lost = [kept[LOST]] if LOST in kept else []
+    lost += [] if broken is None else [overflowed(whole, broken)]
+    lost += [squares_overflowed(site, R)] if site.kind == NORM else []
+    strain = _strain(site, lost, conditions, None if conditions.conserving else (R, shares))
+    shares = dict(sorted(shares.items()))
+    return Shared(shares, {i: conditions.total(each) for i, each in shares.items()}, booked, strain)
+
+
+def _filled(site: Site, arrays: SiteArrays) -> Site:
+    operands, result, reference = arrays
+    compared = site.reference and _filled(site.reference, reference)
+    return replace(site, operands=operands, result=result, reference=compared)
+
+
+def _strain(
+    site: Site, lost: list[Array], conditions: Conditions, slopes: tuple[Array, Shares] | None
+) -> tuple[Array | None, Array | None]:
+    """What was lost for want of range, and whether all products vanished; those with slopes as well."""
+    if not multiplies(site):
+        return _loss(lost, conditions), None
+    gone = vanished(*site.operands[:2])
+    if slopes is not None:
+        lost, gone = [*lost, steepened(*slopes)], gone | slope_vanished(site, slopes[0])
+    return _loss(lost, conditions), jnp.broadcast_to(gone.astype(jnp.float64), (2,) if conditions.paired else ())
+
+
+def _loss(lost: list[Array], conditions: Conditions) -> Array | None:
+    losses = [total(each, True, paired=conditions.paired).signed for each in lost]
+    return sum(losses[1:], losses[0]) if losses else None
+
+
+def _applied(step: Step, site: Site, R: Array) -> tuple[Shares, Kept]:
+    """What a rule gives, which may be the user's own.
+
+    Raises:
+        SettingError: When it fails, or gives something else than shares and what was kept back.
+    """
+    assert step.rule is not None
+    try:
+        found = step.rule.apply(site, R)
+    except BacktraceError:
+        raise
+    except Exception as error:
+        raise SettingError(f"rule {step.rule_name!r} fails: {error!s:.120}, in: {step.eqn!s:.100}") from error
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found)):
+        raise SettingError(
+            f"rule {step.rule_name!r} should return two dicts: shares by operand, and what it kept by column of the "
+            f"ledger, found {type(found).__name__}, in: {step.eqn!s:.100}"
+        )
+    if unknown := [column for column in found[1] if column not in (*KEPT, LOST)]:
+        raise SettingError(f"rule {step.rule_name!r} keeps {unknown[0]!r}; the ledger's columns are: {', '.join(KEPT)}")
+    return found
+
+
+def _check_shares(step: Step, shares: Shares, paired: bool) -> None:
+    """Refuse what a rule of the user's own leaves out or misshapes, before it is lost without a trace."""
+    for i, (var, takes) in enumerate(zip(step.eqn.invars, step.taking, strict=True)):
+        shape = (2, *var.shape) if paired else var.shape
+        if takes and (i not in shares or shares[i].shape != shape):
+            found = f"an array of shape {list(shares[i].shape)}" if i in shares else "nothing"
+            raise SettingError(
+                f"rule {step.rule_name!r} should give operand {i} of {step.eqn.op!r} a share of shape {list(shape)}, "
+                f"found {found}, in: {step.eqn}"
+            )
+
+
+def _as_floats(site: Site, dtype: Any) -> Site:
+    """The same arithmetic in floats; integers of 8 and 16 bits, which may overflow, are computed anew."""
+    operands = tuple(in_floats(x, dtype) for x in site.operands)
+    wide = site.result.dtype.itemsize > 2
+    result = in_floats(site.result, dtype) if wide else site.op(*operands, **site.params)
+    reference = site.reference and _as_floats(site.reference, dtype)
+    return replace(site, operands=operands, result=result, reference=reference)
+
+
+def _in_turn(R: Array, site: Site) -> tuple[Array, Site]:
+    """Relevance, and the site whose values may only be read once relevance is there.
+
+    Evidence follows from the forward pass, so XLA would gather it for many layers ahead and keep it until its turn
+    comes, which takes twice the memory in transformers.
+    """
+    bearing = {i: x for i, x in enumerate(site.operands) if site.bears[i]}  # weights stay free to be prepared
+    R, bearing = lax.optimization_barrier((R, bearing))
+    return R, replace(site, operands=tuple(bearing.get(i, x) for i, x in enumerate(site.operands)))
+
+
+_BY_VALUE = (LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM)  # kinds that share by what the values are
+
+
+def _finite(R: Array, site: Site) -> tuple[Array, Site, Array | None]:
+    """The site with 0 for NaN and Inf, so that 0 times them is 0; and what such results had received, which is dead.
+
+    A value the answer depends on is finite, and stays as it is.
+    """
+    lost = None
+    if site.kind in _BY_VALUE:
+        sound = jnp.isfinite(site.result)
+        R, lost = jnp.where(sound, R, 0), jnp.where(sound, 0, R)
+    operands = tuple(map(_zeroed, site.operands))
+    reference = site.reference and _finite(R, site.reference)[1]
+    return R, replace(site, operands=operands, result=_zeroed(site.result), reference=reference), lost
+
+
+def _zeroed(x: Array) -> Array:
+    return jnp.where(jnp.isfinite(x), x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x
