@@ -24,7 +24,13 @@ from .forms import Forms
 from .keeping import keep_wide, type_of
 
 WHOLE = 2**13
-"""Equations of a traced function up to which it is compiled as one."""
+"""Equations of a traced function up to which it is compiled as one.
+
+Small values, mode "default", two cores: first explanation in s of processor time, then a call in ms, as a whole -> in
+pieces. Chain of 100 (2,890 equations): 2.2 -> 2.8, 3.4 -> 4.7; concatenation of 60 (2,913): 2.8 -> 3.6, 2.7 -> 4.8; sum
+of 150 (8,191): 6.1 -> 5.4, 5.2 -> 14.4; chain of 300 (8,648): 5.8 -> 3.4, 6.1 -> 9.3; chain of 1,000 (28,679):
+20.6 -> 5.1, 19.7 -> 27.9. At 2,900 equations pieces lose on both counts, and everywhere at the calls.
+"""
 
 SHORTEST, LONGEST = 100, 400
 """Equations of a piece: short enough for XLA, long enough that calls cost little beside what they compute."""
