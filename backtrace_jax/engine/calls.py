@@ -48,7 +48,7 @@ class _Counting:
         inside = list(eqn.source.calls) or [self._counted(place, path, weights) for path in _around(eqn.source.module)]
         plain = {_NUMBER.sub("", name) for name in inside}
         containers = {part: None for name in plain for part in _around(name) if part not in plain}  # never called
-        return [*containers, *inside, *(name for weight in weights for name in self._owners(weight))]
+        return [*containers, *inside, *(name for weight in weights for name in self._owner(weight))]
 
     def _counted(self, place: int, path: str, weights: Sequence[str]) -> str:
         own = {weight for weight in weights if weight.startswith(f"{path}.")}
@@ -60,12 +60,10 @@ class _Counting:
         self.read.setdefault(path, set()).update(own)
         return _numbered(path, self.number.get(path, 0))
 
-    def _owners(self, weight: str) -> Iterator[str]:
-        """The module that a weight belongs to, and those around it, where no equation bears its name."""
-        number = self.uses.get(weight, 0)
+    def _owner(self, weight: str) -> Iterator[str]:
+        """The module that a weight belongs to, where no equation bears its name; those around it end elsewhere."""
+        number, owner = self.uses.get(weight, 0), weight.removesuffix(WEIGHT)
         self.uses[weight] = number + 1
-        *around, owner = _around(weight.removesuffix(WEIGHT))
-        yield from (path for path in around if path not in self.named)
         if owner not in self.named:
             yield _numbered(owner, number)
 

@@ -8,7 +8,8 @@ from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.importers import Imported
 
 from .load import ModelSource, OnnxModel, load
-from .lower import CALLS, SCOPES, lower
+from .lower import lower
+from .modules import CALLS, SCOPES
 from .signature import input_types
 from .survey import unsupported_nodes
 

@@ -19,6 +19,7 @@ from backtrace_jax.arguments import check_plain_file
 from backtrace_jax.errors import ModelError, SettingError
 
 from .external import ExternalData
+from .modules import Scopes, scopes_told
 from .verify import check_tensor, check_version, graphs_of, shortened, verify
 from .wire import check_parts
 
@@ -62,6 +63,11 @@ class OnnxModel:
         for part in self._external.parts():
             digest.update(part.data)
         return digest.hexdigest()
+
+    @cached_property
+    def scopes(self) -> dict[Scopes, str]:
+        """The module that scopes in the names of nodes stand for, where it is told."""
+        return scopes_told(self.proto.graph)
 
     def stored_bytes(self) -> int:
         """Bytes of the model and of all the data outside it."""

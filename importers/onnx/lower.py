@@ -9,7 +9,6 @@ ONNX itself defines it by other operators.
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,18 +26,12 @@ from .functions import expand, standard_function
 from .limits import check_loops, check_reference
 from .load import OnnxModel
 from .lowering import Lowering
+from .modules import calls_around, module_of
 from .operators import find_operator, is_random
 from .scope import ABSENT, Absent, Held, TensorSequence, Text
 from .signature import input_types
 from .text import is_text, on_text
 from .verify import shortened
-
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata in which torch's newer exporter keeps the paths of the modules around a node, innermost last."""
-
-CALLS = "backtrace_jax.calls"
-"""Metadata in which our own exports keep the modules around a node, each numbered by its calls: `block`, `block:1`."""
-_LONGEST_SCOPES = 10_000  # characters of a module path that are read
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = "Shape | list[Shapes] | None"
@@ -108,7 +101,12 @@ def lower_node(lowering: Lowering, node: onnx.NodeProto) -> None:
     where = _describe(lowering, node)
     try:
         operands = [lowering.scope.find(name) if name else None for name in node.input]
-        lowering.source = Source(node.name, f"{node.domain or 'ai.onnx'}.{node.op_type}", _module(node), _calls(node))
+        lowering.source = Source(
+            node.name,
+            f"{node.domain or 'ai.onnx'}.{node.op_type}",
+            module_of(node, lowering.model.scopes),
+            calls_around(node),
+        )
         lowering.result_count = max((count for count, name in enumerate(node.output, 1) if name), default=0)
         _check(lowering, node, operands)
         lowering.limits.begin(node, operands, lowering.opsets.get(node.domain or "ai.onnx"))
@@ -220,25 +218,3 @@ def _describe(lowering: Lowering, node: onnx.NodeProto) -> str:
     domain = node.domain or "ai.onnx"
     label = shortened(node.name or (node.output[0] if node.output else "?"))
     return f"node {label!r} ({shortened(domain)}.{shortened(node.op_type)}, opset {lowering.opsets.get(domain, '?')})"
-
-
-def _module(node: onnx.NodeProto) -> str:
-    """Path of the framework's module, as torch's exporter leaves it: the innermost scope around the operator itself."""
-    scopes = _metadata(node, SCOPES)
-    return scopes[-2] if len(scopes) > 1 else ""
-
-
-def _calls(node: onnx.NodeProto) -> tuple[str, ...]:
-    return tuple(_metadata(node, CALLS))
-
-
-def _metadata(node: onnx.NodeProto, key: str) -> list[str]:
-    """A list of texts kept as metadata; nothing where there is none, or none that can be read."""
-    for entry in node.metadata_props:
-        if entry.key == key and len(entry.value) <= _LONGEST_SCOPES:
-            try:
-                listed = ast.literal_eval(entry.value)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                return []
-            return list(map(str, listed)) if isinstance(listed, list) else []
-    return []
