@@ -41,7 +41,7 @@ LARGEST = 2**31 - 2**20
 """Bytes of weights that a file is kept in memory with; a protobuf message holds no more than 2 GiB."""
 
 PLAIN_OPSET = 20
-NORM_OPSET = 23  # from here on RMSNormalization is one node
+LATER_OPSET = 23  # from here on RMSNormalization is one node, and convolutions, pools and recurrences take bfloat16
 OLD_OPSET = 17
 
 
@@ -130,8 +130,10 @@ def attempts(module: torch.nn.Module, rows: int, *, frozen: bool, batched: bool 
 
 
 def _opset(module: torch.nn.Module) -> int:
-    """The opset at which every norm of the module is one node."""
-    return NORM_OPSET if any("RMSNorm" in type(part).__name__ for part in module.modules()) else PLAIN_OPSET
+    """The opset at which every norm of the module is one node, and every layer takes its numbers."""
+    short = any(weight.dtype == torch.bfloat16 for weight in (*module.parameters(), *module.buffers()))
+    norms = any("RMSNorm" in type(part).__name__ for part in module.modules())
+    return LATER_OPSET if short or norms else PLAIN_OPSET
 
 
 def _unrolls(module: torch.nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import hypothesis
@@ -287,6 +288,32 @@ def test_a_half_trunk_under_single_logits_takes_arrays_of_any_floats(dtype):
     np.testing.assert_allclose(once.outputs["output"], expected, atol=0.1 * np.abs(expected).max())
     for array in (x.numpy(), x.double().numpy()):
         np.testing.assert_array_equal(explainer(array).relevance["x"], once.relevance["x"])
+
+
+class _Last(nn.Module):
+    """A recurrence over the columns of maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(2, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x.flatten(2).transpose(1, 2))[0][:, -1]
+
+
+def test_layers_in_bfloat16():
+    """ONNX has them in this type only of late. The walk rounds nothing to it, a recurrence's two biases included: their
+    error would add up over the steps. The derivative is torch's, of the same numbers in double precision."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.MaxPool2d(2, 1), _Last()).to(torch.bfloat16).eval()
+    x, wide = _values(2, 1, 7, 7).to(torch.bfloat16), copy.deepcopy(module).double()
+    found = explain(module, x, mode="gradient", target=1)
+    leaf = x.double().requires_grad_()
+    answer = wide(leaf)
+    (expected,) = torch.autograd.grad(answer[:, 1].sum(), leaf)
+    assert found.outputs[found.output].dtype == np.float32
+    np.testing.assert_allclose(found.outputs[found.output], answer.detach().numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(*found.relevance.values(), expected.numpy(), rtol=0, atol=1e-6 * expected.abs().max())
 
 
 def _bert():

@@ -175,6 +175,15 @@ def test_trees_of_splits_and_leaves(dtype, average):
     )
 
 
+@pytest.mark.parametrize("transform", [1, 2])
+def test_transforms_of_the_newest_form_are_numbered_as_onnx_does(transform):
+    """1 is softmax and 2 logistic; onnxruntime (1.31) swaps them."""
+    X, scores = np.array([[1, 0], [5, 2]], np.float32), np.array([[2.5, 0], [2.5, 0]])
+    softmax, logistic = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True), 1 / (1 + np.exp(-scores))
+    expected = np.float32(softmax if transform == 1 else logistic)
+    check_ml("TreeEnsemble", X, **splits(post_transform=transform), expected=[expected], version=5)
+
+
 @pytest.mark.parametrize(("mode", "counts"), [("default", False), ("lrp-epsilon", True)])
 def test_relevance_follows_the_decision_paths(mode, counts):
     """With training counts as hit rates these are the contributions that were published."""

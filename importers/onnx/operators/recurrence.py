@@ -337,6 +337,8 @@ def _from_input(lowering: Lowering, cell: Cell, operands: Operands) -> Value:
     if cell.apart:
         shared = _part(lowering, recurrent, 0, width - operands.hidden)
         recurrent = lowering.emit("concat", shared, np.zeros(operands.hidden, B.dtype), axis=0)
+    if B.dtype.itemsize < 4:  # their sum would be rounded before the walk has its wider type, and its error adds up
+        return lowering.emit("add", lowering.emit("add", product, own), recurrent)
     return lowering.emit("add", product, _under_name(lowering, B, lowering.emit("add", own, recurrent)))
 
 
