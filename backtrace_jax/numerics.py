@@ -48,6 +48,13 @@ each place that reads it: the winner of a selection would not be found among its
 """
 
 
+_NEEDED: dict[str, Any] = {
+    **dict.fromkeys(("jax_scan3", "jax_no_execution", "jax_no_tracing"), False),
+    **{f"jax_error_checking_behavior_{kind}": "ignore" for kind in ("nan", "divide", "oob")},
+}
+"""Settings with which JAX cannot trace, batch or run what is compiled here, and that no context of its own sets."""
+
+
 def float_type(name: str) -> np.dtype:
     """The float type of this name.
 
@@ -71,7 +78,16 @@ def exact_types(precision: str = "highest") -> Iterator[None]:
     """Inside, 64-bit types are kept as they are, contractions have this precision, and nothing global changes.
 
     The caller's own settings of JAX that change numbers have no effect inside.
+
+    Raises:
+        SettingError: When JAX is set to something that it cannot compile explanations with.
     """
+    for name, needed in _NEEDED.items():
+        if getattr(jax.config, name, needed) != needed:
+            raise SettingError(
+                f"JAX cannot compile this while {name} is {getattr(jax.config, name)!r}: unset {name.upper()}, or "
+                f"jax.config.update({name!r}, {needed!r})"
+            )
     with ExitStack() as stack:
         for pinned in (
             jax.enable_x64(True),
@@ -79,6 +95,7 @@ def exact_types(precision: str = "highest") -> Iterator[None]:
             jax.threefry_partitionable(True),
             jax.softmax_custom_jvp(True),
             jax.disable_jit(False),
+            jax.enable_checks(False),
         ):
             stack.enter_context(pinned)
         yield

@@ -73,7 +73,7 @@ def run_chunks(
         progress: Called with (examples done, examples in all) after every chunk.
 
     Raises:
-        SettingError: When a chunk does not fit into memory.
+        SettingError: When a chunk, or all results together, do not fit into memory.
     """
     parts = []
     for part, size in _padded(arrays, count, chunk):
@@ -82,7 +82,8 @@ def run_chunks(
         parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
         if progress:
             progress(min(len(parts) * chunk, count), count)
-    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+    with within_memory():
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
 
 def _padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:

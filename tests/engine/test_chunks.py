@@ -93,6 +93,15 @@ def test_what_runs_out_of_memory_is_told_by_name():
             run_chunks(call, np.arange(3), 3, 8, None)
 
 
+def test_results_that_do_not_fit_together_are_told_by_name(monkeypatch):
+    def full(pieces):
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr(np, "concatenate", full)
+    with pytest.raises(SettingError, match=r"does not fit into memory \(Unable to allocate 1 TiB\).*chunk=1"):
+        run_chunks(lambda part: part, np.arange(9), 9, 8, None)
+
+
 def test_other_errors_of_a_run_stay_what_they_are():
     def broken(part):
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
