@@ -234,10 +234,10 @@ def _stored_type(tensor: onnx.TensorProto, where: str) -> np.dtype:
 
 
 def _natural(value: str | int, where: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = -1
-    if number < 0:
+    digits = str(value)
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS):  # int() takes '1_0' and ' 7' as well
         raise ModelError(f"{where}: {shortened(value)!r} is not a size")
-    return number
+    return int(digits)
+
+
+_DIGITS = 40  # of the largest number that is read; no file has a byte there

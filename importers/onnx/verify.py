@@ -49,6 +49,8 @@ def verify(proto: onnx.ModelProto, name: str) -> None:
         _check_imports(proto.opset_import)
         for function in proto.functions:
             _check_function(function)
+        functions = [f"{each.domain}::{each.name}:{each.overload}".rstrip(":") for each in proto.functions]
+        _check_unique("function", functions)
         _check_graphs(proto)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None

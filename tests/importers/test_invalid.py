@@ -189,6 +189,17 @@ def test_a_domain_at_two_versions():
     assert "imported at two versions, 20 and 13" in message(hostile)
 
 
+def test_functions_of_one_name():
+    """Overloads tell them apart; otherwise one of the two would be taken at random."""
+    hostile = one("Relu")
+    for operator in ("Relu", "Abs"):
+        body = [node(operator, ["a"], ["b"])]
+        hostile.functions.append(helper.make_function("own", "F", ["a"], ["b"], body, hostile.opset_import))
+    assert "function 'own::F' is there twice" in message(hostile)
+    hostile.functions[1].overload = "other"
+    load(hostile)
+
+
 @pytest.mark.parametrize("version", [0, -1, 10**6])
 def test_versions_of_the_format_that_do_not_exist(version):
     hostile = one("Relu")
