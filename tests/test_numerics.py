@@ -14,7 +14,7 @@ from backtrace_jax.numerics import below_normal, exact_types, within_memory
     "error", [MemoryError("full"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory " + "x" * 900)]
 )
 def test_what_does_not_fit_is_told_with_a_way_out(error):
-    with pytest.raises(SettingError, match=r"does not fit into memory .*chunk=1") as caught, within_memory():
+    with pytest.raises(SettingError, match=r"does not fit into memory .*chunk=1") as caught, within_memory(8):
         raise error
     assert caught.value.__cause__ is error
     assert len(str(caught.value)) < 300
@@ -22,7 +22,7 @@ def test_what_does_not_fit_is_told_with_a_way_out(error):
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("INTERNAL: broken"), ValueError("RESOURCE_EXHAUSTED")])
 def test_other_errors_stay_what_they_are(error):
-    with pytest.raises(type(error)) as caught, within_memory():
+    with pytest.raises(type(error)) as caught, within_memory(8):
         raise error
     assert caught.value is error
 

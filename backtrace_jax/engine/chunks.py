@@ -82,7 +82,7 @@ def run_chunks(
         parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
         if progress:
             progress(min(len(parts) * chunk, count), count)
-    with within_memory():
+    with within_memory(chunk):
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
 
