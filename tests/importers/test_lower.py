@@ -15,6 +15,7 @@ from backtrace_jax.errors import (
     DataDependentError,
     InputError,
     ModelError,
+    NumericsError,
     SettingError,
     UnsupportedError,
 )
@@ -328,6 +329,18 @@ def test_complex_numbers_have_no_relevance(kind):
     model = helper.make_model(graph, opset_imports=[helper.make_operatorsetid("", 20)])
     with pytest.raises(UnsupportedError, match="'x' is complex: relevance is for real numbers"):
         Explainer(model)(np.ones((1, 4), np.complex64))
+
+
+def test_weights_that_overflow_are_told_by_an_error_alone():
+    """No warning of NumPy's comes first."""
+    parts = {"scale": 1e38, "bias": 0.0, "mean": 0.0, "var": 1e-20}
+    known = [numpy_helper.from_array(np.full(4, value, np.float32), name) for name, value in parts.items()]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in "xy"]
+    nodes = [helper.make_node("BatchNormalization", ["x", *parts], ["y"], epsilon=0.0)]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], known)
+    model = helper.make_model(graph, opset_imports=[helper.make_operatorsetid("", 20)])
+    with pytest.raises(NumericsError, match="'y'"):
+        Explainer(model)(np.ones((1, 4), np.float32))
 
 
 def test_inputs_can_be_fixed():
