@@ -16,12 +16,14 @@ from .errors import (
     SettingError,
     UnsupportedError,
 )
-from .explainer import Explainer, explain
-from .explanation import Channel, Explanation, Ledger
-from .exporting import export
-from .questions import TASKS
+from .explainer.explainer import Explainer
+from .explainer.explaining import explain
+from .explainer.exporting import export
+from .explainer.support import SupportReport, check, show
+from .explanation.explanation import Explanation
+from .explanation.ledger import Channel, Ledger
+from .question.words import TASKS
 from .rules import MODES, Mode, Rule, Selector, composite, mode
-from .support import SupportReport, check, show
 
 __all__ = [
     "MODES",

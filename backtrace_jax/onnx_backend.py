@@ -14,14 +14,14 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
-from . import stages
 from .engine.compile import compile_forward
 from .errors import DataDependentError, InputError, SettingError
-from .importers import InputType
+from .explainer import stages
 from .importers.onnx import OnnxModel, input_types, load, lower
 from .ir import Program
-from .numerics import Device, exact_types
-from .processes import enter
+from .ir.imported import InputType
+from .runtime.numerics import Device, exact_types
+from .runtime.processes import enter
 
 Arrays: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Compiled: TypeAlias = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]

@@ -17,9 +17,9 @@ from unittest.mock import patch
 import pytest
 
 from backtrace_jax.importers.onnx.operators import OPERATORS
-from backtrace_jax.ir import Builder
 from backtrace_jax.onnx_backend import prepare
 from backtrace_jax.ops import KINDS, NONE, OPS
+from backtrace_jax.passes.build import Builder
 from tests.importers.cases import cases, load_case
 from tests.importers.test_conformance import CASES, NOT_PASSING
 

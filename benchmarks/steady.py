@@ -133,7 +133,7 @@ LOOPS: dict[str, Callable[[int], Iterator[None]]] = {"shapes": shapes, "models":
 
 def note(loop: str, count: int, hurried: bool) -> None:
     """Run a loop in this process, and print a line of JSON (turns, MiB) every ten turns."""
-    from backtrace_jax.numerics import COMPILER_OPTIONS
+    from backtrace_jax.runtime.numerics import COMPILER_OPTIONS
 
     if hurried:
         COMPILER_OPTIONS["cpu"] |= {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

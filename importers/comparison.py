@@ -10,8 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from backtrace_jax.errors import ImportMismatchError
-
-from . import Imported
+from backtrace_jax.ir.imported import Imported
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 

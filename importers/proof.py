@@ -14,15 +14,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from backtrace_jax.batch import TOGETHER
+from backtrace_jax.batch.layout import Axes, batch_first, kept, left, rows_of
+from backtrace_jax.batch.leaving import leavings
 from backtrace_jax.engine.compile import compile_forward
 from backtrace_jax.errors import InputError, MixedExamplesError
 from backtrace_jax.ir import Program
-from backtrace_jax.layout import Axes, batch_first, kept, left, rows_of
-from backtrace_jax.leaving import leavings
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.ir.imported import Imported
 from backtrace_jax.passes import simplify
+from backtrace_jax.runtime.numerics import exact_types
 
-from . import Imported
 from .comparison import Arrays, compare
 
 Run: TypeAlias = Callable[[Arrays], Arrays]

@@ -48,7 +48,7 @@ def onnxruntime_outputs():
 @pytest.fixture(autouse=True)
 def _compiled_to_run_once(request, monkeypatch):
     """What XLA's optimisations cost is not earned back, so only tests marked `optimised` compile as users do."""
-    from backtrace_jax.numerics import COMPILER_OPTIONS
+    from backtrace_jax.runtime.numerics import COMPILER_OPTIONS
     from tests.rules.running import CHEAP
 
     if request.node.get_closest_marker("optimised") is None:
@@ -60,11 +60,11 @@ def _compiled_to_run_once(request, monkeypatch):
 def _compiled_functions_are_let_go():
     """Every compiled function holds memory maps; a process may have some 65,000 of them, and there are many tests."""
     yield
-    from backtrace_jax.explainer import _kept_explainer
+    from backtrace_jax.explainer.explaining import kept_explainer
     from backtrace_jax.ops.registry import _on_host
     from tests.rules.running import COMPILED
 
-    _kept_explainer.cache_clear()
+    kept_explainer.cache_clear()
     _on_host.cache_clear()
     COMPILED.clear()
     jax.clear_caches()

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import BacktraceError
-from backtrace_jax.explanation import COLUMNS, Explanation
-from backtrace_jax.report import terminal
+from backtrace_jax.explanation import terminal
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.explanation.ledger import COLUMNS
 
 ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 2**70, 1.5, float("nan"), 1e308, "", "x" * 5000, "\x1b[31m\u202e\0\ud800<script>", [], {}),

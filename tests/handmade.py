@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from backtrace_jax import demo, explain
-from backtrace_jax.explanation import COLUMNS, Explanation, Ledger
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.explanation.ledger import COLUMNS, Ledger
 
 SIZE = 2  # examples in every one of them
 

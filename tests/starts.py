@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from backtrace_jax.answers import read_answer
 from backtrace_jax.ir import Graph, Var
-from backtrace_jax.numerics import exact_types
-from backtrace_jax.questions import CLASS_SEGMENTATION, NEXT_TOKEN, TOKENS, canonical_task
-from backtrace_jax.targets import read_question, read_start
-from backtrace_jax.tasks import QuestionForm, Task, resolve_task
+from backtrace_jax.question.answers import read_answer
+from backtrace_jax.question.targets import read_question, read_start
+from backtrace_jax.question.tasks import QuestionForm, Task, resolve_task
+from backtrace_jax.question.words import CLASS_SEGMENTATION, NEXT_TOKEN, TOKENS, canonical_task
+from backtrace_jax.runtime.numerics import exact_types
 from tests.engine.graphs import program
 
 QUESTIONS = ("target", "against", "position")

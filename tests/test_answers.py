@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from backtrace_jax import BacktraceError, Explainer, SettingError, explain
-from backtrace_jax.answers import read_answer, task_of
-from backtrace_jax.explanation import ALL_UNITS
-from backtrace_jax.questions import canonical_task
-from backtrace_jax.tasks import QuestionForm, resolve_task
+from backtrace_jax.question.answers import read_answer, task_of
+from backtrace_jax.question.tasks import QuestionForm, resolve_task
+from backtrace_jax.question.words import ALL_UNITS, canonical_task
 from tests.engine.graphs import program
 from tests.tiny import TensorProto, convolutional, images, network, node, random
 

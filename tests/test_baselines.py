@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backtrace_jax import MODES, Explainer, SettingError, explain, mode
-from backtrace_jax.constants import read_baseline
+from backtrace_jax.question.constants import read_baseline
 from backtrace_jax.rules import find_mode
 from tests.tiny import COUNT, TensorProto, convolutional, images, network, node, random
 from tests.zoo.runtime import onnxruntime_outputs

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backtrace_jax import Explainer, Explanation, RelevanceWarning, cautions, explain, mode
-from backtrace_jax.cli import main
-from backtrace_jax.explanation import Ledger
+from backtrace_jax import Explainer, Explanation, RelevanceWarning, explain, mode
+from backtrace_jax.cli.main import main
+from backtrace_jax.explanation import cautions
+from backtrace_jax.explanation.ledger import Ledger
 from tests.tiny import TensorProto, convolutional, images, network, node
 
 ONE = np.ones((3, 2), np.float32)

@@ -16,7 +16,9 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from backtrace_jax import MODES, Explanation, cli, demo, explain, mode
+from backtrace_jax import MODES, Explanation, demo, explain, mode
+from backtrace_jax.cli import main as cli
+from backtrace_jax.cli import streams
 from tests import handmade
 
 CASES = Path(__file__).parent / "cases"
@@ -474,7 +476,7 @@ def test_progress_shows_on_a_terminal_and_clears_itself(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    with cli._progress() as advance:
+    with streams.progress() as advance:
         advance(1, 10)
         assert terminal.getvalue() == ""  # short work shows no bar
         time.sleep(1.05)

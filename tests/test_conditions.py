@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from backtrace_jax import Explainer, SettingError, explain
-from backtrace_jax.constants import read_conditions
 from backtrace_jax.ir import Var
+from backtrace_jax.question.constants import read_conditions
 from tests.tiny import COUNT, WIDTHS, TensorProto, convolutional, images, network, node, random
 from tests.zoo import exported
 

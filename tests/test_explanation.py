@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from backtrace_jax.errors import InputError, MissingNameError, SettingError
-from backtrace_jax.explanation import CHANNELS, COLUMNS, Channel, Explanation, Ledger
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.explanation.ledger import CHANNELS, COLUMNS, Channel, Ledger
 from tests.handmade import SIZE, digits, explanation, ledger
 
 ROOT = Path(__file__).parent.parent

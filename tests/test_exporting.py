@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from backtrace_jax import explain, export
-from backtrace_jax.cli import main
+from backtrace_jax.cli.main import main
 from backtrace_jax.errors import ModelError, SettingError
-from backtrace_jax.exporting import named
+from backtrace_jax.explainer.exporting import named
 
 MAKER = """
 import torch

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto
 
 from backtrace_jax import Explainer, Explanation
-from backtrace_jax.fingerprint import differences, instruction_set
+from backtrace_jax.engine.fingerprint import differences, instruction_set
 from tests.tiny import network, node, random
 
 pytestmark = pytest.mark.optimised

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from backtrace_jax import demo
+from backtrace_jax.cli.input_files import read_input_file
 from backtrace_jax.errors import InputError
-from backtrace_jax.importers import InputType
-from backtrace_jax.input_files import read_input_file
+from backtrace_jax.ir.imported import InputType
 
 TUMOURS = demo.sample("breast_cancer")
 IMAGE = InputType("image", (None, 1, 8, 8), np.dtype(np.float32))

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from backtrace_jax import numerics
-from backtrace_jax.interrupting import interruptible, stop_if_interrupted
+from backtrace_jax.runtime import numerics
+from backtrace_jax.runtime.interrupting import interruptible, stop_if_interrupted
 
 LONG = """
 import signal
 import jax, jax.numpy as jnp
 from backtrace_jax.engine.chunks import run_chunks
-from backtrace_jax.numerics import compiled
+from backtrace_jax.runtime.numerics import compiled
 import numpy as np
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts a process in the background has it ignored

@@ -13,8 +13,9 @@ import pytest
 from matplotlib import pyplot
 
 from backtrace_jax.errors import InputError
-from backtrace_jax.explanation import CHANNELS, Channel, Explanation
-from backtrace_jax.report import terminal
+from backtrace_jax.explanation import terminal
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.explanation.ledger import CHANNELS, Channel
 from tests.damage import damaged, use
 from tests.handmade import explanation, ledger
 

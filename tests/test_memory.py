@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from onnx import TensorProto
 
-from backtrace_jax import Explainer, stages
-from backtrace_jax.compiled import compile_model
-from backtrace_jax.numerics import forget_traces
+from backtrace_jax import Explainer
+from backtrace_jax.engine.compiled import compile_model
+from backtrace_jax.explainer import stages
+from backtrace_jax.runtime.numerics import forget_traces
 from tests.tiny import network, node, random
 
 

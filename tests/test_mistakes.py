@@ -24,7 +24,7 @@ from backtrace_jax import (
     mode,
     show,
 )
-from backtrace_jax.cli import main
+from backtrace_jax.cli.main import main
 from backtrace_jax.importers import read
 from backtrace_jax.rules.catalogue import ALIASES, MODES
 from backtrace_jax.rules.shared import identity

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backtrace_jax.errors import SettingError
-from backtrace_jax.numerics import below_normal, exact_types, within_memory
+from backtrace_jax.runtime.numerics import below_normal, exact_types, within_memory
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from backtrace_jax.errors import MissingDependencyError, SettingError
-from backtrace_jax.report import describe, panels, pictures
+from backtrace_jax.explanation import describe, panels, pictures
 from tests.handmade import digits, explanation
 
 NASTY = "<script>alert('$x$ & \"y\"')</script>"

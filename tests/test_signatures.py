@@ -10,9 +10,9 @@ import pytest
 from beartype.door import is_bearable
 
 from backtrace_jax import Explainer, SettingError, explain
-from backtrace_jax.asking import Asked
-from backtrace_jax.given import Given, GivenBeside, GivenQuestion, GivenSettings
-from backtrace_jax.settings import Settings
+from backtrace_jax.explainer.asking import Asked
+from backtrace_jax.explainer.given import Given, GivenBeside, GivenQuestion, GivenSettings
+from backtrace_jax.question.settings import Settings
 from tests.tiny import convolutional, images
 
 

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import NumericsError, RelevanceWarning
-from backtrace_jax.explanation import Explanation
+from backtrace_jax.explanation.explanation import Explanation
 from tests.importers.nodes import floats
 from tests.test_half_precision import attention, node
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from backtrace_jax import Explainer, check, explain, show
-from backtrace_jax.cli import main
+from backtrace_jax.cli.main import main
 from backtrace_jax.errors import DataDependentError, InputError
 from tests.importers.nodes import floats
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from backtrace_jax import Explainer, SettingError, explain
-from backtrace_jax.explanation import ALL_UNITS
 from backtrace_jax.importers import read
 from backtrace_jax.ir import Graph
 from backtrace_jax.passes import simplify, with_float_type
-from backtrace_jax.questions import TASKS, canonical_task
+from backtrace_jax.question.words import ALL_UNITS, TASKS, canonical_task
 from tests.starts import started, started_at
 from tests.tiny import TensorProto, network, node
 from tests.zoo import exported

@@ -10,7 +10,7 @@ from onnx import helper
 
 from backtrace_jax import explain
 from backtrace_jax.errors import SettingError
-from backtrace_jax.report import describe, terminal
+from backtrace_jax.explanation import describe, terminal
 from tests.handmade import digits, explanation, ledger, model
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from backtrace_jax import Explanation
+from backtrace_jax.cli.input_files import load_arrays
 from backtrace_jax.errors import InputError
-from backtrace_jax.input_files import load_arrays
-from backtrace_jax.unpacking import ALWAYS, read_arrays
+from backtrace_jax.runtime.unpacking import ALWAYS, read_arrays
 
 
 def header(shape, dtype="<f8"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from backtrace_jax import BacktraceError, RelevanceWarning, explain, mode
-from backtrace_jax.cli import main
-from backtrace_jax.numerics import within_memory
+from backtrace_jax.cli.main import main
+from backtrace_jax.runtime.numerics import within_memory
 from tests.tiny import TensorProto, convolutional, images, network, node, random
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE

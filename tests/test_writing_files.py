@@ -14,7 +14,7 @@ import pytest
 
 from backtrace_jax import Explanation
 from backtrace_jax.errors import SettingError
-from backtrace_jax.report.files import replacing
+from backtrace_jax.runtime.files import replacing
 from tests.handmade import digits
 
 
@@ -92,7 +92,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
 def test_no_partial_file_survives_the_end_of_the_process(tmp_path):
     code = f"""
 import time
-from backtrace_jax.report.files import replacing
+from backtrace_jax.runtime.files import replacing
 with replacing({str(tmp_path / "file")!r}) as file:
     file.write(b"half")
     print("begun", flush=True)

@@ -17,8 +17,8 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 import backtrace_jax
-from backtrace_jax.asking import Asked
-from backtrace_jax.settings import Settings
+from backtrace_jax.explainer.asking import Asked
+from backtrace_jax.question.settings import Settings
 
 LONGEST = 1000
 

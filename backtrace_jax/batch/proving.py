@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import MixedExamplesError
-from ..ir import Eqn, Graph, Program, Var
+from backtrace_jax.errors import MixedExamplesError
+from backtrace_jax.ir import Eqn, Graph, Program, Var
+
 from .places import Place, Shape, alone, inner
 from .rules import ENTRYWISE
 from .standing import standing

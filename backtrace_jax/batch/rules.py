@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ..ops import NONE, OPS, POINTWISE
+from backtrace_jax.ops import NONE, OPS, POINTWISE
+
 from .contractions import CONTRACTIONS
 from .indexing import INDEXING
 from .moves import MOVES

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..ir import Eqn, Graph, Var
+from backtrace_jax.ir import Eqn, Graph, Var
+
 from .places import MixedError, Operand, Place, Step
 from .rules import RULES
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Graph
+from backtrace_jax.ir import Graph
+
 from .places import Shape
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MixedExamplesError
-from ..ir import Eqn, Graph, Program, Var
+from backtrace_jax.errors import MixedExamplesError
+from backtrace_jax.ir import Eqn, Graph, Program, Var
+
 from .counting import COUNTS, Bounds, bounds_of, counted, exact
 from .places import MixedError, Operand, Place, Shape, Step, alone, of_one
 from .rules import RULES

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..explanation import Explanation
-from ..report import panels, pictures
+from backtrace_jax.explanation import panels, pictures
+from backtrace_jax.explanation.explanation import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from . import Sample
+    from .samples import Sample
 
 COLUMNS = 6
 

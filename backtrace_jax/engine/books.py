@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ..rules import BIAS, CONSTANT, DEAD, STABILISER
+from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER
+
 from .tracing import Traces
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ..ir import Eqn, Graph
+from backtrace_jax.ir import Eqn, Graph
 
 WEIGHT = ".weight"
 _NUMBER = re.compile(r":\d+(?=/|$)")

@@ -12,17 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..errors import SettingError
-from ..interrupting import interruptible
-from ..numerics import within_memory
-from ..texts import shown
+from backtrace_jax.question.settings import ROWS
+from backtrace_jax.runtime.interrupting import interruptible
+from backtrace_jax.runtime.numerics import within_memory
 
 _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
 _GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
 _GROUP = 2  # divides every chunk above 1
-MOST = 2**16
-"""Examples of the largest chunk that is taken."""
-_ROWS = 8  # XLA's CPU matmuls give a row the same bits at any position in multiples of this many rows
 
 
 def default_chunk(flops: float, platform: str) -> int:
@@ -30,7 +26,7 @@ def default_chunk(flops: float, platform: str) -> int:
     effort = flops if platform == "cpu" else flops / _GPU_FACTOR
     if effort >= _HEAVY:
         return 1
-    return _ROWS if effort >= _LIGHT else 4 * _ROWS
+    return ROWS if effort >= _LIGHT else 4 * ROWS
 
 
 def default_group(flops: float, platform: str) -> int | None:
@@ -39,21 +35,6 @@ def default_group(flops: float, platform: str) -> int | None:
     Where a few fill the machine, more only take memory, and touching new memory costs time of its own.
     """
     return _GROUP if platform == "cpu" and flops >= _HEAVY else None
-
-
-def check_chunk(chunk: Any) -> None:
-    """Refuse chunk sizes at which an example's bytes would depend on its position.
-
-    Raises:
-        SettingError: For anything but 1 or a multiple of 8, and for more than a machine can hold.
-    """
-    if isinstance(chunk, int) and chunk > MOST:
-        raise SettingError(f"chunk must be at most {MOST}, found {chunk}: all of a chunk is in memory at once")
-    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1 or (chunk > 1 and chunk % _ROWS):
-        raise SettingError(
-            f"chunk must be 1 or a multiple of {_ROWS}, found {shown(chunk)}: at other sizes the bytes of a result "
-            "would depend on an example's position in the batch"
-        )
 
 
 def run_chunks(

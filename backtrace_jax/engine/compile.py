@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..ir import Graph, Program
-from ..numerics import Device, exact_types
-from ..questions import Question
-from ..rules import Mode
-from ..tasks import Task
+from backtrace_jax.ir import Graph, Program
+from backtrace_jax.question.tasks import Task
+from backtrace_jax.question.words import Question
+from backtrace_jax.rules import Mode
+from backtrace_jax.runtime.numerics import Device, exact_types
+
 from .books import Books, total
 from .forward import forward
 from .pieces import Flat, compile_function, compile_traced, one_by_one
-from .plan import Plan
 from .prepare import split
 from .procedures import Job, attribute
+from .steps import Plan
 from .walk import site_of
 
 

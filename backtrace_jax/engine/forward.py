@@ -7,9 +7,9 @@ from typing import Any
 
 from jax import lax
 
-from ..ir import Graph
-from ..ops import compute
-from ..rules import WEIGHTED
+from backtrace_jax.ir import Graph
+from backtrace_jax.ops import compute
+from backtrace_jax.rules import WEIGHTED
 
 _STORED = frozenset({*WEIGHTED, "avg_pool", "reduce_mean", "reduce_sum"})
 """Operations whose operands are computed once and kept.

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from ..errors import SettingError
-from ..ir import Graph, Var
+from backtrace_jax.errors import SettingError
+from backtrace_jax.ir import Graph, Var
+
 from .calls import calls_of
 
 ALL = "all"

@@ -18,8 +18,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from ..interrupting import stop_if_interrupted
-from ..numerics import Device, compiled, exact_types
+from backtrace_jax.runtime.interrupting import stop_if_interrupted
+from backtrace_jax.runtime.numerics import Device, compiled, exact_types
+
 from .forms import Forms
 from .keeping import keep_wide, type_of
 

@@ -7,120 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import Any
 
-from ..errors import SettingError, UnsupportedError
-from ..ir import Eqn, Graph, Var
-from ..ops import CONTROL, FUNCTION, LINEAR, MOVE, OPS, SELECT, SUM
-from ..rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule
-from .bearing import bearers, bearing, bearing_in_body, bearing_inputs, kind_of, measures, quantities_in
-from .facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
-from .quantities import forgotten_quantities, has_unfollowed_index
+from backtrace_jax.analysis.bearing import (
+    bearers,
+    bearing,
+    bearing_in_body,
+    bearing_inputs,
+    kind_of,
+    measures,
+    quantities_in,
+)
+from backtrace_jax.analysis.facts import gate_position, gates, hidden_breaks, nonnegative_values, saturation
+from backtrace_jax.analysis.quantities import forgotten_quantities, has_unfollowed_index
+from backtrace_jax.errors import SettingError, UnsupportedError
+from backtrace_jax.ir import Eqn, Graph, Var
+from backtrace_jax.ops import CONTROL, FUNCTION, LINEAR, MOVE, OPS, SELECT, SUM
+from backtrace_jax.rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once
 
-
-@dataclass(frozen=True)
-class Step:
-    """One equation of the walk.
-
-    Attributes:
-        eqn: The equation.
-        kind: Its kind, given which operands bear relevance.
-        rule: The rule that applies; None for control flow, whose body has a plan of its own.
-        bears: Whether each operand bears relevance that can come from it.
-        saturation: Range of the activation that alone consumes the result, or None.
-        nonnegative: Whether each operand is known never to be negative.
-        gate: Position of the factor that gates the other one, or None.
-        breaks: Whether operands or result may hold NaN or Inf that the answer does not show.
-        body: Plan of the walk through the body, for control flow.
-        measured: Whether integers or truths are computed from quantities; the rule then sees them as floats.
-    """
-
-    eqn: Eqn
-    kind: str
-    rule: Rule | None
-    bears: tuple[bool, ...]
-    saturation: tuple[Any, Any] | None = None
-    nonnegative: tuple[bool, ...] = ()
-    gate: int | None = None
-    breaks: bool = False
-    body: Plan | None = None
-    measured: bool = False
-
-    @property
-    def rule_name(self) -> str:
-        """Name of the rule, for reports."""
-        return str(self.rule) if self.rule else "over time"
-
-    @property
-    def keeps_sign(self) -> bool:
-        """Whether relevance that is not negative anywhere stays so."""
-        return self.rule.keeps_sign if self.rule else all(step.keeps_sign for step in (self.body or _NOWHERE).steps)
-
-    @property
-    def taking(self) -> tuple[bool, ...]:
-        """Whether each operand gets a share."""
-        if self.rule:
-            return self.rule.takers(self.bears, self.gate)
-        reached = {var.name for var in (self.body or _NOWHERE).inputs}
-        inner = self.eqn.params["body"].inputs
-        return tuple(bears and var.name in reached for bears, var in zip(self.bears, inner, strict=True))
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Names under which its books are kept: its own, then those of its body."""
-        own = self.eqn.outvars[0].name
-        return (own, *(f"{own}/{name}" for step in (self.body or _NOWHERE).steps for name in step.nodes))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A relevance walk over a graph.
-
-    Attributes:
-        graph: The graph.
-        outputs: The values whose relevance is given.
-        steps: Equations that pass relevance on, in the order of the walk (output first).
-        inputs: Where the walk ends: inputs of the graph, or, in modes that compare with a reference, the rows that
-            integer inputs look up.
-        paired: Whether relevance for and against travel as a pair.
-        conserving: Whether relevance is shared out, so that books can close; otherwise slopes travel.
-        tokens: Where the walk ends at rows: the rest of the way, from the rows to the integers that look them up.
-        forgotten: Names of the inputs that bear no relevance because nobody said that they hold quantities.
-    """
-
-    graph: Graph
-    outputs: tuple[Var, ...]
-    steps: tuple[Step, ...]
-    inputs: tuple[Var, ...]
-    paired: bool = False
-    conserving: bool = True
-    tokens: Plan | None = None
-    forgotten: tuple[str, ...] = ()
-
-    @property
-    def output(self) -> Var:
-        """The value explained."""
-        return self.outputs[0]
-
-    @property
-    def bounded(self) -> tuple[tuple[Step, Rule], ...]:
-        """Steps whose rule takes its operand to lie between bounds, and that rule."""
-        return tuple((step, step.rule) for step in self.steps if step.rule and step.rule.bounded)
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Names under which the books are kept, in the order of their rows."""
-        return tuple(name for step in self.steps for name in step.nodes)
-
-    @property
-    def own_rows(self) -> tuple[int, ...]:
-        """Rows of the books that are the steps' own; those of a body are already part of its step's."""
-        ends = accumulate((len(step.nodes) for step in self.steps), initial=0)
-        return tuple(ends)[:-1]
-
-
-_NOWHERE = Plan(Graph((), (), (), (), ()), (), (), ())
+from .steps import Plan, Step
 
 
 def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None = None) -> Plan:

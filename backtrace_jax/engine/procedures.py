@@ -16,13 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..numerics import random_key
-from ..rules import AgainstReference, AlongPath, Once, Procedure, WithNoise, in_floats
+from backtrace_jax.rules import AgainstReference, AlongPath, Once, Procedure, WithNoise, in_floats
+from backtrace_jax.runtime.numerics import random_key
+
+from .body import Values
 from .books import Books
 from .forward import forward
-from .plan import Plan
 from .quadrature import integrate
-from .walk import Values, Walked, walk
+from .steps import Plan
+from .walk import Walked, walk
 
 
 class Outcome(NamedTuple):

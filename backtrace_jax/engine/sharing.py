@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..errors import BacktraceError, SettingError
-from ..ops import LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM
-from ..rules import DEAD, LOST, WEIGHTED, Kept, Shares, Site, in_floats
+from backtrace_jax.errors import BacktraceError, SettingError
+from backtrace_jax.ops import LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM
+from backtrace_jax.rules import DEAD, LOST, WEIGHTED, Kept, Shares, Site, in_floats
+
 from .books import KEPT, Total, total
-from .plan import Step
+from .steps import Step
 from .strain import multiplies, overflowed, slope_vanished, squares_overflowed, steepened, vanished
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from ..ops import LINEAR, PRODUCT, QUOTIENT
-from ..rules import WEIGHTED, Shares, Site
+from backtrace_jax.ops import LINEAR, PRODUCT, QUOTIENT
+from backtrace_jax.rules import WEIGHTED, Shares, Site
 
 LOSS, VANISHED = 0, 1
 """The columns of strain in the books."""

@@ -1,23 +1,27 @@
-"""The relevance walk: reads the equations backwards, hands relevance on by their rules, and keeps the books."""
+"""The relevance walk: reads the equations backwards, hands relevance on by their rules, and keeps the books.
+
+A scan is walked step by step backwards, its body by the same walk, with the relevance of its states handed from step to
+step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..ops import OPS
-from ..rules import CONSTANT, DEAD, Site
+from backtrace_jax.ops import OPS
+from backtrace_jax.rules import CONSTANT, DEAD, Shares, Site
+
+from .body import Relevance, Values, arriving, blank, body_of, by_name, positions, steps_values
 from .books import KEPT, Booking, Books, Total, total
 from .forms import Forms
-from .plan import Plan, Step
 from .sharing import Conditions, Shared, arrays_of, form_of, share
+from .steps import Plan, Step
 from .tracing import Traces
-
-Values = Mapping[str, Any]
 
 
 class Walked(NamedTuple):
@@ -97,8 +101,6 @@ class _Tour:
     def _over_time(
         self, step: Step, values: Values, reference: Values | None, sure: bool
     ) -> tuple[Shared, Books | None]:
-        from .recurrence import walk_over_time  # which walks bodies by this module
-
         assert step.body is not None
         shares, books = walk_over_time(step, values, self.relevance, nonnegative=sure, reference=reference)
         steps = jnp.array(step.body.own_rows, jnp.int32)
@@ -139,3 +141,64 @@ def site_of(step: Step, values: Values, reference: Values | None = None) -> Site
     compared = site_of(step, reference) if reference is not None else None
     signs = step.nonnegative
     return Site(op, eqn.params, step.kind, step.bears, step.saturation, signs, step.gate, operands, result, compared)
+
+
+class OverTime(NamedTuple):
+    """Shares of a scan's operands, and the books of its body's nodes, added up over time."""
+
+    shares: Shares
+    books: Books
+
+
+def walk_over_time(
+    step: Step, values: Values, found: Mapping[str, Array], *, nonnegative: bool, reference: Values | None = None
+) -> OverTime:
+    """Hand the relevance of a scan's results on to first states, sequences and constants.
+
+    Args:
+        step: The scan.
+        values: Every value of the forward pass outside, by name.
+        found: Relevance of the scan's results, by name; those without are left out.
+        nonnegative: Whether that is known not to be negative anywhere.
+        reference: Every value at the reference input, for modes that compare with one.
+    """
+    moving, fixed = steps_values(step, values)
+    compared, compared_fixed = steps_values(step, reference) if reference is not None else ({}, {})
+    backwards = _Backwards(step, fixed, compared_fixed, nonnegative)
+    states, results = arriving(step, values, found)
+    constants = {i: blank(backwards.plan, values[step.eqn.invars[i].name], found) for i in backwards.constants}
+    length, reverse = step.eqn.params["length"], not step.eqn.params["reverse"]
+    (first, constants), (series, books) = lax.scan(
+        backwards.step, (states, constants), (moving, compared, results), length=length, reverse=reverse
+    )
+    placed = {i: jnp.moveaxis(R, 1, 0) if backwards.plan.paired else R for i, R in series.items()}
+    return OverTime({**first, **placed, **constants}, Books(*(jnp.sum(book, axis=0) for book in books)))
+
+
+class _Backwards:
+    """One step of the walk over time, as `lax.scan` takes it."""
+
+    def __init__(self, step: Step, fixed: Values, compared_fixed: Values, nonnegative: bool) -> None:
+        self.plan, self.nonnegative = body_of(step), nonnegative
+        self.fixed, self.compared_fixed = fixed, compared_fixed
+        self.reached = positions(self.plan.graph.inputs, (var.name for var in self.plan.inputs))
+        changing = step.eqn.params["states"] + step.eqn.params["sequences"]
+        self.constants = [i for i in self.reached if i >= changing]
+
+    def step(
+        self, carried: tuple[Relevance, Relevance], given: tuple[Values, Values, Relevance]
+    ) -> tuple[tuple[Relevance, Relevance], tuple[Relevance, Books]]:
+        """From the relevance of new states and results to that of old states, and of one entry of each sequence."""
+        (behind, summed), (moving, compared, results) = carried, given
+        shares, books = self._walk(moving, compared, by_name(self.plan, behind, results))
+        kept = {i: shares.get(i, jnp.zeros_like(R)) for i, R in behind.items()}
+        summed = {i: summed[i] + shares[i] for i in self.constants}
+        series = {i: R for i, R in shares.items() if i not in kept and i not in summed}
+        return (kept, summed), (series, books)
+
+    def _walk(self, moving: Values, compared: Values, starts: dict[str, Array]) -> OverTime:
+        now, then = {**self.fixed, **moving}, {**self.compared_fixed, **compared} or None
+        relevance, books = walk(self.plan, now, starts, nonnegative=self.nonnegative, reference=then)
+        names = {i: self.plan.graph.inputs[i].name for i in self.reached}
+        shares = {i: relevance.get(name, blank(self.plan, now[name], starts)) for i, name in names.items()}
+        return OverTime(shares, books)

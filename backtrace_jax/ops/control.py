@@ -10,7 +10,7 @@ from jax import Array, lax
 from .registry import CONTROL, NONE, OPS, register
 
 if TYPE_CHECKING:
-    from ..ir import Eqn, Graph
+    from backtrace_jax.ir import Eqn, Graph
 
 
 def compute(eqn: Eqn, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ..errors import SettingError
-from ..numerics import compiled, exact_types
+from backtrace_jax.errors import SettingError
+from backtrace_jax.runtime.numerics import compiled, exact_types
 
 
 def host_devices() -> list[Any]:

@@ -1,10 +1,12 @@
 """Passes: pure functions Program -> Program that bring a lowered graph into the form the rules speak about."""
 
-from ..ir import Program, check
+from backtrace_jax.ir import Program
+
 from .activations import recognise_activations
 from .affine import fold_affine
 from .attention import scale_queries
 from .channels_last import channels_last
+from .check import check
 from .dead_code import drop_dead_code
 from .gates import settle_biases
 from .indices import recognise_indices

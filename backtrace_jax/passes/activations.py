@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ..ir import Eqn
-from .matching import Bound
+from backtrace_jax.ir import Eqn
+
+from .fitting import Bound
 from .patterns import Hole, Number, Pattern, call
 from .rewriting import Form, Recogniser, Replacement, Rewriting, becomes
 

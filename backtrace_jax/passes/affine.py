@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
+
 from .linear_maps import Maps, brought_back, weight_position
 from .rewriting import within_bodies
 

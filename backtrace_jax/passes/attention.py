@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir import Eqn, Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 _PRODUCTS = {"matmul", "einsum"}

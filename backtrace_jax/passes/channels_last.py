@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
-from ..ops import OPS, POINTWISE, QUOTIENT, SUM, result_types
+from backtrace_jax.ir import Eqn, Program, Var
+from backtrace_jax.ops import OPS, POINTWISE, QUOTIENT, SUM, result_types
+
 from .dead_code import drop_dead_code
 
 _ENTRYWISE = {name for name, op in OPS.items() if op.kind in (POINTWISE, SUM, QUOTIENT)}

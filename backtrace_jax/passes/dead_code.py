@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir import Program
+from backtrace_jax.ir import Program
 
 
 def drop_dead_code(program: Program) -> Program:

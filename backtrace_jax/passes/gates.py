@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
-from ..ops import evaluate
+from backtrace_jax.ir import Eqn, Program, Var
+from backtrace_jax.ops import evaluate
+
 from .affine import fold_affine
 from .linear_maps import Maps, brought_back, weight_position
 from .rewriting import Replacement, Rewriting, rewritten, within_bodies

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ir import Eqn, Graph, Program, Var
+from backtrace_jax.ir import Eqn, Graph, Program, Var
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 _ENTRYWISE = frozenset(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..ir import Eqn, Program, Var
-from ..ops import OPS, POINTWISE, QUOTIENT, SUM, result_types
+from backtrace_jax.ir import Eqn, Program, Var
+from backtrace_jax.ops import OPS, POINTWISE, QUOTIENT, SUM, result_types
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 _ENTRYWISE = {name for name, op in OPS.items() if op.kind in (POINTWISE, SUM, QUOTIENT)} | {"mul", "maximum", "minimum"}

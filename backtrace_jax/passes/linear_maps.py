@@ -7,8 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
-from ..ops import OPS, PRODUCT
+from backtrace_jax.ir import Eqn, Program, Var
+from backtrace_jax.ops import OPS, PRODUCT
+
 from .tidy import narrowed
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 _REACH = 6  # equations from the product back to the comparison

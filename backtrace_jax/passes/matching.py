@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import combinations, permutations
-from typing import Any, TypeAlias, TypeGuard
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import permutations
+from typing import Any
 
 import numpy as np
 
-from ..ir import Eqn, Var
-from .patterns import Call, Constant, Either, Factor, Hole, Number, Pattern, Product, Reduced, Scalar, Setting, Sum
+from backtrace_jax.ir import Eqn, Var
+
+from .fitting import Bound, accepted, deals, is_conversion, part, reduced_shape, telling, usable, with_settings
+from .patterns import Call, Constant, Either, Factor, Hole, Pattern, Product, Reduced, Sum
 from .patterns import inverted as over
 from .patterns import negated as minus
 
-Bound: TypeAlias = dict[str, Any]
-"""What stands in the holes of a pattern: values, numbers, settings, by name."""
-
-_TOLERANCE = 1e-4  # exporters round their constants; what is off by a hundredth is another constant
 _NUMBERS = 4  # how many numbers in a row are looked through, so that the cost of one place is bounded
 _COMMUTATIVE = {"maximum", "minimum"}
 
@@ -58,11 +55,11 @@ class Matcher:
     def origin(self, var: Var) -> Eqn | None:
         """The equation that computes a value, or its content in another float type."""
         eqn = self.producers.get(var.name)
-        return self.producers.get(eqn.invars[0].name) if eqn and _is_conversion(eqn) else eqn
+        return self.producers.get(eqn.invars[0].name) if eqn and is_conversion(eqn) else eqn
 
     def _hole(self, pattern: Hole, var: Var, bound: Bound) -> Iterator[Bound]:
         eqn = self.producers.get(var.name)
-        for value in (var, *(eqn.invars if eqn and _is_conversion(eqn) else ())):
+        for value in (var, *(eqn.invars if eqn and is_conversion(eqn) else ())):
             if pattern.known and value.name not in self.weights:
                 continue
             if pattern.name not in bound:
@@ -72,7 +69,7 @@ class Matcher:
 
     def _constant(self, pattern: Constant, var: Var, bound: Bound) -> Iterator[Bound]:
         number = self.uniform(var)
-        found = None if number is None else _accepted(pattern.scalar, number, bound)
+        found = None if number is None else accepted(pattern.scalar, number, bound)
         if found is not None:
             yield found
 
@@ -84,7 +81,7 @@ class Matcher:
         eqn = self.origin(var)
         if eqn is None or eqn.op != pattern.op or len(eqn.invars) != len(pattern.operands):
             return
-        found = _with_settings(pattern.settings, eqn.params, bound)
+        found = with_settings(pattern.settings, eqn.params, bound)
         if found is None:
             return
         orders = permutations(eqn.invars) if eqn.op in _COMMUTATIVE else (eqn.invars,)
@@ -117,12 +114,12 @@ class Matcher:
             eqn = self.producers.get(eqn.invars[0].name)
         if eqn is not None and op == "reduce_mean" and eqn.op in ("mul", "div") and len(eqn.invars) == 2:
             return self._mean_by_count(eqn, var)
-        return eqn if eqn is not None and eqn.op == op and _reduced(eqn, keeps) == var.shape else None
+        return eqn if eqn is not None and eqn.op == op and reduced_shape(eqn, keeps) == var.shape else None
 
     def _mean_by_count(self, eqn: Eqn, var: Var) -> Eqn | None:
         for total, count in (eqn.invars, eqn.invars[::-1]) if eqn.op == "mul" else (eqn.invars,):
             number, found = self.number(count), self.reduction(total, "reduce_sum")
-            if number and found is not None and _reduced(found) == var.shape:
+            if number and found is not None and reduced_shape(found) == var.shape:
                 entries = math.prod(found.invars[0].shape) / math.prod(total.shape)
                 if math.isclose(number if eqn.op == "div" else 1 / number, entries, rel_tol=1e-6):
                     return found
@@ -130,9 +127,9 @@ class Matcher:
 
     def _product(self, pattern: Product, var: Var, bound: Bound) -> Iterator[Bound]:
         for found, coefficient in self.factored(var, pattern.factors, bound, _NUMBERS):
-            accepted = _accepted(pattern.coefficient, coefficient, found)
-            if accepted is not None:
-                yield accepted
+            taken = accepted(pattern.coefficient, coefficient, found)
+            if taken is not None:
+                yield taken
 
     def factored(
         self, var: Var, wanted: tuple[Factor, ...], bound: Bound, numbers: int
@@ -152,10 +149,10 @@ class Matcher:
             return
         (a, b), divides = eqn.invars, eqn.op == "div"
         first, second = self._scalar(a, b, eqn), self._scalar(b, a, eqn)
-        if _usable(second) and numbers:
+        if usable(second) and numbers:
             for found, c in self.factored(a, wanted, bound, numbers - 1):
                 yield found, c / second if divides else c * second
-        elif _usable(first) and numbers:
+        elif usable(first) and numbers:
             for found, c in self.factored(b, over(wanted) if divides else wanted, bound, numbers - 1):
                 yield found, first / c if divides else first * c
         if self.number(a) is None and self.number(b) is None:  # equal numbers may be a scale as well
@@ -174,14 +171,14 @@ class Matcher:
         """Every way to share what is wanted between two operands; one that nothing splits further takes one thing."""
         first, second = self.origin(a), self.origin(b)
         alone = (origin is None or origin.op not in splitting for origin in (first, second))
-        for mine, others in _deals(len(wanted), *alone):
+        for mine, others in deals(len(wanted), *alone):
             yield tuple(wanted[i] for i in mine), tuple(wanted[i] for i in others)
 
     def _both(
         self, seek: Callable[..., Iterator[tuple[Bound, float]]], pairs: Any, bound: Bound, numbers: int
     ) -> Iterator[tuple[Bound, tuple[float, float]]]:
         """Two operands with their parts of what is wanted, the one that says more first, so that it fails early."""
-        swapped = _telling(pairs[1][1]) > _telling(pairs[0][1])
+        swapped = telling(pairs[1][1]) > telling(pairs[0][1])
         one, other = pairs[::-1] if swapped else pairs
         for between, c in seek(*one, bound, numbers):
             for found, d in seek(*other, between, numbers):
@@ -200,16 +197,16 @@ class Matcher:
         self, eqn: Eqn, wanted: tuple[Factor, ...], bound: Bound, numbers: int
     ) -> Iterator[tuple[Bound, float]]:
         exponent = eqn.params["exponent"]
-        part = _part(over(wanted) if exponent < 0 else wanted, abs(exponent))
-        if part and numbers:
-            for found, c in self.factored(eqn.invars[0], part, bound, numbers - 1):
+        base = part(over(wanted) if exponent < 0 else wanted, abs(exponent))
+        if base and numbers:
+            for found, c in self.factored(eqn.invars[0], base, bound, numbers - 1):
                 yield found, c**exponent
 
     def _sum(self, pattern: Sum, var: Var, bound: Bound) -> Iterator[Bound]:
         for found, constant in self.terms(var, pattern.terms, bound, _NUMBERS):
-            accepted = _accepted(pattern.constant, constant, found)
-            if accepted is not None:
-                yield accepted
+            taken = accepted(pattern.constant, constant, found)
+            if taken is not None:
+                yield taken
 
     def terms(self, var: Var, wanted: tuple[Pattern, ...], bound: Bound, numbers: int) -> Iterator[tuple[Bound, float]]:
         """Ways to see a value as a number plus all the wanted terms."""
@@ -255,66 +252,3 @@ _FACTORING: dict[str, Callable[..., Iterator[tuple[Bound, float]]]] = {
     "reciprocal": Matcher._turned,
     "integer_pow": Matcher._powers,
 }
-
-
-def _usable(number: float | None) -> TypeGuard[float]:
-    """Whether products and powers of a few such numbers neither vanish nor overflow."""
-    return number is not None and 1e-9 < abs(number) < 1e9
-
-
-def _is_conversion(eqn: Eqn) -> bool:
-    return eqn.op == "cast" and eqn.invars[0].is_float and eqn.outvars[0].is_float
-
-
-def _reduced(eqn: Eqn, keeps: bool = True) -> tuple[int, ...]:
-    """Shape of a reduction's result with its axes kept, or dropped."""
-    sizes = [(1 if axis in eqn.params["axes"] else size) for axis, size in enumerate(eqn.invars[0].shape)]
-    return tuple(size for axis, size in enumerate(sizes) if keeps or axis not in eqn.params["axes"])
-
-
-def _accepted(wanted: Scalar, number: float, bound: Bound) -> Bound | None:
-    """What is bound once a number stands where the pattern wants one; None if it does not fit."""
-    if isinstance(wanted, Number):
-        number /= wanted.multiple
-        fits = wanted.low <= number <= wanted.high and math.isclose(bound.get(wanted.name, number), number)
-        return {**bound, wanted.name: number} if fits else None
-    return bound if math.isclose(wanted, number, rel_tol=_TOLERANCE) else None
-
-
-def _with_settings(wanted: Sequence[tuple[str, Any]], params: Mapping[str, Any], bound: Bound) -> Bound | None:
-    """What is bound once an equation's settings are seen; None if they do not fit."""
-    found: Bound | None = bound
-    for name, value in wanted:
-        given = params[name]
-        if isinstance(value, Setting):
-            found = {**found, value.name: given} if found.get(value.name, given) == given else None
-        elif isinstance(value, bool) or value is None or given is None:
-            found = found if given is value else None
-        else:
-            found = _accepted(value, float(given), found)
-        if found is None:
-            return None
-    return found
-
-
-@functools.cache
-def _deals(count: int, first_alone: bool, second_alone: bool) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    """Every way to deal several things out to two, none of whom goes away empty; one who is alone takes one."""
-    sizes = (1,) if first_alone else range(1, count)
-    ways = [chosen for size in sizes for chosen in combinations(range(count), size)]
-    deals = [(chosen, tuple(i for i in range(count) if i not in chosen)) for chosen in ways]
-    return tuple((mine, others) for mine, others in deals if len(others) == 1 or (others and not second_alone))
-
-
-def _telling(wanted: Sequence[Factor | Pattern]) -> int:
-    patterns = (item.pattern if isinstance(item, Factor) else item for item in wanted)
-    return sum(not isinstance(pattern, Hole) for pattern in patterns)
-
-
-def _part(wanted: tuple[Factor, ...], copies: int) -> tuple[Factor, ...]:
-    """What gives the wanted factors when multiplied with itself so many times; nothing if there is no such part."""
-    kinds = {(id(factor.pattern), factor.inverse): factor for factor in wanted}
-    counts = {key: sum((id(f.pattern), f.inverse) == key for f in wanted) for key in kinds}
-    if copies == 0 or any(count % copies for count in counts.values()):
-        return ()
-    return tuple(kinds[key] for key, count in counts.items() for _ in range(count // copies))

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 

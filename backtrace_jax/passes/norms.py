@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
-from .matching import Bound
+from backtrace_jax.ir import Eqn, Program, Var
+
+from .fitting import Bound
 from .patterns import Either, Hole, Number, Pattern, Reduced, call
 from .rewriting import Form, Recogniser, Replacement, Rewriting, rewritten
 

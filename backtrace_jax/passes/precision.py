@@ -9,7 +9,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..ir import Eqn, Graph, Program, Var, check
+from backtrace_jax.ir import Eqn, Graph, Program, Var
+
+from .check import check
 
 _HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _NARROW = (*_HALVES, np.dtype(np.float32))

@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
-from ..ops import OPS, result_types
+from backtrace_jax.ir import Eqn, Program, Var
+from backtrace_jax.ops import OPS, result_types
+
 from .dead_code import drop_dead_code
-from .matching import Bound, Matcher
+from .fitting import Bound
+from .matching import Matcher
 from .patterns import Pattern, alternatives, functions, roots
 
 Replacement: TypeAlias = Sequence[Eqn] | Var | None

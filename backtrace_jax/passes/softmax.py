@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ir import Eqn
-from .matching import Bound
+from backtrace_jax.ir import Eqn
+
+from .fitting import Bound
 from .patterns import Hole, Pattern, Reduced, Setting, call
 from .rewriting import Form, Recogniser, Replacement, Rewriting, becomes
 

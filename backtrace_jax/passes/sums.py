@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Eqn, Program, Var
-from ..ops import CONTROL, NONE, OPS, QUOTIENT, SUM
+from backtrace_jax.ir import Eqn, Program, Var
+from backtrace_jax.ops import CONTROL, NONE, OPS, QUOTIENT, SUM
+
 from .rewriting import Replacement, Rewriting, rewritten
 
 _BROADCASTING = {name for name, op in OPS.items() if op.kind in (SUM, QUOTIENT)} | {"mul", "maximum", "minimum"}

@@ -7,7 +7,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax import Array
 
-from ..ops import LINEAR
+from backtrace_jax.ops import LINEAR
+
 from .composite import Rule
 from .site import BIAS, Kept, Shares, Site, stabilised
 

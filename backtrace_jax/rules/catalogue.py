@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from ..arguments import known_arguments
-from ..errors import SettingError
-from ..texts import shown
+from backtrace_jax.errors import SettingError
+from backtrace_jax.errors.arguments import known_arguments
+from backtrace_jax.errors.texts import shown
+
 from .composite import Mode, Rule, Rules, Selector
 from .options import hashable
 

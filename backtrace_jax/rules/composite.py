@@ -28,10 +28,11 @@ from typing import Any, TypeAlias
 
 from jax import Array
 
-from ..errors import SettingError
-from ..ir import Eqn
-from ..ops import CONTROL, KINDS, NONE, OPS
-from ..texts import shown
+from backtrace_jax.errors import SettingError
+from backtrace_jax.errors.texts import shown
+from backtrace_jax.ir import Eqn
+from backtrace_jax.ops import CONTROL, KINDS, NONE, OPS
+
 from .site import EMBEDDING, INDEX, Kept, Shares, Site
 
 RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]

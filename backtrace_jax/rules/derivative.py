@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ..ops import LINEAR, MOVE, PRODUCT, SELECT, SUM
+from backtrace_jax.ops import LINEAR, MOVE, PRODUCT, SELECT, SUM
+
 from .shared import select
 from .site import Kept, Shares, Site, fit, in_floats, linear_map
 

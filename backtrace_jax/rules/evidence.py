@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..ops import PRODUCT, SUM
-from ..ops.linear import same_rank
-from ..ops.sampling import Part
+from backtrace_jax.ops import PRODUCT, SUM
+from backtrace_jax.ops.linear import same_rank
+from backtrace_jax.ops.sampling import Part
+
 from .site import LinearMap, Shares, Site, linear_map
 
 Parts: TypeAlias = list[Array]

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..errors import SettingError
+from backtrace_jax.errors import SettingError
+
 from .evidence import CONNECTIONS, POSITIVE, SIGNED, SPLIT, SQUARED_WEIGHTS, Evidence, View, box, gather, square
 from .options import KEEP
 from .site import BIAS, Kept, Shares, Site, stabilised

@@ -9,21 +9,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ..errors import SettingError
-from ..ops import LINEAR, NORM, PRODUCT
+from backtrace_jax.errors import SettingError
+from backtrace_jax.ops import LINEAR, NORM, PRODUCT
+
 from . import attention, contrastive, lrp, norms, options, proportional
 from .catalogue import entry
 from .composite import FIRST, Rule, Rules, Selector
 from .options import KEEP, LINEAR_NORM, bounds, number
-from .parts import (
-    CONVOLUTIONS,
-    EVIDENCE,
-    RECURRENT_GATE,
-    WEIGHTED,
-    everywhere,
-    make,
-    signal_takes_all,
-)
+from .parts import CONVOLUTIONS, EVIDENCE, RECURRENT_GATE, WEIGHTED, everywhere, make, signal_takes_all
 
 _DLBACKTRACE = "DLBacktrace, arXiv 2411.12643"
 _PROPORTIONAL = Rule("proportional", proportional.proportional, keeps_sign=True)

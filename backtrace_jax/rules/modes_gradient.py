@@ -5,7 +5,8 @@ Importing this module adds them to the catalogue.
 
 from __future__ import annotations
 
-from ..ops import FUNCTION, LINEAR, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
+from backtrace_jax.ops import FUNCTION, LINEAR, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
+
 from . import derivative
 from .catalogue import entry
 from .composite import AgainstReference, AlongPath, Once, Rule, Rules, Selector, WithNoise

@@ -7,7 +7,8 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..ops.linear import same_rank
+from backtrace_jax.ops.linear import same_rank
+
 from .options import IGNORE
 from .shared import identity
 from .site import BIAS, DEAD, Kept, Shares, Site, stabilised

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import choice, is_finite, is_whole
-from ..errors import SettingError
-from ..texts import shown
+from backtrace_jax.errors import SettingError
+from backtrace_jax.errors.arguments import choice, is_finite, is_whole
+from backtrace_jax.errors.texts import shown
 
 KEEP, IGNORE = "keep", "ignore"
 """What becomes of a bias' share: booked in the ledger, or left to the operands."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..ops import LINEAR, MOVE, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
+from backtrace_jax.ops import LINEAR, MOVE, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
+
 from . import attention, shared
 from .composite import Rule, RuleFunction, Rules, Selector, first, ungated
 from .site import EMBEDDING, INDEX

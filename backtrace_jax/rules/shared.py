@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ..ops.linear import same_rank
-from ..ops.selecting import lowest
-from ..ops.windows import Padding, Sizes, around, cut, entries, holders, interleaved, spatial_sizes
+from backtrace_jax.ops.linear import same_rank
+from backtrace_jax.ops.selecting import lowest
+from backtrace_jax.ops.windows import Padding, Sizes, around, cut, entries, holders, interleaved, spatial_sizes
+
 from .site import BIAS, DEAD, LOST, Kept, Shares, Site, fit, spread
 
 

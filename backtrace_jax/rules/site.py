@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..ops import PRODUCT, QUOTIENT, Op
-from ..ops.linear import mul
-from ..ops.sampling import Part
+from backtrace_jax.ops import PRODUCT, QUOTIENT, Op
+from backtrace_jax.ops.linear import mul
+from backtrace_jax.ops.sampling import Part
 
 BIAS, CONSTANT, STABILISER, DEAD = "bias", "constant", "stabiliser", "dead"
 LOST = "lost"

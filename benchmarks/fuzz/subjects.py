@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backtrace_jax.explainer import Explainer
-from backtrace_jax.explanation import Explanation
-from backtrace_jax.importers import Imported, read
+from backtrace_jax.explainer.explainer import Explainer
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.importers import read
 from backtrace_jax.ir import Program
+from backtrace_jax.ir.imported import Imported
 
 from .reference import Reference
 

@@ -133,7 +133,7 @@ The bars are 60 s of processor time and 3 GiB for the largest graph of each seri
 | operands, and results, of one node | 8,192 | `backtrace_jax.importers.onnx.verify.MOST_OPERANDS` |
 | nodes that loops and functions add | 20,000 | `backtrace_jax.importers.onnx.limits.MOST_UNFOLDED` |
 | one value of an example, drawn numbers among them | 1 GiB | `backtrace_jax.importers.onnx.limits.LARGEST_VALUE` |
-| floating-point operations of one run of the model | 2^47 | `backtrace_jax.compiled.MOST_WORK` |
+| floating-point operations of one run of the model | 2^47 | `backtrace_jax.engine.compiled.MOST_WORK` |
 
 What takes more is refused by name and number before anything is compiled. In the main thread, Ctrl-C works while XLA
 compiles or computes. Nothing can stop a call of XLA that has begun: it goes on in the background until it is done, and

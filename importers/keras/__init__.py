@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backtrace_jax.errors import SettingError
-from backtrace_jax.importers import Imported
+from backtrace_jax.ir.imported import Imported
 
 SUFFIXES = (".keras", ".h5")
 """How the names of Keras' files end."""

@@ -14,7 +14,8 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import layer, operation
-from .writer import Operand, Tensor, Writer, as_array
+from .tensor import Operand, Tensor, as_array
+from .writer import Writer
 
 _LARGE_NEGATIVE = {"float16": -3e4}
 _MASKED = -1e9

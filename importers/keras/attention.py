@@ -10,7 +10,8 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import layer, mask
-from .writer import Operand, Tensor, Writer
+from .tensor import Operand, Tensor
+from .writer import Writer
 
 _FUSED = float(-0.7 * np.finfo(np.float32).max)  # what masked scores are where Keras calls its fused attention
 

@@ -10,8 +10,9 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import operation
+from .tensor import Operand, Tensor
 from .terms import common, term
-from .writer import Operand, Tensor, Writer
+from .writer import Writer
 
 
 @operation("Isclose", "AllClose")

@@ -12,7 +12,8 @@ from backtrace_jax.errors import UnsupportedError
 from .activations import activate
 from .registry import layer
 from .spatial import as_keras, channels_first, tuple_of
-from .writer import Operand, Tensor, Writer, as_array
+from .tensor import Operand, Tensor, as_array
+from .writer import Writer
 
 _AUTO = {"same": "SAME_UPPER", "valid": "VALID"}
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from .activations import activate
 from .registry import layer, mask
-from .writer import Operand, Tensor, Writer, as_array, size_of
+from .tensor import Operand, Tensor, as_array, size_of
+from .writer import Writer
 
 
 @layer("Dense")

@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from backtrace_jax.arguments import check_plain_file
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.importers import Imported, Source
-from backtrace_jax.importers.onnx import read as read_onnx
+from backtrace_jax.errors.arguments import check_plain_file
+from backtrace_jax.ir.imported import Imported, Source
 
+from ..onnx import read as read_onnx
 from . import (
     attention,  # noqa: F401  the tables of emitters are filled on import
     comparing,  # noqa: F401
@@ -45,8 +45,9 @@ from . import (
 from .graph import is_network, network, walk
 from .loading import Loaded, keras_package, load
 from .running import Feed, Runner, quietly
+from .tensor import Tensor, as_array
 from .text import hosts
-from .writer import Tensor, Writer, as_array
+from .writer import Writer
 
 _FILES_KEPT = 4  # models of files that are kept in memory
 
@@ -142,7 +143,7 @@ def _stops(model: Any) -> Iterator[str]:
 
 def _prove(source: _Model, feeds: Mapping[str, np.ndarray]) -> None:
     """Compare an import with its model, until it was proven once."""
-    from backtrace_jax.importers.proof import prove
+    from ..proof import prove
 
     written, axes = source.written, dict.fromkeys(feeds) if source.together else None
     if not written.proven:

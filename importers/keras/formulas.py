@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from .registry import OPERATIONS, operation
+from .tensor import Operand, Tensor
 from .terms import Term, as_float, common, is_float, term
-from .writer import Operand, Tensor, Writer
+from .writer import Writer
 
 Formula = Callable[[Term], Term]
 

@@ -17,7 +17,8 @@ from backtrace_jax.errors import BacktraceError, UnsupportedError
 
 from .exclusions import EXCLUDED
 from .registry import LAYERS, MASKS, OPERATIONS
-from .writer import Tensor, Writer, as_array
+from .tensor import Tensor, as_array
+from .writer import Writer
 
 _OWN = "keras.src."
 _HALF = ("float16", "bfloat16")

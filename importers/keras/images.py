@@ -14,9 +14,10 @@ from .neural import from_first, is_last, to_first
 from .registry import operation
 from .shape import interpolation
 from .spatial import tuple_of
+from .tensor import Operand, Tensor
 from .terms import Term, as_float, term
 from .windows import fixed, places_of
-from .writer import Operand, Tensor, Writer
+from .writer import Writer
 
 
 @operation("Unfold")

@@ -10,8 +10,9 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import OPERATIONS, operation
+from .tensor import Operand, Tensor
 from .terms import Term, common
-from .writer import Operand, Tensor, Writer
+from .writer import Writer
 
 
 def _parts(writer: Writer, x: Tensor, sections: Any, axis: int) -> list[Operand]:

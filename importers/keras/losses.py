@@ -10,8 +10,9 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import operation
+from .tensor import Operand
 from .terms import Term, as_float, common, term
-from .writer import Operand, Writer
+from .writer import Writer
 
 _EPSILON = 1e-7
 

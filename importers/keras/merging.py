@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .registry import layer, mask
-from .writer import Operand, Tensor, Writer
+from .tensor import Operand, Tensor
+from .writer import Writer
 
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"
 _MERGES = {"Add": "Add", "Average": "Add", "Maximum": "Max", "Minimum": "Min", "Multiply": "Mul", "Subtract": "Sub"}

@@ -17,8 +17,9 @@ from .convolution import ends
 from .reductions import listed
 from .registry import OPERATIONS, operation
 from .spatial import tuple_of
+from .tensor import Operand, Tensor
 from .terms import Term, as_float, common, term
-from .writer import Operand, Tensor, Writer
+from .writer import Writer
 
 _AUTO = {"same": "SAME_UPPER", "valid": "VALID"}
 _EPSILON = 1e-7

@@ -10,7 +10,8 @@ from backtrace_jax.errors import UnsupportedError
 
 from .merging import normalised
 from .registry import layer
-from .writer import Operand, Tensor, Writer, as_array
+from .tensor import Operand, Tensor, as_array
+from .writer import Writer
 
 
 @layer("BatchNormalization")

@@ -13,8 +13,9 @@ from .activations import ACTIVATIONS
 from .merging import normalised
 from .reductions import listed
 from .registry import OPERATIONS, operation
+from .tensor import Operand, Tensor, as_array
 from .terms import as_float, common, term
-from .writer import Operand, Tensor, Writer, as_array
+from .writer import Writer
 
 _FUNCTIONS = {
     "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",

@@ -12,8 +12,9 @@ from backtrace_jax.errors import UnsupportedError
 
 from .reductions import listed
 from .registry import operation
+from .tensor import Operand, Tensor, as_array
 from .terms import Term, as_float, term
-from .writer import Operand, Tensor, Writer, as_array
+from .writer import Writer
 
 
 def _length(x: Tensor, axis: int) -> int:

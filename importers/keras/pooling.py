@@ -6,7 +6,8 @@ from typing import Any
 
 from .registry import layer, mask
 from .spatial import as_keras, axes, channels_first, tuple_of
-from .writer import Operand, Tensor, Writer
+from .tensor import Operand, Tensor
+from .writer import Writer
 
 _AUTO = {"same": "SAME_UPPER", "valid": "VALID"}
 

@@ -11,8 +11,9 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import operation
+from .tensor import Operand, Tensor
 from .terms import Term, common
-from .writer import Operand, Tensor, Writer
+from .writer import Writer
 
 
 def _einsum(one: Term, other: Term, equation: str) -> Term:

@@ -15,7 +15,8 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import layer, mask
-from .writer import Operand, Tensor, Writer, as_array
+from .tensor import Operand, Tensor, as_array
+from .writer import Writer
 
 _ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
     "elu": ("Elu", 1.0, None),

@@ -11,8 +11,9 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import OPERATIONS, operation
+from .tensor import Operand, Tensor, as_array
 from .terms import Term, as_float, is_float, term
-from .writer import Operand, Tensor, Writer, as_array
+from .writer import Writer
 
 _Reduce = Callable[[Term, Sequence[int], bool], Term]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import InputError
-from backtrace_jax.importers import InputType
+from backtrace_jax.ir.imported import InputType
 
 from .graph import network
 from .text import HOSTED

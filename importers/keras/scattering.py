@@ -10,8 +10,9 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 
 from .registry import operation
+from .tensor import Operand, Tensor, as_array
 from .terms import Term, common, term
-from .writer import Operand, Tensor, Writer, as_array
+from .writer import Writer
 
 _WRITTEN = {"SegmentSum": ("add", 0.0), "SegmentProd": ("mul", 1.0), "SegmentMax": ("max", -np.inf),
             "SegmentMin": ("min", np.inf)}  # fmt: skip

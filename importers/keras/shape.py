@@ -10,7 +10,8 @@ from backtrace_jax.errors import UnsupportedError
 
 from .registry import layer
 from .spatial import as_keras, axes, channels_first, tuple_of
-from .writer import Operand, Tensor, Writer
+from .tensor import Operand, Tensor
+from .writer import Writer
 
 _MODES = {
     "nearest": {"mode": "nearest"},

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from .registry import operation
+from .tensor import Operand, Tensor, as_array
 from .terms import Term, as_float, common, term
 from .windows import fixed, places_of
-from .writer import Operand, Tensor, Writer, as_array
+from .writer import Writer
 
 
 def _complex(writer: Writer, parts: Sequence[Any]) -> Term:

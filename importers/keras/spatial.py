@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .writer import Operand, Writer
+from .tensor import Operand
+from .writer import Writer
 
 
 def channels_first(writer: Writer, layer: Any, value: Operand, rank: int) -> Operand:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .writer import Operand, Tensor, Writer, as_array
+from .tensor import Operand, Tensor, as_array
+from .writer import Writer
 
 Number = int | float | bool
 

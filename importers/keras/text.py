@@ -17,7 +17,8 @@ import numpy as np
 from backtrace_jax.errors import InputError, UnsupportedError
 
 from .registry import layer
-from .writer import Tensor, Writer
+from .tensor import Tensor
+from .writer import Writer
 
 HOSTED = ("TextVectorization", "StringLookup", "IntegerLookup")
 _PUNCTUATION = re.compile(r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']')

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import MissingDependencyError, ModelError, UnsupportedError
-from backtrace_jax.unpacking import check_unpacked
+from backtrace_jax.runtime.unpacking import check_unpacked
 
 OLDEST = (3, 13, 2)
 """Version of Keras from which on files are loaded: older ones run code, or read other files, that a file names."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
 
-from .writer import Tensor
+from .tensor import Tensor
 
 
 def fixed(x: Tensor, axes: Sequence[int]) -> list[int]:

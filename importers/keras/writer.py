@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.importers.onnx import CALLS, SCOPES
+
+from ..onnx import CALLS, SCOPES
+from .tensor import Operand, Shape, Tensor, as_array, dims, element, name_of
 
 OPSET = 23
 _NEWER = {"CumProd": 26}  # operators that a later opset brought
 IR_VERSION = 11
 _COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _MEANT = (("f", "i"), ("i", "f"), ("u", "f"))  # kinds of number: declared, and read
-
-Shape: TypeAlias = tuple[int | None, ...]
-
-
-@dataclass(eq=False)
-class Tensor:
-    """A value on its way through the model, as Keras sees it; masks come and go on the very same tensor.
-
-    Attributes:
-        name: Its ONNX name.
-        shape: Its shape in Keras' layout, batch first; None where it is dynamic.
-        dtype: Its type.
-        mask: Which of its time steps count, where it is masked.
-    """
-
-    name: str
-    shape: Shape
-    dtype: str
-    mask: Tensor | None = None
-
-    @property
-    def rank(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-
-Operand: TypeAlias = "Tensor | str"
-"""A value or its ONNX name."""
 
 
 class Writer:
@@ -114,7 +86,7 @@ class Writer:
         self.opset = max(self.opset, _NEWER.get(op_type, 0))
         stem = f"{self.scope}/{op_type}" if self._scopes else op_type
         names = [self._unique(stem) for _ in range(results)]
-        node = helper.make_node(op_type, [_name(each) for each in operands], names, names[0], **attributes)
+        node = helper.make_node(op_type, [name_of(each) for each in operands], names, names[0], **attributes)
         calls = list(accumulate(self._scopes, "{}/{}".format))
         plain = "/".join(scope.partition(":")[0] for scope in self._scopes)
         helper.set_metadata_props(node, {SCOPES: repr(["", plain, names[0]]), CALLS: repr(calls)})
@@ -226,7 +198,7 @@ class Writer:
         self._read_as_they_are_meant()
         declared = [self._output(each, tensor) for each, tensor in outputs.items()]
         inputs = [
-            helper.make_tensor_value_info(tensor.name, _element(tensor.dtype), _dims(tensor.shape))
+            helper.make_tensor_value_info(tensor.name, element(tensor.dtype), dims(tensor.shape))
             for tensor in self._inputs.values()
         ]
         graph = helper.make_graph(self.nodes, name, inputs, declared, list(self._initializers.values()))
@@ -241,7 +213,7 @@ class Writer:
         if tensor.name != name:
             node = helper.make_node("Identity", [tensor.name], [name], f"output {name}")
             self.nodes.append(node)
-        return helper.make_tensor_value_info(name, _element(tensor.dtype), _dims(tensor.shape))
+        return helper.make_tensor_value_info(name, element(tensor.dtype), dims(tensor.shape))
 
     def output_names(self, names: Sequence[str], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name; a value that already has the name is the output itself."""
@@ -272,43 +244,13 @@ class Writer:
         """Masks are still computed in the declared type."""
         if not readers:
             return
-        name, element = self._unique(f"{tensor.name}/declared"), _element(tensor.dtype)
-        self.nodes.insert(0, helper.make_node("Cast", [tensor.name], [name], name, to=element))
+        name, declared = self._unique(f"{tensor.name}/declared"), element(tensor.dtype)
+        self.nodes.insert(0, helper.make_node("Cast", [tensor.name], [name], name, to=declared))
         for node in readers:
             node.input[:] = [name if each == tensor.name else each for each in node.input]
-
-
-def as_array(value: Any) -> np.ndarray:
-    """A weight, a backend's tensor or a number as an array."""
-    if isinstance(value, np.ndarray | int | float | list | tuple):
-        return np.asarray(value)
-    import importlib
-
-    tensor = getattr(value, "value", value)  # of a variable
-    return np.asarray(importlib.import_module("keras").ops.convert_to_numpy(tensor))
-
-
-def size_of(shape: Sequence[int]) -> int:
-    """Number of entries."""
-    return math.prod(shape)
 
 
 def _cast_type(node: onnx.NodeProto) -> str | None:
     if node.op_type != "Cast":
         return None
     return np.dtype(helper.tensor_dtype_to_np_dtype(node.attribute[0].i)).name
-
-
-def _name(operand: Operand | None) -> str:
-    if operand is None:
-        return ""
-    return operand if isinstance(operand, str) else operand.name
-
-
-def _dims(shape: Shape) -> list[int | str]:
-    """Declared sizes; the batch has a name, other dynamic axes have none in common."""
-    return [("batch" if axis == 0 else f"axis{axis}") if size is None else size for axis, size in enumerate(shape)]
-
-
-def _element(dtype: str) -> int:
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

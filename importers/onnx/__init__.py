@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.importers import Imported
+from backtrace_jax.ir.imported import Imported
 
 from .load import ModelSource, OnnxModel, load
 from .lower import lower

@@ -15,8 +15,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from backtrace_jax.arguments import check_plain_file
 from backtrace_jax.errors import ModelError, SettingError
+from backtrace_jax.errors.arguments import check_plain_file
 
 from .external import ExternalData
 from .modules import Scopes, scopes_told

@@ -19,7 +19,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
-from backtrace_jax.ir import Program, Source, Value, check
+from backtrace_jax.ir import Program, Source
+from backtrace_jax.passes.build import Value
+from backtrace_jax.passes.check import check
 
 from .definitions import check_node
 from .functions import expand, standard_function

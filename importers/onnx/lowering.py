@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import DataDependentError, ModelError, UnsupportedError
-from backtrace_jax.ir import Builder, Program, Value, Var
+from backtrace_jax.ir import Program, Var
+from backtrace_jax.passes.build import Builder, Value
 
 from .limits import Limits
 from .load import OnnxModel

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import onnx
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 DEEPEST = 32
 """Scopes inside one another: sub-graphs of sub-graphs, functions that call functions."""

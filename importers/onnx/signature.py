@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.importers import InputType
+from backtrace_jax.ir.imported import InputType
 
 from .load import OnnxModel
 from .verify import DYNAMIC

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.texts import printable
+from backtrace_jax.errors.texts import printable
 
 MOST_NODES = 50_000
 """Nodes of a model, its functions and sub-graphs: a few times those of the largest exported networks."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from backtrace_jax.importers import Imported
+from backtrace_jax.ir.imported import Imported
 
 __all__ = ["is_module", "read"]
 

@@ -11,8 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from backtrace_jax.errors import InputError, UnsupportedError
-from backtrace_jax.importers.proof import resized
 
+from ..proof import resized
 from . import packed
 from .calls import Call, as_numpy, as_tensor, device_of
 from .hints import UNSEEN, hint

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from backtrace_jax.batch.layout import BatchAxis, axes_in, inputs_first
 from backtrace_jax.errors import InputError
-from backtrace_jax.layout import BatchAxis, axes_in, inputs_first
 
 from .trees import arrays_of, is_array, join, mapped
 

@@ -25,8 +25,8 @@ import onnx
 import torch
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.importers.proof import resized
 
+from ..proof import resized
 from .answers import answers
 from .calls import Call, as_tensor, device_of
 from .names import PREFIX, Calls, rename

@@ -20,9 +20,9 @@ from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from backtrace_jax.batch.layout import moved_first
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.importers import Gradient
-from backtrace_jax.layout import moved_first
+from backtrace_jax.ir.imported import Gradient
 
 from .answers import answers
 from .calls import Call, as_tensor, device_of

@@ -11,8 +11,8 @@ from typing import Any
 
 import onnx
 
-from backtrace_jax.importers.onnx import CALLS, SCOPES
-from backtrace_jax.importers.onnx.verify import graphs_of
+from ..onnx import CALLS, SCOPES
+from ..onnx.verify import graphs_of
 
 _LONGEST = 200  # characters of a reason
 

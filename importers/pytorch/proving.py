@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from backtrace_jax.batch import TOGETHER
+from backtrace_jax.batch.layout import Axes
+from backtrace_jax.batch.leaving import check_apart
 from backtrace_jax.errors import InputError, MixedExamplesError, UnsupportedError
-from backtrace_jax.importers import Imported, proof
-from backtrace_jax.importers.comparison import Arrays
-from backtrace_jax.importers.proof import Run
-from backtrace_jax.layout import Axes
-from backtrace_jax.leaving import check_apart
+from backtrace_jax.ir.imported import Imported
 
+from .. import proof
+from ..comparison import Arrays
+from ..proof import Run
 from .exporters import Attempt
 
 _SAME = 1e-4  # of the largest entry: what counts as the same answer in a batch of another size

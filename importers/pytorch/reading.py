@@ -15,6 +15,7 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from backtrace_jax.batch import TOGETHER
+from backtrace_jax.batch.layout import BatchAxis, moved_first
 from backtrace_jax.errors import (
     BacktraceError,
     ImportMismatchError,
@@ -24,9 +25,9 @@ from backtrace_jax.errors import (
     ModelError,
     UnsupportedError,
 )
-from backtrace_jax.importers import Gradient, Imported, Source, onnx, proof
-from backtrace_jax.layout import BatchAxis, moved_first
+from backtrace_jax.ir.imported import Gradient, Imported, Source
 
+from .. import onnx, proof
 from .answers import batched_answers, observed, run
 from .calls import Call, names_of, read_call
 from .exporters import Attempt, Export, attempts, export

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from onnx.reference import ReferenceEvaluator
 
 from backtrace_jax import BacktraceError
+from backtrace_jax.batch.layout import left
+from backtrace_jax.batch.leaving import leavings
 from backtrace_jax.importers import read
-from backtrace_jax.layout import left
-from backtrace_jax.leaving import leavings
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.ops.control import run
+from backtrace_jax.runtime.numerics import exact_types
 from tests.batch.random_graphs import graphs
 
 COUNT = 3

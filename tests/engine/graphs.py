@@ -8,9 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from backtrace_jax.engine.bearing import bearing, bearing_inputs
-from backtrace_jax.engine.plan import Plan, Step, plan_walk
-from backtrace_jax.ir import Builder, Program, check
+from backtrace_jax.analysis.bearing import bearing, bearing_inputs
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.engine.steps import Plan, Step
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder
+from backtrace_jax.passes.check import check
 from backtrace_jax.rules import find_mode
 
 DOUBLE, SINGLE, INDEX, BOOL = map(np.dtype, (np.float64, np.float32, np.int64, np.bool_))

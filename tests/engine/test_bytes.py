@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from backtrace_jax import Explainer, Explanation, compiled, explain
+from backtrace_jax import Explainer, Explanation, explain
+from backtrace_jax.engine import compiled
 from tests.zoo import exported
 
 pytestmark = pytest.mark.optimised

@@ -8,7 +8,8 @@ import pytest
 from backtrace_jax.engine.calls import calls_of
 from backtrace_jax.engine.layers import select_layers, select_value
 from backtrace_jax.errors import SettingError
-from backtrace_jax.ir import Builder, Source
+from backtrace_jax.ir import Source
+from backtrace_jax.passes.build import Builder
 
 
 def graph(*steps):

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from backtrace_jax.engine.chunks import check_chunk, default_chunk, default_group, run_chunks
+from backtrace_jax.engine.chunks import default_chunk, default_group, run_chunks
 from backtrace_jax.errors import SettingError
+from backtrace_jax.question.settings import check_chunk
 
 
 class Recorder:

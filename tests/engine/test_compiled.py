@@ -8,15 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from backtrace_jax.answers import read_answer
 from backtrace_jax.engine.books import KEPT, Books
 from backtrace_jax.engine.compile import Constant, Request, compile_explain, compile_forward, cost
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.ir import Program
-from backtrace_jax.numerics import exact_types
-from backtrace_jax.questions import open_question
+from backtrace_jax.question.answers import read_answer
+from backtrace_jax.question.tasks import QuestionForm, resolve_task
+from backtrace_jax.question.words import open_question
 from backtrace_jax.rules import DEAD, find_mode
-from backtrace_jax.tasks import QuestionForm, resolve_task
+from backtrace_jax.runtime.numerics import exact_types
 from tests.engine.graphs import SINGLE, program
 from tests.rules.running import assert_books_close
 

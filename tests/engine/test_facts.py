@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrace_jax.engine.bearing import bearing
-from backtrace_jax.engine.facts import gates, nonnegative_values, saturation
+from backtrace_jax.analysis.bearing import bearing
+from backtrace_jax.analysis.facts import gates, nonnegative_values, saturation
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.runtime.numerics import exact_types
 from tests.engine.graphs import DOUBLE, jax_arrays, plan_of, program
 
 X = ((2, 4), DOUBLE)

@@ -9,17 +9,17 @@ import pytest
 from jax.extend.core import jaxpr_as_fun
 
 from backtrace_jax import Explainer
-from backtrace_jax.answers import read_answer
 from backtrace_jax.engine import compile, pieces
 from backtrace_jax.engine.compile import compile_forward
 from backtrace_jax.engine.forms import Forms
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.keeping import MANY, keep_wide
 from backtrace_jax.engine.plan import plan_walk
-from backtrace_jax.numerics import compiled, exact_types
-from backtrace_jax.questions import open_question
+from backtrace_jax.question.answers import read_answer
+from backtrace_jax.question.tasks import QuestionForm, resolve_task
+from backtrace_jax.question.words import open_question
 from backtrace_jax.rules import find_mode
-from backtrace_jax.tasks import QuestionForm, resolve_task
+from backtrace_jax.runtime.numerics import compiled, exact_types
 from benchmarks.scaling.models import WIDTH, residual
 from tests.engine.graphs import program
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backtrace_jax.engine.bearing import bearing, bearing_inputs
+from backtrace_jax.analysis.bearing import bearing, bearing_inputs
 from backtrace_jax.engine.plan import plan_walk
-from backtrace_jax.ir import Builder, Program, Value, check
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder, Value
+from backtrace_jax.passes.check import check
 from backtrace_jax.rules import CONSTANT, Selector, composite, find_mode, mode
 from backtrace_jax.rules.parts import signal_takes_all
 from tests.engine.graphs import DOUBLE

@@ -9,7 +9,7 @@ import pytest
 from backtrace_jax.engine.books import KEPT
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.walk import walk
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.runtime.numerics import exact_types
 from tests.engine.graphs import DOUBLE, INDEX, jax_arrays, plan_of, program
 from tests.rules.oracles import default_rule, sum_rule
 from tests.rules.running import CHEAP, assert_books_close, close, walk_back

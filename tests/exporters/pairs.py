@@ -25,9 +25,9 @@ from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import walk
 from backtrace_jax.importers import read
 from backtrace_jax.ir import Program, Var
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.passes import simplify, with_float_type
 from backtrace_jax.rules import find_mode
+from backtrace_jax.runtime.numerics import exact_types
 from tests.rules.running import CHEAP
 from tests.spellings.comparing import MODES, alike, difference
 

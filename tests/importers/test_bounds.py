@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from backtrace_jax import Explainer, compiled, explain
+from backtrace_jax import Explainer, explain
+from backtrace_jax.engine import compiled
 from backtrace_jax.errors import ModelError
 from backtrace_jax.importers.onnx import limits
 from tests.handmade import model

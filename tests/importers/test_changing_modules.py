@@ -13,10 +13,10 @@ import torch
 
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import ImportMismatchError, InputError, MixedExamplesError, SettingError, UnsupportedError
-from backtrace_jax.exporting import export
-from backtrace_jax.importers import Imported, Source
+from backtrace_jax.explainer.exporting import export
 from backtrace_jax.importers.comparison import compare
 from backtrace_jax.importers.pytorch import reading
+from backtrace_jax.ir.imported import Imported, Source
 from tests.importers.changing import BY_VALUES, EDITS, VARIABLE, Branch, Cond, Mixed, Two, examples
 
 CLOSE = 1e-5

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from backtrace_jax import explain, unpacking
+from backtrace_jax import explain
 from backtrace_jax.errors import MissingDependencyError, ModelError, UnsupportedError
 from backtrace_jax.importers import read
+from backtrace_jax.runtime import unpacking
 from tests.importers.keras_zoo import L, as_keras_runs, keras
 
 ONES = np.ones((1, 3), np.float32)

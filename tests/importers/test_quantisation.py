@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from onnxruntime import quantization
 
 from backtrace_jax import explain
-from backtrace_jax.engine.bearing import bearing, bearing_inputs
+from backtrace_jax.analysis.bearing import bearing, bearing_inputs
 from backtrace_jax.errors import ModelError
 from backtrace_jax.importers.onnx import load, lower
 from backtrace_jax.onnx_backend import run_model

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from backtrace_jax import explain
-from backtrace_jax.engine.bearing import bearing, bearing_inputs
+from backtrace_jax.analysis.bearing import bearing, bearing_inputs
 from backtrace_jax.importers.onnx import load, lower
 from backtrace_jax.ir import Program
 from backtrace_jax.passes import simplify, with_float_type

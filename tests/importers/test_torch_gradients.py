@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.exporting import export
+from backtrace_jax.explainer.exporting import export
 from backtrace_jax.importers.pytorch import reading
 from tests.importers.changing import Two, examples
 

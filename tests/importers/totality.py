@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.engine.plan import Plan, plan_walk
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.engine.steps import Plan
 from backtrace_jax.engine.walk import walk
 from backtrace_jax.errors import SettingError, UnsupportedError
 from backtrace_jax.ir import Graph, Program, Var
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.onnx_backend import prepare
 from backtrace_jax.passes import simplify, with_float_type
 from backtrace_jax.rules import find_mode
+from backtrace_jax.runtime.numerics import exact_types
 from tests.importers.cases import Case, cases
 from tests.importers.test_conformance import CASES, NOT_PASSING
 from tests.rules.running import CHEAP, DOUBLE, assert_books_close

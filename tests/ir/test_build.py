@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from backtrace_jax.ir import Builder, Source, Var
+from backtrace_jax.ir import Source, Var
+from backtrace_jax.passes.build import Builder
 
 F32 = np.dtype(np.float32)
 VECTOR = np.arange(3, dtype=np.float32)

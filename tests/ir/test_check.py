@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Builder, Eqn, Var, check
+from backtrace_jax.ir import Eqn, Var
+from backtrace_jax.passes.build import Builder
+from backtrace_jax.passes.check import check
 
 F32 = np.dtype(np.float32)
 

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder, Graph, Source
-from backtrace_jax.ir.graph import Eqn, Var
-from backtrace_jax.ir.printer import format_dtype
+from backtrace_jax.ir import Graph, Source
+from backtrace_jax.ir.graph import Eqn, Var, format_dtype
+from backtrace_jax.passes.build import Builder
 
 F32 = np.dtype(np.float32)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.ir import Builder, Program
+from backtrace_jax.ir import Program
 from backtrace_jax.ops import CONTROL, FUNCTION, NONE, OPS, POINTWISE
+from backtrace_jax.passes.build import Builder
 
 
 @dataclass(frozen=True)

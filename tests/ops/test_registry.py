@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.ops import (
     KINDS,
     LINEAR,
@@ -22,6 +21,7 @@ from backtrace_jax.ops import (
     evaluate,
     result_types,
 )
+from backtrace_jax.runtime.numerics import exact_types
 from tests.ops.specimens import SPECIMENS, carrying_operations, of_type
 
 DOUBLE = np.dtype(np.float64)

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.ir import Builder, Program, Value, Var, check
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.ir import Program, Var
+from backtrace_jax.passes.build import Builder, Value
+from backtrace_jax.passes.check import check
+from backtrace_jax.runtime.numerics import exact_types
 
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 

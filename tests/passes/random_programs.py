@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.ir import Builder, Program, Source, Var
+from backtrace_jax.ir import Program, Source, Var
+from backtrace_jax.passes.build import Builder
 
 from .graphs import DOUBLE
 

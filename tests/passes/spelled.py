@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.ir import Builder, Program, Value
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder, Value
 from tests.passes.graphs import check_unchanged, operations, program
 
 ROOT_TWO_OVER_PI = np.sqrt(2 / np.pi)

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from backtrace_jax import Explainer, compiled
+from backtrace_jax import Explainer
+from backtrace_jax.engine import compiled
 from backtrace_jax.importers import read
-from backtrace_jax.ir import check
 from backtrace_jax.passes import channels_last, simplify, with_float_type
+from backtrace_jax.passes.check import check
 from tests.passes.graphs import check_unchanged
 from tests.zoo import exported
 

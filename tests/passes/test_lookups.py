@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.ir import check
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.passes.check import check
 from backtrace_jax.passes.lookups import recognise_lookups
+from backtrace_jax.runtime.numerics import exact_types
 from tests.passes.graphs import DOUBLE, operations, program
 
 TABLE = np.random.default_rng(0).normal(size=(4, 3))

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.ir import Program, check
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.ir import Program
 from backtrace_jax.passes import channels_last, simplify
+from backtrace_jax.passes.check import check
+from backtrace_jax.runtime.numerics import exact_types
 from tests.passes.graphs import draw
 from tests.passes.random_programs import random_program
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder, Program, check
+from backtrace_jax.ir import Program
 from backtrace_jax.passes import recognise_activations, recognise_norms, simplify
+from backtrace_jax.passes.build import Builder
+from backtrace_jax.passes.check import check
 from backtrace_jax.passes.matching import Matcher
 from backtrace_jax.passes.patterns import Either, Hole, Number, Sum, call, functions, negated, roots
 from tests.passes.graphs import DOUBLE, check_unchanged, operations, program

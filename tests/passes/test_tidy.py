@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder, Source
+from backtrace_jax.ir import Source
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.passes.tidy import merge_alike, narrowed, tidy
 from tests.passes.graphs import SINGLE, check_unchanged, operations, program
 from tests.passes.spelled import check_pass

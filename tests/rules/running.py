@@ -10,11 +10,14 @@ import numpy as np
 
 from backtrace_jax.engine.books import KEPT, Books
 from backtrace_jax.engine.forward import forward
-from backtrace_jax.engine.plan import Plan, plan_walk
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.engine.steps import Plan
 from backtrace_jax.engine.walk import walk
-from backtrace_jax.ir import Builder, Program, check
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder
+from backtrace_jax.passes.check import check
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Mode, find_mode
+from backtrace_jax.runtime.numerics import exact_types
 
 DOUBLE, SINGLE, INDEX = map(np.dtype, (np.float64, np.float32, np.int64))
 CHEAP: dict[str, Any] = {

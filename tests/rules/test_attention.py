@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder, Program
+from backtrace_jax.ir import Program
 from backtrace_jax.ops import LINEAR, PRODUCT, SUM
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, Rule, Selector, composite, lrp, mode, parts
 from tests.rules.cases import entries
 from tests.rules.lrp_oracles import Map, gamma, of_product, signed

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from backtrace_jax import Explainer, explain, mode
 from backtrace_jax.demo import sample
 from backtrace_jax.engine.quadrature import integrate
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.runtime.numerics import exact_types
 from tests.rules.cases import seeds
 from tests.rules.networks import Network, perceptron
 from tests.rules.test_deeplift import ACTIVATIONS, REFERENCE, X, weights

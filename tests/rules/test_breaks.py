@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from backtrace_jax.engine.facts import hidden_breaks
-from backtrace_jax.ir import Builder, Program, Value
+from backtrace_jax.analysis.facts import hidden_breaks
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder, Value
 from backtrace_jax.rules import find_mode
 from tests.rules.running import DOUBLE, assert_books_close, close, walk_back
 

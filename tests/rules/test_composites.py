@@ -9,21 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from backtrace_jax import (
-    MODES,
-    Mode,
-    Rule,
-    Selector,
-    SettingError,
-    UnsupportedError,
-    composite,
-    explain,
-    mode,
-    stages,
-)
-from backtrace_jax.compiled import compile_model
-from backtrace_jax.engine.plan import Step, plan_walk
-from backtrace_jax.ir import Builder, Program, Source
+from backtrace_jax import MODES, Mode, Rule, Selector, SettingError, UnsupportedError, composite, explain, mode
+from backtrace_jax.engine.compiled import compile_model
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.engine.steps import Step
+from backtrace_jax.explainer import stages
+from backtrace_jax.ir import Program, Source
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import find_mode
 from backtrace_jax.rules.site import fit
 from tests.engine.graphs import DOUBLE, INDEX, program

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder, Program
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import ACTIVATIONS, SHARES
 from tests.rules.running import DOUBLE, Walked, assert_books_close, close, walk_back
 

@@ -13,10 +13,11 @@ import pytest
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import walk
-from backtrace_jax.ir import Builder, Program
-from backtrace_jax.numerics import exact_types
+from backtrace_jax.ir import Program
 from backtrace_jax.ops import OPS, POINTWISE, QUOTIENT, evaluate
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import find_mode, mode
+from backtrace_jax.runtime.numerics import exact_types
 from tests.engine.graphs import DOUBLE, INDEX, program
 from tests.ops.specimens import SPECIMENS
 from tests.rules.cases import entries, nonzero

@@ -7,7 +7,8 @@ import pytest
 
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Builder, Program, Value
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder, Value
 from backtrace_jax.rules import find_mode
 from tests.rules.running import DOUBLE, INDEX, assert_books_close, close, walk_back
 

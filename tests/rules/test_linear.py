@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrace_jax.ir import Builder, Program
+from backtrace_jax.ir import Program
 from backtrace_jax.ops import LINEAR, result_types
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, mode
 from tests.rules import cases
 from tests.rules.cases import Case

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backtrace_jax.engine.plan import Step, plan_walk
-from backtrace_jax.ir import Builder
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.engine.steps import Step
 from backtrace_jax.ops import LINEAR, PRODUCT, SUM
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER, Mode, Rule, Selector, composite, lrp, mode
 from tests.rules import cases, lrp_oracles
 from tests.rules.cases import Case, entries

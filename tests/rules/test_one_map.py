@@ -18,11 +18,11 @@ from onnx import helper, numpy_helper
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import walk
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.onnx_backend import prepare
 from backtrace_jax.ops import LINEAR, MOVE, PRODUCT, QUOTIENT, SUM
 from backtrace_jax.passes import simplify, with_float_type
 from backtrace_jax.rules import mode
+from backtrace_jax.runtime.numerics import exact_types
 from tests.rules.lrp_oracles import Map, contrastive, lrp, signed, z_plus
 from tests.rules.oracles import default_rule
 from tests.rules.running import CHEAP

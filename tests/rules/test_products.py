@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import DEAD
 from tests.rules.cases import BROADCASTS, entries, nonzero
 from tests.rules.oracles import place, product_rule

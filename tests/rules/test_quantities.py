@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backtrace_jax.engine.plan import plan_walk
-from backtrace_jax.ir import Builder
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import find_mode
 from tests.rules.running import DOUBLE, close, walk_back
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrace_jax.ir import Builder
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import CONSTANT, DEAD
 from tests.rules.cases import broadcasts, entries, seeds
 from tests.rules.oracles import sum_rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ir import Builder
+from backtrace_jax.passes.build import Builder
 from backtrace_jax.rules import CONSTANT
 from tests.rules.oracles import sum_rule, token_rule
 from tests.rules.running import INDEX, assert_books_close, close, walk_back, walk_op

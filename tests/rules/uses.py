@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backtrace_jax.engine.plan import Plan, plan_walk
+from backtrace_jax.engine.plan import plan_walk
+from backtrace_jax.engine.steps import Plan
 from backtrace_jax.ops import LINEAR, OPS, POINTWISE, PRODUCT, QUOTIENT
 from backtrace_jax.rules import MODES, Mode, find_mode, mode
 from tests.ops.specimens import SPECIMENS, Specimen, of_kind

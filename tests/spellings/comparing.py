@@ -17,9 +17,9 @@ from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.walk import walk
 from backtrace_jax.importers import read
 from backtrace_jax.ir import Eqn, Graph, Program, Var
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.passes import simplify, with_float_type
 from backtrace_jax.rules import find_mode
+from backtrace_jax.runtime.numerics import exact_types
 
 MODES = ("default", "contrastive", "lrp-epsilon-plus", "attnlrp")
 TOLERANCE = 1e-6  # what float32 constants of a file leave of a number

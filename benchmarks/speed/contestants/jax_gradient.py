@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from jax import Array
 
-from backtrace_jax.engine.bearing import bearers, bearing, bearing_inputs, kind_of
+from backtrace_jax.analysis.bearing import bearers, bearing, bearing_inputs, kind_of
 from backtrace_jax.engine.forward import forward
 from backtrace_jax.ir import Graph, Program, Var
-from backtrace_jax.numerics import COMPILER_OPTIONS, exact_types
 from backtrace_jax.passes import drop_dead_code
 from backtrace_jax.rules import EMBEDDING
+from backtrace_jax.runtime.numerics import COMPILER_OPTIONS, exact_types
 
 from ..stored import Stored
 from . import Prepared

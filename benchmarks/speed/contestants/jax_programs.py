@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from backtrace_jax.compiled import arranged
+from backtrace_jax.engine.compiled import arranged
 from backtrace_jax.importers import read
 from backtrace_jax.ir import Program
-from backtrace_jax.numerics import exact_types
 from backtrace_jax.passes import simplify
+from backtrace_jax.runtime.numerics import exact_types
 
 from ..stored import Stored
 from . import Prepared

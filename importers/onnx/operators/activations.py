@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .axes import from_front

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value, Var
+from backtrace_jax.ir import Var
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .axes import from_front

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value, Var
+from backtrace_jax.ir import Var
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .casts import element_type

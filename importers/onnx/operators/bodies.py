@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 import onnx
 
-from backtrace_jax.ir import Graph, Program, Value, Var
+from backtrace_jax.ir import Graph, Program, Var
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 

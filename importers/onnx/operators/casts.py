@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .registry import operator

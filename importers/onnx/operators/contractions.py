@@ -9,7 +9,8 @@ from string import ascii_letters
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value, Var
+from backtrace_jax.ir import Var
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .registry import operator

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import BacktraceError, DataDependentError, ModelError, UnsupportedError
-from backtrace_jax.ir import Value, Var
+from backtrace_jax.ir import Var
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from ..scope import Held

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
 from backtrace_jax.ops.trees import ABOVE, BELOW, EQUAL, MISSING
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 

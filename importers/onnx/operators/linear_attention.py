@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Builder, Program, Value
+from backtrace_jax.ir import Program
+from backtrace_jax.passes.build import Builder, Value
 
 from ..lowering import Lowering
 from .contractions import conv

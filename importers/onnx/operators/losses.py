@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .registry import operator

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .activations import swish

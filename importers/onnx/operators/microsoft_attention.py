@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .heads import Scoring, additive, after_past, attend, both, merge_heads, split_heads, total, within

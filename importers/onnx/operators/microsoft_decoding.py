@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .microsoft import MICROSOFT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .microsoft import MICROSOFT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .contractions import conv

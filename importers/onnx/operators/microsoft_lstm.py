@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.ir import Builder, Value
+from backtrace_jax.passes.build import Builder, Value
 
 from ..lowering import Lowering
 from .microsoft import MICROSOFT
-from .recurrence import Attributes, Cell, Operands, layer, lstm_step, lstm_weights
+from .recurrence import lstm_step, lstm_weights
+from .recurrent_layer import Attributes, Cell, Operands, layer
 from .registry import operator
 from .steps import Step
 

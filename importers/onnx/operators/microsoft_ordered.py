@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .heads import merge_heads, split_heads

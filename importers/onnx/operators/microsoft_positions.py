@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .heads import split_heads

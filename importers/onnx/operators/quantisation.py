@@ -15,7 +15,7 @@ import numpy as np
 from ml_dtypes import iinfo
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .axes import from_front

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from jax import Array
 
-from backtrace_jax.ir import Value
-from backtrace_jax.numerics import random_key
 from backtrace_jax.ops import compile_on_host, run_on_host
+from backtrace_jax.passes.build import Value
+from backtrace_jax.runtime.numerics import random_key
 
 from ..lowering import Lowering
 from .casts import element_type

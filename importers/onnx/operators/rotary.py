@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .registry import operator

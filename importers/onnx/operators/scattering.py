@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .axes import from_front

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from ..scope import ABSENT, Absent, Held, TensorSequence

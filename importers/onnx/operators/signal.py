@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from backtrace_jax.errors import ModelError, UnsupportedError
-from backtrace_jax.ir import Value, Var
+from backtrace_jax.ir import Var
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .axes import from_front

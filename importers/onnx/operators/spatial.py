@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Value
+from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .axes import each_from_front

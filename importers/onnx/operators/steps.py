@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from backtrace_jax.errors import ModelError
-from backtrace_jax.ir import Builder, Source, Value, Var
+from backtrace_jax.ir import Source, Var
+from backtrace_jax.passes.build import Builder, Value
 
 Activation: TypeAlias = Callable[[Builder, Value], Value]
 

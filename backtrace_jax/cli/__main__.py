@@ -1,0 +1,7 @@
+"""`python -m backtrace_jax.cli`."""
+
+import sys
+
+from .main import main
+
+sys.exit(main())

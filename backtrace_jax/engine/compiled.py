@@ -1,0 +1,259 @@
+"""A model compiled for one choice of settings and one form of the call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from backtrace_jax.analysis.axes import Axes, channel_axes
+from backtrace_jax.batch import Leaving
+from backtrace_jax.batch.layout import left
+from backtrace_jax.errors import ModelError, SettingError, UnsupportedError
+from backtrace_jax.ir import Graph, Program, Var
+from backtrace_jax.ir.imported import Imported
+from backtrace_jax.passes import channels_last, simplify, with_float_type
+from backtrace_jax.question.settings import Settings
+from backtrace_jax.question.tasks import Task
+from backtrace_jax.question.words import Question
+from backtrace_jax.rules import AlongPath, Mode, find_mode
+from backtrace_jax.runtime.numerics import Device, below_normal, exact_types, float_type, within_memory
+
+from .chunks import default_chunk, default_group, run_chunks
+from .compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost, work
+from .fingerprint import surroundings
+from .layers import select_layers, select_value
+from .outline import own_name, pick_output
+from .plan import plan_walk
+from .steps import Plan
+
+MOST_WORK = 2.0**47
+"""Floating-point operations that one run of a model may take, loops as often as they run; adjustable.
+
+That is an hour of two cores; a language model of 7 billion weights takes a fifth of it for 2,000 tokens.
+"""
+
+Shapes: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What of a call decides what is compiled: shapes, and which of the optional arguments it has.
+
+    Attributes:
+        shapes: (input name, shape of one example without batch axis) of every input.
+        task: How relevance starts.
+        custom: Whether the user passes the start relevance.
+        contrasted: Whether the target is contrasted with another class.
+        reference: Names of the inputs that a baseline is given for.
+        conditions: Names of the values that conditions are given for.
+        rows: Examples that one run of the graph takes: more than one where the file fixes its batch.
+        leaving: Where each output holds the examples; None where all are batch first as they come.
+    """
+
+    shapes: Shapes
+    task: Task
+    custom: bool = False
+    contrasted: bool = False
+    reference: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    rows: int = 1
+    leaving: tuple[Leaving, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An explanation that is planned: everything that mistakes can be told from before it is compiled.
+
+    Attributes:
+        program: The simplified graph and its weights on the host.
+        request: What is compiled.
+        masked: The value that each condition is about, by the name the user gave.
+        channels: Axis of the channels of values, where there are conditions.
+        rows: Examples per run of the graph.
+        effort: What one run costs.
+    """
+
+    program: Program
+    request: Request
+    masked: Mapping[str, Var]
+    channels: Axes
+    rows: int
+    effort: Any
+
+    @property
+    def output(self) -> Var:
+        """The value explained."""
+        return self.request.plan.output
+
+    @property
+    def output_name(self) -> str:
+        """The model's own name of the value explained."""
+        return own_name(self.program.graph, self.output)
+
+
+@dataclass(frozen=True)
+class Compiled(Planned):
+    """A compiled explanation.
+
+    Attributes:
+        weights: The weights on the device, and what was derived from them.
+        chunk: Runs of the graph per call.
+        device: Where it runs.
+        explain: The compiled function.
+        surroundings: What its bytes depend on besides the model and the settings, as it was when it was compiled.
+    """
+
+    weights: Prepared
+    chunk: int
+    device: Device
+    explain: Explain
+    surroundings: Mapping[str, Any]
+
+    @cached_property
+    def flushed(self) -> frozenset[str]:
+        """Names of the weights of which XLA sees nothing but zeros on CPUs: all entries are below the normal range."""
+        floats = {var.name: var.dtype for var in self.program.graph.params if var.is_float}
+        return frozenset(n for n, dtype in floats.items() if below_normal(self.program.weights[n][None], dtype)[0])
+
+    def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
+        """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
+        with exact_types(), within_memory(self.chunk):
+            constant = jax.device_put(constant, self.device)
+
+        def call(part: Any) -> Result:
+            with exact_types(self.request.precision):
+                return self.explain.call(self.weights, constant, *jax.device_put(part, self.device))
+
+        return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)
+
+    def grouped(self, array: np.ndarray) -> np.ndarray:
+        """Examples, batch first, as runs of the graph; the last run is filled up with the last example."""
+        if self.rows == 1:
+            return array[:, None]
+        count = -(-len(array) // self.rows) * self.rows
+        return array[np.minimum(np.arange(count), len(array) - 1)].reshape(-1, self.rows, *array.shape[1:])
+
+
+class DeviceWeights:
+    """Weights on a device, each kept once however many forms of a call are compiled from one model."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._held: dict[str, tuple[np.ndarray, Any]] = {}
+
+    def put(self, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The weights on the device, by name; those that are there already are not sent again."""
+        for name, array in weights.items():
+            held = self._held.get(name)
+            if held is None or held[0].dtype != array.dtype or not np.array_equal(held[0], array):
+                with exact_types():
+                    self._held[name] = array, jax.device_put(array, self._device)
+        return {name: self._held[name][1] for name in weights}
+
+
+def lower_model(
+    model: Imported, settings: Settings, shapes: Shapes, rows: int, leaving: tuple[Leaving, ...] | None
+) -> Program:
+    """The model's graph at these shapes, simplified, outputs batch first; inside, values have the model's own axes."""
+    lowered = left(model.lower({name: (rows, *shape) for name, shape in shapes}), leaving, rows)
+    return simplify(with_float_type(lowered, float_type(settings.dtype)))
+
+
+def plan(named: Program, settings: Settings, device: Device, form: Form) -> Planned:
+    """Plan the explanation of a lowered model.
+
+    Raises:
+        UnsupportedError: Naming the node without an implementation or a rule.
+        SettingError: When a setting does not fit the model.
+    """
+    output = pick_output(named.graph, settings.output, form.leaving)
+    program = arranged(named, device.platform, [output.name])
+    walked = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
+    request = _request(named.graph, walked, settings, form)
+    masked = {name: _masked(named.graph, walked, name) for name in form.conditions}
+    channels = channel_axes(named.graph) if masked else {}
+    effort = cost(named)
+    _check_work(work(named, effort))
+    return Planned(program, request, masked, channels, form.rows, effort)
+
+
+def _check_work(operations: float) -> None:
+    """Refuse what would not answer before one has lost patience.
+
+    Raises:
+        ModelError: Naming the number.
+    """
+    if operations > MOST_WORK:
+        raise ModelError(
+            f"one run of the model takes {operations:.3g} floating-point operations, more than the {MOST_WORK:.3g} "
+            "that are allowed; if that is meant, raise backtrace_jax.engine.compiled.MOST_WORK"
+        )
+
+
+def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
+    """Compile what is planned."""
+    graph, weights = planned.program.graph, kept.put(planned.program.weights)
+    chunk = settings.chunk or default_chunk(planned.effort, device.platform)
+    types = _chunk_types(graph, planned.output, chunk, form)
+    constant = _constant_types(graph, form, planned.masked)
+    group = default_group(planned.effort, device.platform)
+    with within_memory(chunk):
+        explain = compile_explain(
+            planned.request, weights, constant, types, device, prepare=settings.prepare, group=group
+        )
+        prepared = explain.prepare(weights)
+    known = {each.name: getattr(planned, each.name) for each in fields(planned)}
+    now = surroundings(device)
+    return Compiled(**known, weights=prepared, chunk=chunk, device=device, explain=explain, surroundings=now)
+
+
+def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:
+    """The program with its values laid out as the device likes them; those to `keep` stay as they are."""
+    return channels_last(program, keep) if platform == "cpu" else program
+
+
+def _request(graph: Graph, plan: Plan, settings: Settings, form: Form) -> Request:
+    mode = find_mode(settings.mode)
+    return Request(plan, mode, form.task, _layers(graph, mode, settings), settings.precision, form.contrasted)
+
+
+def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:
+    if settings.layers and isinstance(mode.procedure, AlongPath):
+        raise UnsupportedError(
+            f"mode {mode.name!r} integrates over inputs and has no relevance of layers; leave layers= out, or explain "
+            "by 'gradient-x-input' or 'deeplift'"
+        )
+    return select_layers(graph, settings.layers)
+
+
+def _masked(graph: Graph, plan: Plan, name: str) -> Var:
+    """The value a condition is about.
+
+    Raises:
+        SettingError: When there is none, or no relevance comes by.
+    """
+    found = select_value(graph, name)
+    passed = {var.name for step in plan.steps for var in step.eqn.outvars} & {var.name for var in graph.variables()}
+    if found is None or found.name not in passed:
+        raise SettingError(
+            f"conditions: no relevance passes a value or module called {name!r}; passed are, for example: "
+            f"{', '.join(sorted(passed)[:8])}"
+        )
+    return found
+
+
+def _chunk_types(graph: Graph, output: Var, chunk: int, form: Form) -> tuple[dict[str, Any], Question]:
+    inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
+    index = jax.ShapeDtypeStruct((chunk,) if form.rows == 1 else (chunk, form.rows), np.int64)
+    start = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if form.custom else None
+    return inputs, Question(index, index, index, start)
+
+
+def _constant_types(graph: Graph, form: Form, masked: Mapping[str, Var]) -> Constant:
+    reference = {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in graph.inputs if v.name in form.reference}
+    return Constant(reference, {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in masked.values()})

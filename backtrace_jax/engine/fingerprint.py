@@ -1,0 +1,110 @@
+"""What a result depends on, so that it can be made again to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from backtrace_jax.ops import compile_on_host, host_devices
+from backtrace_jax.runtime.numerics import COMPILER_OPTIONS, Device
+
+_JAX_SETTINGS = (
+    *("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_level"),
+    *("jax_memory_fitting_effort", "jax_compiler_enable_remat_pass", "jax_disable_most_optimizations"),
+    *("jax_enable_pgle", "jax_xla_profile_version", "jax_use_shardy_partitioner", "jax_use_direct_linearize"),
+)
+"""Settings that reach the compiler, or what it is given, beside those that are pinned (see `numerics`)."""
+
+_FEATURES = re.compile(rb"[+-][a-z0-9.-]+(?:,[+-][a-z0-9.-]+)+")
+"""Features of a processor, as LLVM lists them in a compiled function: `+avx2,-sse4a`."""
+
+
+def threads() -> int:
+    """Threads of XLA's CPU backend; its narrowest convolutions (up to 16 channels) split their sums by them."""
+    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(int(os.environ.get("PJRT_NPROC", 0)) or visible, len(host_devices()))
+
+
+@cache
+def xla_flags() -> str:
+    """The flags that XLA has read, once in a process: those of XLA_FLAGS, or those in the file that it names."""
+    given = os.environ.get("XLA_FLAGS", "").strip()
+    if given.startswith("-") or not Path(given).is_file():
+        return given
+    return " ".join(Path(given).read_text().split())
+
+
+@cache
+def instruction_set() -> str:
+    """What XLA takes the host's processor to be capable of, as a function that it compiles for this says.
+
+    A later version of XLA may not say so; then this is what NumPy finds.
+    """
+    trivial = compile_on_host(jnp.negative, jax.ShapeDtypeStruct((), np.float32))
+    listed = max(_FEATURES.findall(trivial.runtime_executable().serialize()), key=len, default=b"").decode()  # type: ignore[attr-defined]
+    found = [each[1:] for each in listed.split(",") if each.startswith("+")]
+    return " ".join(found or np.show_config(mode="dicts")["SIMD Extensions"]["found"])
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's type, shape and entries."""
+    return hashlib.sha256(
+        f"{array.dtype.name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+    ).hexdigest()
+
+
+def surroundings(device: Device) -> dict[str, Any]:
+    """Versions, device, processor, flags and settings as they are: to be asked for when a function is compiled."""
+    return {
+        "backtrace_jax": version("backtrace-jax"),
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "backend": device.platform,
+        "device": device.device_kind,
+        "platform_version": device.client.platform_version,
+        "threads": threads(),
+        "instruction_set": instruction_set(),
+        "compiler_options": dict(COMPILER_OPTIONS.get(device.platform, {})),
+        "xla_flags": xla_flags(),
+        "jax_settings": {
+            name: str(getattr(jax.config, name, jax.config.values[name]))  # the second is that of the whole process
+            for name in _JAX_SETTINGS
+            if name in jax.config.values
+        },
+    }
+
+
+def fingerprint(model_hash: str, settings: Mapping[str, Any], compiled: Mapping[str, Any]) -> dict[str, Any]:
+    """Model hash, settings, and the surroundings in which the function was compiled, as JSON gives them back."""
+    return {"model_sha256": model_hash, **{name: _as_json(value) for name, value in {**settings, **compiled}.items()}}
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two fingerprints differ in: both values by name, None where one has none; inside of fields after a dot."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys((*one, *other)):
+        first, second = one.get(name), other.get(name)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            found |= {f"{name}.{inner}": pair for inner, pair in differences(first, second).items()}
+        elif first != second:
+            found[name] = first, second
+    return found
+
+
+def _as_json(value: Any) -> Any:
+    """A value in the types that JSON gives back; what it cannot hold is left as it is, and refused when it is saved."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_as_json(each) for each in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,126 @@
+"""What one call asks besides its inputs, and how it is put to a compiled model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.engine.compile import Constant
+from backtrace_jax.engine.compiled import Compiled, Planned
+from backtrace_jax.engine.outline import Outline
+from backtrace_jax.errors import BacktraceError, SettingError
+from backtrace_jax.errors.arguments import takes
+from backtrace_jax.errors.texts import shown
+from backtrace_jax.question.constants import read_conditions
+from backtrace_jax.question.settings import Settings
+from backtrace_jax.question.targets import read_question, read_start
+from backtrace_jax.question.tasks import QuestionForm, Task
+from backtrace_jax.question.words import BINARY_SEGMENTATION, Question
+
+from .results import unbatched
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of one call besides its inputs; `explain` says what they mean."""
+
+    target: Any = None
+    against: Any = None
+    position: Any = None
+    start: Any = None
+    baseline: Any = None
+    conditions: Any = None
+    progress: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse functions that could not be called.
+
+        Raises:
+            SettingError: Naming the argument, and how it is called.
+        """
+        if self.progress is not None and not (callable(self.progress) and takes(self.progress, 2)):
+            raise SettingError(
+                f"progress must be a function of (examples done, examples in all), found {shown(self.progress)}"
+            )
+        if callable(self.start) and not takes(self.start, 1):
+            raise SettingError("start must be a function of the outputs alone: start=lambda outputs: ...")
+
+    def started(self, outputs: np.ndarray) -> Any:
+        """What the user's function makes of the outputs.
+
+        Raises:
+            SettingError: When it fails.
+        """
+        try:
+            return self.start(outputs)
+        except BacktraceError:
+            raise
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+            given = f"{outputs.dtype} {list(outputs.shape)}, an array of the explained one"
+            raise SettingError(f"start= fails on outputs {given}: {found:.150}") from error
+
+
+def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> tuple[Task, Question, Any]:
+    """How relevance starts, the question, and the user's own start; mistakes are named before anything is compiled."""
+    target, start = asked.target, asked.start
+    task = seen.task(settings, QuestionForm.of(target, asked.against, start))
+    _check_thresholding(seen, settings, task)
+    question = read_question(count, seen.one, task, target=target, against=asked.against, position=asked.position)
+    if start is not None and not callable(start):
+        question = question._replace(start=read_start(start, count, seen.one))
+    return task, question, start
+
+
+def stacked(compiled: Compiled, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs as stacked examples with a batch axis of size 1 each."""
+    types = {var.name: var.dtype for var in compiled.program.graph.inputs}
+    return {name: compiled.grouped(feeds[name]).astype(types[name]) for name in types}
+
+
+def shared(planned: Planned, reference: Mapping[str, np.ndarray], conditions: Mapping[str, Any]) -> Constant:
+    """What all examples share; mistakes are named before anything is compiled."""
+    types = {var.name: var.dtype for var in planned.program.graph.inputs}
+    given = {
+        name: np.repeat(array, planned.rows, 0).astype(types[name])
+        for name, array in reference.items()
+        if name in types
+    }
+    return Constant(given, read_conditions(conditions, planned.masked, planned.channels))
+
+
+def grouped(compiled: Compiled, asked: Question) -> Question:
+    """The questions as the runs of the graph take them."""
+    if compiled.rows == 1:
+        return asked
+    plain = asked if asked.start is None else asked._replace(start=asked.start[:, 0])
+    return Question(*(None if array is None else compiled.grouped(array) for array in plain))
+
+
+def outputs_of(
+    compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant, seen: Outline
+) -> np.ndarray:
+    """Values of the output explained, from a run without start relevance."""
+    count = len(asked.target)
+    blank = asked._replace(start=np.zeros((count, *seen.one.shape), seen.one.dtype))
+    found = compiled.run(examples, grouped(compiled, blank), constant).outputs[compiled.output_name]
+    return unbatched(found, compiled.rows, count)
+
+
+def _check_thresholding(seen: Outline, settings: Settings, task: Task) -> None:
+    """Refuse a threshold where nothing is compared with it, or where nothing could be above or below it."""
+    if settings.thresholding == Settings.thresholding:
+        return
+    if task.name != BINARY_SEGMENTATION:
+        raise SettingError(
+            f"thresholding= says what belongs to a mask; task {task.name!r} has none: leave it out, or pass "
+            f"task={BINARY_SEGMENTATION!r}"
+        )
+    if seen.answer.probability and not 0 <= settings.thresholding < 1:
+        raise SettingError(
+            f"output {seen.output.name!r} holds probabilities; thresholding must be from 0 to below 1, found "
+            f"{settings.thresholding!r}"
+        )

@@ -1,0 +1,260 @@
+"""What a compiled function returned may hold NaN or Inf: examples without an answer, and what must not be handed out.
+
+An example whose answer is no number (every token masked, 0/0 in a mean over nothing) has nothing to explain, and takes
+none of the others with it: its relevance is 0, and what it was started with is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backtrace_jax.engine.books import Books
+from backtrace_jax.engine.compile import Result
+from backtrace_jax.engine.compiled import Compiled
+from backtrace_jax.engine.strain import LOSS, VANISHED
+from backtrace_jax.errors import NumericsError, SettingError
+from backtrace_jax.ir import Eqn, Graph
+from backtrace_jax.ops import OPS, evaluate
+from backtrace_jax.question.words import BINARY_SEGMENTATION, CLASS_SEGMENTATION
+from backtrace_jax.runtime.numerics import below_normal
+
+
+class Unanswered(NamedTuple):
+    """The runs of the graph whose output is not finite, and what is said of them."""
+
+    runs: np.ndarray
+    caution: str = ""
+
+
+def find_unanswered(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> Unanswered:
+    """The runs whose output is NaN or Inf.
+
+    Raises:
+        NumericsError: When there are no others, or a run holds several examples, of which one may be to blame.
+    """
+    runs = np.flatnonzero(~_finite_rows(result.outputs[compiled.output_name]))
+    if not len(runs):
+        return Unanswered(runs)
+    graph = compiled.program.graph
+    types = {var.name: var.dtype for var in graph.inputs}
+    example = {name: compiled.grouped(feeds[name])[runs[0]].astype(dtype) for name, dtype in types.items()}
+    found = f"output {compiled.output_name!r} is NaN or Inf on "
+    origin = _first_break(graph, compiled.program.weights, example)
+    if compiled.rows > 1 or len(runs) == len(result.start):
+        raise NumericsError(
+            f"{found}these inputs{origin}; check their scale, and that every index lies inside its table"
+            + ("" if compiled.output.dtype == np.float64 else "; or explain with dtype='float64'")
+        )
+    return Unanswered(runs, f"{found}examples {_listed_few(runs)}{origin}; nothing explains them: their relevance is 0")
+
+
+def without(result: Result, runs: np.ndarray) -> Result:
+    """The result with all start relevance of some runs dead at the output."""
+    if not len(runs):
+        return result
+    relevance, layers = (
+        {name: _emptied(array, runs) for name, array in arrays.items()} for arrays in (result.relevance, result.layers)
+    )
+    start = np.where(np.isfinite(result.start), result.start, 0)
+    completeness = None if result.completeness is None else _emptied(result.completeness, runs, np.nan)
+    books = result.books and _without(result.books, runs, start)
+    found = {"start": start, "relevance": relevance, "layers": layers, "books": books, "completeness": completeness}
+    return result._replace(**found, strain=_emptied(result.strain, runs))
+
+
+def _without(books: Books, runs: np.ndarray, start: np.ndarray) -> Books:
+    signed, absolute = (_dead(book, runs, start[..., k]) for k, book in enumerate(books[:2]))
+    return Books(signed, absolute, None)
+
+
+def _emptied(array: np.ndarray, runs: np.ndarray, blank: float = 0.0) -> np.ndarray:
+    array = array.copy()
+    array[runs] = blank
+    return array
+
+
+def _dead(book: np.ndarray, runs: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Books [runs, nodes, columns, ...] in which the first node, the output's, keeps what it receives in some runs."""
+    book = _emptied(book, runs)
+    book[runs, :1, 0] = book[runs, :1, -1] = start[runs][:, None]
+    return book
+
+
+def check_result(
+    compiled: Compiled,
+    feeds: Mapping[str, np.ndarray],
+    result: Result,
+    unanswered: np.ndarray,
+    *,
+    named: bool = False,
+) -> None:
+    """Refuse what could not be explained soundly.
+
+    Args:
+        compiled: What was run.
+        feeds: The inputs.
+        result: What it gave.
+        unanswered: The runs without an answer.
+        named: Whether the user named the target of every example.
+
+    Raises:
+        NumericsError: Naming the input or node, and the examples, where relevance or its books are NaN or Inf.
+        SettingError: When there is nothing to explain in some examples, or inputs lie beyond a rule's bounds.
+    """
+    _check_started(compiled, result, unanswered, named)
+    _check_bounds(compiled, result, unanswered)
+    if result.books is None:  # what is not finite at an input then broke at a node
+        _check_range(compiled, feeds, result)
+    for key, array in result.relevance.items():
+        bad = np.flatnonzero(~_finite_rows(array))
+        if len(bad):
+            raise NumericsError(
+                f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_wider(compiled)}"
+            )
+    if result.books is not None:
+        _check_books(compiled, result)
+        _check_range(compiled, feeds, result)
+
+
+def _check_books(compiled: Compiled, result: Result) -> None:
+    assert result.books is not None
+    bad = np.flatnonzero(~_finite_rows(result.books.absolute))
+    if len(bad):
+        node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
+        raise NumericsError(
+            f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_wider(compiled)}"
+        )
+
+
+def _check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
+    """Refuse relevance that got lost because numbers overflowed, or vanished: dead for want of range, not of evidence.
+
+    A rule of the user's own need not conserve, and its books may stay open.
+    """
+    lost, missing = _lost_slopes(result) if result.books is None else _lost_relevance(compiled, result)
+    gone = _summed(result.strain[:, :, VANISHED]) > 0
+    if missing.any():
+        gone |= _flushed(compiled, feeds, len(gone))
+    strained = lost | (missing[:, None] & gone)
+    bad = np.flatnonzero(strained.any(axis=1))
+    if len(bad):
+        node, dtype = compiled.request.plan.nodes[int(strained[bad[0]].argmax())], compiled.output.dtype.name
+        raise NumericsError(
+            f"relevance is lost in examples {_listed_few(bad)} at node {node!r}, whose numbers leave the range of "
+            f"{dtype}; {_wider(compiled)}"
+        )
+
+
+def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes that lost a part of the relevance, [runs, nodes], and the runs that may miss some."""
+    assert result.books is not None
+    signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
+    start = result.start[..., 1].reshape(len(signed), -1).sum(axis=1)[:, None]
+    lost = _summed(result.strain[:, :, LOSS]) > LARGEST_LOSS * np.maximum(start, _summed(absolute[..., 0]))
+    if not compiled.request.mode.own_rules:
+        gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
+        lost |= _summed(gaps) > LARGEST_LOSS * np.maximum(start, _summed(absolute.max(axis=-1)))
+    kept = _summed(absolute[..., -2:].sum(axis=-1))[:, list(compiled.request.plan.own_rows)].sum(axis=1)
+    return lost, (kept > LARGEST_LOSS * start[:, 0]) | (start[:, 0] == 0)
+
+
+def _lost_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The same of slopes, of which there are no books: all may be missing where an input gets none at all."""
+    none = [~array.reshape(len(array), -1).any(axis=1) for array in result.relevance.values()]
+    return _summed(result.strain[:, :, LOSS]) > 0, np.any(none, axis=0)
+
+
+def _flushed(compiled: Compiled, feeds: Mapping[str, np.ndarray], runs: int) -> np.ndarray:
+    """The nodes that read weights or inputs of which XLA's CPU backend sees nothing but zeros, [runs, nodes]."""
+    plan = compiled.request.plan
+    found = np.zeros((runs, len(plan.nodes)), bool)
+    floats = [var for var in plan.graph.inputs if var.is_float]
+    inputs = {var.name: below_normal(compiled.grouped(feeds[var.name]), var.dtype) for var in floats}
+    for row, step in zip(plan.own_rows, plan.steps, strict=True):
+        for var in step.eqn.invars:
+            found[:, row] |= inputs.get(var.name, var.name in compiled.flushed)
+    return found
+
+
+def _summed(book: np.ndarray) -> np.ndarray:
+    """Totals of nodes over channels, [runs, nodes]."""
+    return book.sum(axis=tuple(range(2, book.ndim)))
+
+
+def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
+    """Refuse inputs outside the bounds that a rule shares by: it would hand on shares of the wrong sign."""
+    for step, rule in compiled.request.plan.bounded:
+        found = result.bounds[step.eqn.outvars[0].name]
+        beyond = np.setdiff1d(np.flatnonzero(found[:, 2] > 0), unanswered)
+        if len(beyond):
+            low, high = found[beyond, 0].min(), found[beyond, 1].max()
+            given = ", ".join(f"{key}={value}" for key, value in rule.settings if key in ("low", "high"))
+            inputs = ", ".join(repr(var.name) for var in compiled.request.plan.inputs)
+            raise SettingError(
+                f"input {inputs} lies beyond the bounds {given:.120} of mode {compiled.request.mode.name!r}: the first "
+                f"layer reads from {low:.6g} to {high:.6g} in examples {_listed_few(beyond)}; pass bounds that it keeps"
+            )
+
+
+def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray, named: bool) -> None:
+    """Refuse masks without a unit, and rivals that turned out to be the predicted class."""
+    started = result.start.reshape(len(result.start), -1).any(axis=1)
+    started[unanswered] = True
+    empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
+    if empty and compiled.request.contrasted and not named:
+        raise SettingError(f"against= is the very class predicted in examples {empty}; pass target= as well")
+    if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):
+        raise SettingError(
+            f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
+            "or of the target class; lower thresholding, choose another target, or leave those examples out"
+        )
+
+
+def _wider(compiled: Compiled) -> str:
+    """What keeps numbers within their range."""
+    double = compiled.output.dtype == np.float64
+    return "scale the model or its inputs" if double else "explain with dtype='float64' or a smaller scaler"
+
+
+def _listed_few(examples: np.ndarray) -> str:
+    more = ", ..." if len(examples) > _NAMED else ""
+    return f"{', '.join(map(str, examples[:_NAMED]))}{more}"
+
+
+LARGEST_LOSS = 1e-3  # of the start, or of what a node received
+_NAMED = 8  # examples named in a message
+
+
+def _finite_rows(array: np.ndarray) -> np.ndarray:
+    return np.all(np.isfinite(array).reshape(len(array), -1), axis=1)
+
+
+def _first_break(graph: Graph, weights: Mapping[str, Any], example: Mapping[str, np.ndarray]) -> str:
+    """The node and operator of the first equation that turns finite operands into NaN or Inf; empty if there is none.
+
+    Args:
+        graph: The graph.
+        weights: Its weights.
+        example: One example's inputs, in the shapes of the graph.
+    """
+    values: dict[str, Any] = {**weights, **example}
+    for eqn in graph.eqns:
+        results = evaluate(eqn.op, [values[var.name] for var in eqn.invars], eqn.params)
+        values.update(zip((var.name for var in eqn.outvars), results if OPS[eqn.op].many else (results,), strict=True))
+        if _breaks(eqn, values):
+            return f", first in node {eqn.source.node!r} ({eqn.source.operator})"
+    return ""
+
+
+def _breaks(eqn: Eqn, values: Mapping[str, Any]) -> bool:
+    """Whether an equation made NaN, or Inf out of finite operands."""
+    results, operands = (
+        [np.asarray(values[var.name]) for var in variables if var.is_float] for variables in (eqn.outvars, eqn.invars)
+    )
+    if all(np.isfinite(array).all() for array in results):
+        return False
+    made_nan = any(np.isnan(array).any() for array in results) and not any(np.isnan(array).any() for array in operands)
+    return made_nan or all(np.isfinite(array).all() for array in operands)

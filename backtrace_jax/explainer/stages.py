@@ -1,0 +1,92 @@
+"""From a model and the form of a call to a compiled function, stage by stage; what was made last is kept.
+
+The stages know each other, and none of them the explainer: with the last reference to it everything here is freed at
+once, weights and compiled functions with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeAlias
+
+from backtrace_jax.batch import Leaving
+from backtrace_jax.batch.layout import axes_of, batch_first, kept
+from backtrace_jax.batch.leaving import leavings
+from backtrace_jax.engine.compiled import (
+    Compiled,
+    DeviceWeights,
+    Form,
+    Planned,
+    Shapes,
+    compile_model,
+    lower_model,
+    plan,
+)
+from backtrace_jax.engine.outline import Outline, outline
+from backtrace_jax.ir import Program
+from backtrace_jax.ir.imported import Imported
+from backtrace_jax.question.settings import Settings
+from backtrace_jax.runtime.numerics import Device
+
+FORMS_KEPT = 8
+"""Compiled functions that an Explainer keeps: one per form of the call (input shapes, optional arguments).
+
+What was not asked for longest is compiled anew when it is asked for again. Raise it before an Explainer is made
+(`backtrace_jax.explainer.stages.FORMS_KEPT = 64`) where its inputs take turns in more shapes, at the price of their
+memory.
+"""
+
+_Leaving: TypeAlias = "tuple[Leaving, ...] | None"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model known by its hash, where it came from, and what reads its inputs; two models may share a graph."""
+
+    sha256: str
+    origin: tuple[tuple[str, str], ...]
+    feed: int
+    model: Imported = field(compare=False)
+
+    @classmethod
+    def of(cls, model: Imported) -> Known:
+        """What a model is known by."""
+        return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), kept(model.let_go()))
+
+
+class Stages:
+    """The stages of one explainer.
+
+    Attributes:
+        leaving: Where a model's outputs hold the examples, at these shapes of so many.
+        outline: What is known before anything is compiled.
+        planned: The explanation of this form, planned.
+        compiled: The same, compiled.
+    """
+
+    def __init__(self, settings: Settings, device: Device) -> None:
+        weights = DeviceWeights(device)
+
+        @lru_cache(FORMS_KEPT)
+        def leaving(known: Known, shapes: Shapes, count: int) -> _Leaving:
+            return leavings(known.model, axes_of(known.model, settings.axes), dict(shapes), count)
+
+        @lru_cache(1)  # holds the weights; what is lowered is compiled at once
+        def lowered(known: Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Program:
+            model = batch_first(known.model, axes_of(known.model, settings.axes))
+            return lower_model(model, settings, shapes, rows, leaving)
+
+        @lru_cache(FORMS_KEPT)
+        def outlined(known: Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Outline:
+            return outline(lowered(known, shapes, rows, leaving).graph, settings, rows, leaving)
+
+        @lru_cache(1)
+        def planned(known: Known, form: Form) -> Planned:
+            return plan(lowered(known, form.shapes, form.rows, form.leaving), settings, device, form)
+
+        @lru_cache(FORMS_KEPT)
+        def compiled(known: Known, form: Form) -> Compiled:
+            return compile_model(planned(known, form), settings, weights, device, form)
+
+        self.leaving, self.outline, self.planned, self.compiled = leaving, outlined, planned, compiled

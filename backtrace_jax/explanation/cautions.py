@@ -1,0 +1,144 @@
+"""What an explanation should be read with caution for: findings with numbers, and what to try.
+
+The books may close while the map says little: relevance that cancels in sums many times larger than the start, that
+never reached the inputs, or that the stabiliser took; attributions that do not add up to the change of the answer.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backtrace_jax.errors import RelevanceWarning
+
+from .ledger import COLUMNS, Ledger
+
+LARGEST_TOTAL = 10.0  # Σ|R| at the inputs, in units of the start
+SMALLEST_SHARE = 0.01  # of the start, at the inputs
+LARGEST_STABILISER = 0.10  # of the start
+LARGEST_GAP = 0.05  # of the answer's change
+
+_START, _INPUTS, _STABILISER = (COLUMNS.index(name) for name in ("start", "inputs", "stabiliser"))
+
+
+def findings(
+    books: Sequence[Ledger],
+    completeness: np.ndarray | None,
+    options: Mapping[str, Any],
+    *,
+    mode: str = "",
+    dtype: str = "float32",
+    restricted: bool = False,
+    convolutional: bool = True,
+    left_out: np.ndarray | None = None,
+) -> tuple[str, ...]:
+    """One line for each finding, with its worst example.
+
+    Args:
+        books: The ledger, or one for each channel; none in gradient modes.
+        completeness: Completeness error per example, where it is defined.
+        options: Options of the mode, which decide what there is to try.
+        mode: Its name, which is no way out of itself.
+        dtype: What was computed in.
+        restricted: Whether conditions cut relevance off, so that little at the inputs is what was asked for.
+        convolutional: Whether the network has convolutions, without which lrp-epsilon-plus is lrp-epsilon.
+        left_out: Examples that there is nothing more to say about.
+    """
+    calmer = [each for each in ("default", "lrp-epsilon-plus" if convolutional else "lrp-gamma") if each != mode]
+    ways = _Ways(
+        f"mode {' or '.join(map(repr, calmer))}" + (", or a larger epsilon" if "epsilon" in options else ""),
+        "a smaller epsilon" + ("" if dtype == "float64" else ", or dtype='float64'"),
+    )
+    found = [line for ledger in books for line in _of_books(ledger, options, restricted, ways, left_out)]
+    if completeness is not None:
+        found += _of_completeness(completeness, options)
+    return tuple(dict.fromkeys(found))
+
+
+def inputs_forgotten(names: Sequence[str]) -> tuple[str, ...]:
+    """A line that names the inputs of integers and booleans which bear no relevance for want of the user's word."""
+    if not names:
+        return ()
+    given = ", ".join(map(repr, names))
+    return (
+        f"no relevance was given to {given}: beside other inputs, integers and booleans bear it when wrt= names them "
+        "(and the others)",
+    )
+
+
+class _Ways(NamedTuple):
+    """What to try: where relevance cancels, and where the stabiliser takes it."""
+
+    calmer: str
+    finer: str
+
+
+def _of_books(
+    ledger: Ledger, options: Mapping[str, Any], restricted: bool, ways: _Ways, left_out: np.ndarray | None
+) -> Iterator[str]:
+    start = ledger.absolute[:, _START].copy()
+    start[[] if left_out is None else left_out] = 0
+    shares = np.divide(ledger.absolute, start[:, None], out=np.zeros_like(ledger.absolute), where=start[:, None] > 0)
+    if large := _worst(shares[:, _INPUTS], shares[:, _INPUTS] > LARGEST_TOTAL):
+        yield (
+            f"|relevance| at the inputs adds up to {shares[large.example, _INPUTS]:.3g} times the start ({large}): "
+            f"large shares of both signs cancel; try {ways.calmer}"
+        )
+    small = _worst(-shares[:, _INPUTS], (shares[:, _INPUTS] < SMALLEST_SHARE) & (start > 0))
+    if small and not restricted:
+        yield (
+            f"only {100 * shares[small.example, _INPUTS]:.2g} % of the relevance reached the inputs ({small}); "
+            f"{_where_it_went(shares[small.example])}{_bias_hint(shares[small.example], options)}"
+        )
+    if taken := _worst(shares[:, _STABILISER], shares[:, _STABILISER] > LARGEST_STABILISER):
+        yield (f"the stabiliser took {shares[taken.example, _STABILISER]:.0%} of the start ({taken}); try {ways.finer}")
+
+
+def _where_it_went(shares: np.ndarray) -> str:
+    kept = [f"{name} {share:.0%}" for name, share in zip(COLUMNS[2:], shares[2:], strict=True) if share >= 0.005]
+    return f"it went to: {', '.join(kept) or 'nothing'}"
+
+
+def _bias_hint(shares: np.ndarray, options: Mapping[str, Any]) -> str:
+    taken = shares[COLUMNS.index("bias")] == shares[2:].max()
+    return '. Try the mode with bias="ignore"' if taken and options.get("bias") == "keep" else ""
+
+
+def _of_completeness(errors: np.ndarray, options: Mapping[str, Any]) -> Iterator[str]:
+    if gap := _worst(errors, errors > LARGEST_GAP):
+        more = f"steps={4 * options['steps']}" if "steps" in options else "mode 'integrated-gradients'"
+        yield (
+            f"attributions miss the answer's change from the baseline by {errors[gap.example]:.1%} of it ({gap}); try "
+            f"{more}, or a baseline whose answer differs more"
+        )
+
+
+class _Worst:
+    """The example in which something is worst, and how many have it."""
+
+    def __init__(self, example: int, count: int, size: int) -> None:
+        self.example, self.count, self.size = example, count, size
+
+    def __str__(self) -> str:
+        return f"example {self.example}" + (f", worst of {self.count} among {self.size}" if self.count > 1 else "")
+
+
+def _worst(sizes: np.ndarray, which: np.ndarray) -> _Worst | None:
+    if not which.any():
+        return None
+    return _Worst(int(np.argmax(np.where(which, sizes, -np.inf))), int(which.sum()), len(sizes))
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Issue each line as a `RelevanceWarning`, at the place of the user's call."""
+    frames, frame = [], sys._getframe()
+    while frame is not None:
+        frames.append(frame.f_globals.get("__name__", "").partition(".")[0] == __package__)
+        frame = frame.f_back
+    level = len(frames) - frames[::-1].index(True)  # frames up to the outermost one of this package
+    for line in lines:
+        warnings.warn(line, RelevanceWarning, stacklevel=level + 1)

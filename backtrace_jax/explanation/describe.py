@@ -1,0 +1,102 @@
+"""Words for what an explanation is about: the explained unit, a position in an input. Shared by every report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.errors import SettingError
+from backtrace_jax.errors.texts import printable, shown
+from backtrace_jax.question.words import (
+    ALL_UNITS,
+    BINARY_SEGMENTATION,
+    CLASS_SEGMENTATION,
+    CLASSIFICATION,
+    SPAN,
+    TOKENS,
+)
+
+from .ledger import NEGATIVE, POSITIVE
+from .record import Record
+
+NO_BOOKS = "no ledger: gradients are not conserved"
+"""What a report says where there is neither a ledger nor a completeness error."""
+
+SIDES = {"for": POSITIVE, "against": NEGATIVE}
+"""What a report calls the channels of a contrastive explanation."""
+
+_EVERY = {BINARY_SEGMENTATION: "the mask of", TOKENS: "every position of"}
+
+
+def check_example(explanation: Record, example: Any) -> int:
+    """The position of an example in the batch, counted from 0; a negative one is counted from the end.
+
+    Raises:
+        SettingError: There is no such example.
+    """
+    count = len(explanation)
+    whole = isinstance(example, int | np.integer) and not isinstance(example, bool)
+    if not whole or not -count <= example < count:
+        file = "; a file to write is path=" if isinstance(example, str) else ""
+        raise SettingError(f"there is no example {shown(example)}: this explanation has {count}, numbered from 0{file}")
+    return int(example) % count
+
+
+def unit(explanation: Record, example: int) -> str:
+    """Name what is explained: `logits[3]`, `scores[5, 1023]`, `class 2 of masks`, `span 3 to 7 of text`, `all of box`.
+
+    A single unit that answers for two classes is named with the class: `probability[0] (class 1)`.
+    """
+    name, task = printable(explanation.output), explanation.fingerprint.get("task", "")
+    if explanation.target is None:
+        return f"the given start at {name}"
+    target, found = int(explanation.target[example]), units(explanation, example)
+    if not found:
+        return f"{_EVERY.get(task, 'all of')} {name}" if target == ALL_UNITS else f"class {target} of {name}"
+    if len(found) == 2:
+        start, end = (flat // 2 for flat in found)
+        return f"span {start} to {end} of {name}"
+    shape = explanation.outputs[explanation.output].shape[1:]
+    answer = f" (class {target})" if answers_for_two(explanation) else ""
+    return position(name, found[0], shape) + answer
+
+
+def answers_for_two(explanation: Record) -> bool:
+    """Whether a single unit is explained whose value is that of class 1, and reversed that of class 0."""
+    shape = explanation.outputs[explanation.output].shape[1:]
+    return explanation.fingerprint.get("task") == CLASSIFICATION and math.prod(shape) == 1
+
+
+def speaks_for_other(explanation: Record, example: int) -> bool:
+    """Whether class 0 of such a unit is explained, of which the output holds no value."""
+    return answers_for_two(explanation) and explanation.target is not None and not explanation.target[example]
+
+
+def units(explanation: Record, example: int) -> list[int]:
+    """Flat indices of the units explained, within one example of the output.
+
+    One as a rule; start and end of a span in an output [places, 2]; none where relevance starts at a set of units: all
+    of them, those of a mask, or the caller's own.
+    """
+    task, shape = explanation.fingerprint.get("task"), explanation.outputs[explanation.output].shape[1:]
+    target = ALL_UNITS if explanation.target is None else int(explanation.target[example])
+    if target == ALL_UNITS or task == CLASS_SEGMENTATION:
+        return []
+    if task == SPAN and len(shape) == 2 and shape[1] == 2:
+        start, end = divmod(target, shape[0])
+        return [2 * start, 2 * end + 1]
+    return [target if math.prod(shape) > 1 else 0]
+
+
+def position(name: str, flat: int, shape: tuple[int, ...]) -> str:
+    """Write one entry of an array by name and index; a scalar needs no index."""
+    index = ", ".join(str(int(place)) for place in np.unravel_index(flat, shape)) if shape else ""
+    return f"{printable(name)}[{index}]" if index else printable(name)
+
+
+def number(value: float) -> str:
+    """Write a signed number with the four digits that matter, in fixed point where that is readable."""
+    size = abs(value)
+    return f"{value:+.6f}" if size == 0 or 1e-4 <= size < 1e6 else f"{value:+.3e}"

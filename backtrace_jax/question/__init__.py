@@ -1,0 +1,1 @@
+"""What is asked of a model: settings, inputs, tasks, targets, start relevance, constants."""

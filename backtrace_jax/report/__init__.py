@@ -1,1 +1,0 @@
-"""Explanations for people: pictures, notebook HTML, terminal text, and the file format they are kept in."""
