@@ -135,9 +135,9 @@ def _worst(sizes: np.ndarray, which: np.ndarray) -> _Worst | None:
 
 def warn(lines: Sequence[str]) -> None:
     """Issue each line as a `RelevanceWarning`, at the place of the user's call."""
-    frames, frame = [], sys._getframe()
+    package, frames, frame = __name__.partition(".")[0], [], sys._getframe()
     while frame is not None:
-        frames.append(frame.f_globals.get("__name__", "").partition(".")[0] == __package__)
+        frames.append(frame.f_globals.get("__name__", "").partition(".")[0] == package)
         frame = frame.f_back
     level = len(frames) - frames[::-1].index(True)  # frames up to the outermost one of this package
     for line in lines:

@@ -25,7 +25,7 @@ from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.explanation.ledger import CHANNELS, COLUMNS, Channel, Ledger
 from tests.handmade import SIZE, digits, explanation, ledger
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TYPES = (np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn)
 FLOATS = tuple(kind for kind in TYPES if np.dtype(kind).kind in "fV")
 BOOKS = [ledger(seed=seed) for seed in range(6)]

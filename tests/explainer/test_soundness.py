@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import NumericsError, RelevanceWarning
 from backtrace_jax.explanation.explanation import Explanation
+from tests.explainer.test_half_precision import attention, node
 from tests.importers.nodes import floats
-from tests.test_half_precision import attention, node
 
 FLOAT, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 X = np.concatenate([floats(3, 5, 6), floats(1, 5, 6, seed=1)])

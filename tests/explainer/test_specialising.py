@@ -14,7 +14,7 @@ from backtrace_jax.cli.main import main
 from backtrace_jax.errors import DataDependentError, InputError
 from tests.importers.nodes import floats
 
-SPEECH = Path(__file__).parent / "cases" / "if_on_sr.onnx"  # 4 samples a frame at 16 kHz, 2 otherwise
+SPEECH = Path(__file__).parents[1] / "cases" / "if_on_sr.onnx"  # 4 samples a frame at 16 kHz, 2 otherwise
 WEIGHTS = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(SPEECH).graph.initializer}
 X = floats(3, 4)
 

@@ -18,7 +18,7 @@ from tests.tiny import convolutional
 
 
 def test_a_fork_is_told_and_a_new_process_computes_the_same():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "tests.forking"], capture_output=True, cwd=root, check=True, timeout=300
     )

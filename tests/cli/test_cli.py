@@ -21,7 +21,7 @@ from backtrace_jax.cli import main as cli
 from backtrace_jax.cli import streams
 from tests import handmade
 
-CASES = Path(__file__).parent / "cases"
+CASES = Path(__file__).parents[1] / "cases"
 
 DIGITS = demo.sample("digits")
 TUMOURS = demo.sample("breast_cancer")
