@@ -1,4 +1,4 @@
-"""The house is as docs/where-things-are.md says: imports run downwards, in no circle, and no file is too long."""
+"""Imports run downwards through the folders of docs/where-things-are.md, in no circle; no file is too long."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LONGEST = 300
 def modules() -> dict[str, Path]:
     """Every module of the package by name."""
     found = {}
-    for folder, _, files in os.walk(ROOT / PACKAGE, followlinks=True):
-        for path in (Path(folder, name) for name in files if name.endswith(".py")):
+    for place, _, files in os.walk(ROOT / PACKAGE, followlinks=True):
+        for path in (Path(place, name) for name in files if name.endswith(".py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts).removesuffix(".__init__")] = path
     return found
@@ -44,23 +44,23 @@ def graph() -> dict[str, frozenset[str]]:
     return {module: frozenset(imports_of(module, path)) for module, path in modules().items()}
 
 
-def rooms() -> list[str]:
-    """The rooms that the page names, from the bottom to the top."""
+def folders() -> list[str]:
+    """The folders that the page names, from the bottom to the top."""
     page = (ROOT / "docs/where-things-are.md").read_text()
     return re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[::-1]
 
 
-def room(module: str) -> str:
+def folder_of(module: str) -> str:
     return module.split(".")[1] if "." in module else PACKAGE
 
 
-def test_the_page_names_every_room_and_no_other():
-    assert sorted(rooms()) == sorted({room(module) for module in modules()})
+def test_the_page_names_every_folder_and_no_other():
+    assert sorted(folders()) == sorted({folder_of(module) for module in modules()})
 
 
 def test_imports_run_downwards():
-    floor = {name: number for number, name in enumerate(rooms())}
-    upwards = [(a, b) for a, others in graph().items() for b in others if floor[room(b)] > floor[room(a)]]
+    floor = {name: number for number, name in enumerate(folders())}
+    upwards = [(a, b) for a, others in graph().items() for b in others if floor[folder_of(b)] > floor[folder_of(a)]]
     assert not upwards
 
 
