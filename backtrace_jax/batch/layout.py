@@ -140,8 +140,8 @@ def kept(model: Imported) -> Imported:
 
 
 def own_shape(shape: tuple[Size, ...], axis: int | None) -> tuple[Size, ...]:
-    """A shape with the batch in front as the model itself has it."""
-    return shape[1:] if axis is None else (*shape[1 : axis + 1], shape[0], *shape[axis + 1 :])
+    """A shape with the batch in front as the model itself has it; a single number has no place for one."""
+    return shape[1:] if axis is None or not shape else (*shape[1 : axis + 1], shape[0], *shape[axis + 1 :])
 
 
 def _entered(model: Imported, shapes: Mapping[str, Shape], axes: Axes) -> Program:
