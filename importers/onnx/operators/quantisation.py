@@ -186,7 +186,7 @@ def _integer_conv(
     x_zero: Value | None,
     w_zero: Value | None,
     bias: Value | None,
-    geometry: dict[str, Any],
+    **geometry: Any,
 ) -> Value:
     """Convolution of distances from zero points, exact, as floats; borders are at the zero point."""
     dtype = _summing_type(math.prod(W.shape[1:]), _reach(X, x_zero), _reach(W, w_zero), bias)
@@ -215,18 +215,10 @@ def conv_integer(
     w: Value,
     x_zero_point: Value | None = None,
     w_zero_point: Value | None = None,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
+    **geometry: Any,
 ) -> Value:
-    """Convolution of 8-bit integers, in 32 bits."""
-    spatial = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
-    geometry = {**spatial, "group": group, "kernel_shape": kernel_shape}
-    return as_integers(lowering, _integer_conv(lowering, x, w, x_zero_point, w_zero_point, None, geometry))
+    """Convolution of 8-bit integers, in 32 bits; its geometry is that of `conv`."""
+    return as_integers(lowering, _integer_conv(lowering, x, w, x_zero_point, w_zero_point, None, **geometry))
 
 
 def rescaled(lowering: Lowering, sums: Value, scales: tuple[Value, Value, Value], zero_point: Value) -> Value:
@@ -268,18 +260,13 @@ def qlinear_conv(
     y_scale: Value,
     y_zero_point: Value,
     B: Value | None = None,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
+    **geometry: Any,
 ) -> Value:
-    """Convolution of quantised numbers, quantised again; the bias is in units of both operands' scales."""
-    spatial = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
-    geometry = {**spatial, "group": group, "kernel_shape": kernel_shape}
-    sums = _integer_conv(lowering, x, w, x_zero_point, w_zero_point, B, geometry)
+    """Convolution of quantised numbers, quantised again; the bias is in units of both operands' scales.
+
+    Its geometry is that of `conv`.
+    """
+    sums = _integer_conv(lowering, x, w, x_zero_point, w_zero_point, B, **geometry)
     scales = (
         lowering.reshape(x_scale, ()),
         _per_channel(lowering, w_scale, len(w.shape) - 1),
