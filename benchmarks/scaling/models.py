@@ -27,9 +27,13 @@ class _Writer:
         self.nodes.append(helper.make_node(operator, operands, [name], f"n{len(self.nodes)}", **attributes))
         return name
 
-    def weight(self, *shape: int) -> str:
+    def weight(self, *shape: int, scale: float = 1.0) -> str:
         """Add a weight."""
-        return self.constant((self._random.standard_normal(shape) / np.sqrt(WIDTH)).astype(np.float32))
+        return self.constant((scale * self._random.standard_normal(shape) / np.sqrt(WIDTH)).astype(np.float32))
+
+    def rotation(self) -> str:
+        """Add an orthogonal matrix."""
+        return self.constant(np.linalg.qr(self._random.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32))
 
     def constant(self, array: np.ndarray) -> str:
         """Add a known array."""
@@ -50,10 +54,11 @@ class _Writer:
 
 
 def chain(size: int) -> onnx.ModelProto:
-    """A chain of this many operators: MatMul, Add, Tanh, and again."""
+    """A chain of this many operators: MatMul, Add, Tanh, and again; turned only, so that slopes do not vanish."""
     writer, x = _Writer(), "x"
     for _ in range(size // 3):
-        x = writer.op("Tanh", writer.linear(x))
+        turned = writer.op("MatMul", x, writer.rotation())
+        x = writer.op("Tanh", writer.op("Add", turned, writer.weight(WIDTH, scale=0.01)))
     return writer.model([x], {"x": WIDTH})
 
 
@@ -61,7 +66,7 @@ def pointwise(size: int) -> onnx.ModelProto:
     """A chain of this many functions of one value, which fuse into each other."""
     writer, x = _Writer(), "x"
     for i in range(size):
-        x = writer.op(("Tanh", "Softplus", "Sin")[i % 3], x)
+        x = writer.op(("Tanh", "Atan", "Sin")[i % 3], x)  # slopes of 1 at 0, which do not vanish
     return writer.model([x], {"x": WIDTH})
 
 
