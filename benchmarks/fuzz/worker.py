@@ -188,11 +188,11 @@ def made(seed: int, index: int, *, full: bool) -> tuple[bytes, Trial]:
 
 def run(seed: int, index: int, folder: Path, *, full: bool, every: int) -> Trial:
     """Make one file and give it to everything that reads a model."""
+    faulthandler.dump_traceback_later(_TRACED)
     data, trial = made(seed, index, full=full)
     path = folder / f"model{_suffix(trial.base)}"
     path.write_bytes(data)
     print(trial.name, trial.base, trial.mutations, file=sys.stderr, flush=True)
-    faulthandler.dump_traceback_later(_TRACED)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of memory starts again
     start, wall, used = time.process_time(), time.monotonic(), Used("")
     with _watching(folder, trial), warnings.catch_warnings(record=True) as told:
