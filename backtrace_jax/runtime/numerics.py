@@ -2,12 +2,14 @@
 
 What is compiled ahead of time is freed with the last reference to it. What JAX compiles by itself, when a function or
 an operation is called, it keeps for each shape until the process ends; so it does with the traces of its own functions,
-which are evicted from time to time (`forget_traces`).
+which are evicted from time to time (`forget_traces`). Freed memory is returned to the system then (`return_memory`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -133,6 +135,7 @@ def compiled(function: Callable[..., Any], *types: Any, device: Device, precisio
         lowered = jax.jit(function).lower(*types)
     if next(_lowered) % _TRACES_KEPT == 0:
         forget_traces()
+        return_memory()
     return interruptible(lowered.compile, compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
 
 
@@ -145,3 +148,12 @@ def forget_traces() -> None:
     for each in gc.get_objects():
         if type(each) is _Jitted and getattr(each, "__module__", "").startswith("jax."):
             each.clear_cache()  # type: ignore[attr-defined]
+
+
+def return_memory() -> None:
+    """Return freed memory to the system, where the C library knows how to: glibc.
+
+    What XLA has compiled and freed lies about in pieces, some 50 kB of each function, and the process grows by them.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
