@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
+
 import jax
 import numpy as np
 import pytest
 
 from backtrace_jax.errors import SettingError
-from backtrace_jax.runtime.numerics import below_normal, exact_types, within_memory
+from backtrace_jax.runtime.numerics import below_normal, exact_types, return_memory, within_memory
+from benchmarks.processes import resident
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,19 @@ def test_arrays_that_are_read_as_zero():
     np.testing.assert_array_equal(below_normal(found, np.float32), [True, False, False, True, False])
     assert not below_normal(found, np.float64).any()
     assert not below_normal(np.zeros((1, 0)), np.float32).any()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_returned_to_the_system():
+    """Also what lies below a block that is still in use."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [library.malloc(60_000) for _ in range(2000)]  # 114 MiB
+    for block in blocks:
+        ctypes.memset(block, 1, 60_000)
+    for block in blocks[:-1]:
+        library.free(block)
+    held = resident(os.getpid())
+    return_memory()
+    assert held - resident(os.getpid()) > 80
+    library.free(blocks[-1])
