@@ -15,7 +15,7 @@ from .ledger import NEGATIVE, POSITIVE, Channel, Layers, Ledger, Named
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """Why a model answered what it answered, for a batch of examples.
+    """The contents of an explanation, for a batch of examples.
 
     Attributes:
         relevance: input name -> relevance, shaped like that input (integer inputs: float relevance per token). In mode
