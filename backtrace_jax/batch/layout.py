@@ -37,7 +37,7 @@ def axes_of(model: Imported, batch_axis: BatchAxis) -> dict[str, int | None]:
         SettingError: When an axis, or an input, does not exist.
     """
     return _axes(
-        {entry.name: (str(entry), None if entry.dims is None else len(entry.dims)) for entry in model.inputs},
+        {entry.name: (entry, None if entry.dims is None else len(entry.dims)) for entry in model.inputs},
         batch_axis,
     )
 
@@ -51,7 +51,7 @@ def axes_in(shapes: Mapping[str, Shape], batch_axis: BatchAxis) -> dict[str, int
     return _axes({name: (f"{name} {list(shape)}", len(shape)) for name, shape in shapes.items()}, batch_axis)
 
 
-def _axes(inputs: Mapping[str, tuple[str, int | None]], batch_axis: BatchAxis) -> dict[str, int | None]:
+def _axes(inputs: Mapping[str, tuple[object, int | None]], batch_axis: BatchAxis) -> dict[str, int | None]:
     """The axis of the batch in inputs that are described and of a rank, which may not be declared."""
     if isinstance(batch_axis, Mapping) and batch_axis.keys() - inputs.keys():
         unknown = ", ".join(sorted(map(str, batch_axis.keys() - inputs.keys())))
@@ -60,7 +60,7 @@ def _axes(inputs: Mapping[str, tuple[str, int | None]], batch_axis: BatchAxis) -
     return {name: _axis(chosen[name], *inputs[name]) for name in inputs}
 
 
-def _axis(axis: Any, described: str, rank: int | None) -> int | None:
+def _axis(axis: Any, described: object, rank: int | None) -> int | None:
     if axis is None or (rank == 0 and axis == 0):  # a number without axes: the check of the inputs has more to say
         return axis
     if not isinstance(axis, int) or isinstance(axis, bool) or (rank is not None and not -rank <= axis < rank):

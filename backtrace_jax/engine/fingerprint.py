@@ -103,6 +103,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
 def _as_json(value: Any) -> Any:
     """A value in the types that JSON gives back; what it cannot hold is left as it is, and refused when it is saved."""
+    if isinstance(value, str | int | float | None):  # most are
+        return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, Mapping):
         return {str(key): _as_json(each) for key, each in value.items()}
     if isinstance(value, tuple | list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -94,17 +95,17 @@ class Plan:
         """The value explained."""
         return self.outputs[0]
 
-    @property
+    @cached_property
     def bounded(self) -> tuple[tuple[Step, Rule], ...]:
         """Steps whose rule takes its operand to lie between bounds, and that rule."""
         return tuple((step, step.rule) for step in self.steps if step.rule and step.rule.bounded)
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[str, ...]:
         """Names under which the books are kept, in the order of their rows."""
         return tuple(name for step in self.steps for name in step.nodes)
 
-    @property
+    @cached_property
     def own_rows(self) -> tuple[int, ...]:
         """Rows of the books that are the steps' own; those of a body are already part of its step's."""
         ends = accumulate((len(step.nodes) for step in self.steps), initial=0)

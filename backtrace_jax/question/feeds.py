@@ -40,28 +40,33 @@ def read_inputs(inputs: Inputs, declared: Sequence[InputType], axes: Axes | None
 
 def _in_place(declared: InputType, axis: int | None) -> InputType:
     """The input with its batch where the model itself has it."""
-    return replace(declared, dims=None if declared.dims is None else own_shape(declared.dims, axis))
+    if axis == 0 or declared.dims is None:
+        return declared
+    return replace(declared, dims=own_shape(declared.dims, axis))
 
 
 def _by_name(inputs: Inputs, declared: Sequence[InputType]) -> dict[str, Any]:
-    expected = ", ".join(map(str, declared))
     if isinstance(inputs, Mapping):
-        return _checked_names(dict(inputs), declared, expected)
+        return _checked_names(dict(inputs), declared)
     values = inputs if isinstance(inputs, tuple) else (inputs,)
     if len(values) != len(declared):
         advice = "; pass several as a tuple, or as a dict by name" if isinstance(inputs, list) else ""
-        raise InputError(f"the model takes {len(declared)} inputs ({expected}), found {len(values)}{advice}")
+        raise InputError(f"the model takes {len(declared)} inputs ({_listed(declared)}), found {len(values)}{advice}")
     return {known.name: value for known, value in zip(declared, values, strict=True)}
 
 
-def _checked_names(inputs: dict[str, Any], declared: Sequence[InputType], expected: str) -> dict[str, Any]:
+def _checked_names(inputs: dict[str, Any], declared: Sequence[InputType]) -> dict[str, Any]:
     names = [known.name for known in declared]
     unknown = [str(name) for name in inputs if name not in names]
     missing = [name for name in names if name not in inputs]
     if unknown or missing:
         problem = f"no input is called {', '.join(unknown)}" if unknown else f"input {', '.join(missing)} is missing"
-        raise InputError(f"{problem}; the model takes {expected}")
+        raise InputError(f"{problem}; the model takes {_listed(declared)}")
     return inputs
+
+
+def _listed(declared: Sequence[InputType]) -> str:
+    return ", ".join(map(str, declared))
 
 
 _ARRAYS = ("__array__", "__array_interface__", "__dlpack__")
@@ -107,7 +112,7 @@ def _kind(dtype: np.dtype) -> str:
 
 
 def _is_extended_float(dtype: np.dtype) -> bool:
-    return dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+    return dtype.kind not in "fiub" and dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 def _converted(array: np.ndarray, declared: InputType, axis: int | None) -> np.ndarray:

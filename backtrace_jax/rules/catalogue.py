@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from backtrace_jax.errors import SettingError
@@ -104,7 +105,13 @@ def find_mode(wanted: Any) -> Mode:
         return wanted
     if not isinstance(wanted, str):
         raise SettingError(f"mode must be a name such as 'default', or a Mode, found {shown(wanted)}")
-    return mode(wanted)
+    return _plain_mode(_canonical(wanted))
+
+
+@cache
+def _plain_mode(name: str) -> Mode:
+    """A mode with its own options, made once."""
+    return mode(name)
 
 
 def _canonical(name: Any) -> str:

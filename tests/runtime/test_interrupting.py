@@ -1,17 +1,19 @@
 """Ctrl-C is heard while XLA computes or compiles, and errors come through as they are."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
-from backtrace_jax.runtime import numerics
+from backtrace_jax.runtime import interrupting, numerics
 from backtrace_jax.runtime.interrupting import interruptible, stop_if_interrupted
 
 LONG = """
@@ -122,3 +124,36 @@ def test_other_threads_call_directly():
     thread.start()
     thread.join()
     assert found == [thread]
+
+
+def test_one_thread_does_one_call_after_the_other():
+    threads = {interruptible(threading.current_thread) for _ in range(3)}
+    assert len(threads) == 1
+    assert threads != {threading.main_thread()}
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_thread_that_nobody_waits_for_gets_no_more_calls():
+    """It ends with what it does; the next call gets another one, and does not wait for it."""
+    before, done = interruptible(threading.current_thread), threading.Event()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(done.wait, 30)
+    assert interruptible(threading.current_thread) is not before
+    done.set()
+    before.join(30)
+    assert not before.is_alive()
+
+
+def test_what_a_call_returned_is_let_go():
+    """The thread that waits for the next call holds on to nothing."""
+    returned = weakref.ref(interruptible(set))
+    gc.collect()
+    assert returned() is None
+
+
+def test_a_child_process_has_a_thread_of_its_own(monkeypatch):
+    """A fork takes no threads along: a call handed to one of the parent's would never end."""
+    of_the_parent = interruptible(threading.current_thread)
+    monkeypatch.setattr(interrupting.os, "getpid", lambda: -1)
+    assert interruptible(threading.current_thread) is not of_the_parent
