@@ -1,7 +1,8 @@
 """Why did the network answer that? Relevance of every input, walked back from the prediction, for any ONNX model.
 
-`explain(model, inputs)` returns an `Explanation`; `Explainer` compiles once for many calls; `check` says beforehand
-what a model consists of and whether everything in it has a rule; `show` prints the graph that is explained.
+`explain(model, inputs)` returns an `Explanation`, and `explain_each` one for each of several questions; `Explainer`
+compiles once for many calls; `check` says beforehand what a model consists of and whether everything in it has a rule;
+`show` prints the graph that is explained.
 """
 
 from .errors import (
@@ -17,7 +18,7 @@ from .errors import (
     UnsupportedError,
 )
 from .explainer.explainer import Explainer
-from .explainer.explaining import explain
+from .explainer.explaining import explain, explain_each
 from .explainer.exporting import export
 from .explainer.support import SupportReport, check, show
 from .explanation.explanation import Explanation
@@ -49,6 +50,7 @@ __all__ = [
     "check",
     "composite",
     "explain",
+    "explain_each",
     "export",
     "mode",
     "show",

@@ -57,7 +57,7 @@ def run_chunks(
         SettingError: When a chunk, or all results together, do not fit into memory.
     """
     parts = []
-    for part, size in _padded(arrays, count, chunk):
+    for part, size in padded(arrays, count, chunk):
         with within_memory(chunk):  # some of what fails is only told when the result is waited for
             found = interruptible(lambda part=part: jax.tree.map(np.asarray, jax.block_until_ready(call(part))))
         parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
@@ -67,7 +67,7 @@ def run_chunks(
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
 
-def _padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:
+def padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:
     """Slices of `chunk` examples; the last one repeats its last example, which is sure to be a valid one."""
     for first in range(0, count, chunk):
         chosen = np.minimum(np.arange(first, first + chunk), count - 1)

@@ -104,27 +104,45 @@ def explain_example(
     request: Request, weights: Weights, constant: Constant, inputs: Mapping[str, Any], asked: Question
 ) -> Result:
     """Explain one example; pure, for `vmap` and `jit`."""
+    values = forward(request.plan.graph, weights, inputs)
+    return answer(request, weights, constant, inputs, values, asked)._replace(**unasked(request, values))
+
+
+def answer(
+    request: Request,
+    weights: Weights,
+    constant: Constant,
+    inputs: Mapping[str, Any],
+    values: Mapping[str, Array],
+    asked: Question,
+) -> Result:
+    """What a question about one example is answered, from the values of its forward pass; `unasked` is left out."""
     plan, mode, task = request.plan, request.mode, request.task
-    graph = plan.graph
-    values = forward(graph, weights, inputs)
     start, target = task.begin(values[plan.output.name], asked)
-    masks = {name: jnp.moveaxis(mask, 1, -1) if name in graph.turned else mask for name, mask in constant.masks.items()}
+    masks = {n: jnp.moveaxis(mask, 1, -1) if n in plan.graph.turned else mask for n, mask in constant.masks.items()}
     job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative)
     outcome = attribute(job, mode.procedure)
-    named = dict(zip(graph.output_names, graph.outputs, strict=True))
-    if plan.output not in graph.outputs:
-        named[plan.output.name] = plan.output
     return Result(
-        {name: values[var.name] for name, var in named.items()},
+        {},
         target,
         jnp.stack(total(start, task.nonnegative, paired=plan.paired), axis=-1),
-        {var.name: outcome.relevance[var.name] for var in graph.inputs if var.name in request.reached},
+        {var.name: outcome.relevance[var.name] for var in plan.graph.inputs if var.name in request.reached},
         {key: _relevance(outcome.relevance, values, name, plan) for key, name in request.layers.items()},
         outcome.books._replace(strain=None) if mode.conserving and outcome.books else None,
         outcome.strain,
         outcome.completeness,
-        {step.eqn.outvars[0].name: rule.bounds(site_of(step, values)) for step, rule in plan.bounded},
+        {},
     )
+
+
+def unasked(request: Request, values: Mapping[str, Array]) -> dict[str, Any]:
+    """The fields of a result that are the same whatever is asked."""
+    plan, graph = request.plan, request.plan.graph
+    named = dict(zip(graph.output_names, graph.outputs, strict=True))
+    if plan.output not in graph.outputs:
+        named[plan.output.name] = plan.output
+    bounds = {step.eqn.outvars[0].name: rule.bounds(site_of(step, values)) for step, rule in plan.bounded}
+    return {"outputs": {name: values[var.name] for name, var in named.items()}, "bounds": bounds}
 
 
 def _relevance(found: Mapping[str, Array], values: Mapping[str, Array], name: str, plan: Plan) -> Array:

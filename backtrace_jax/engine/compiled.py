@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -27,6 +27,7 @@ from .chunks import default_chunk, default_group, run_chunks
 from .compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost, work
 from .fingerprint import surroundings
 from .layers import select_layers, select_value
+from .many import Asking, ExplainMany, compile_many, questions_at_once, run_questions
 from .outline import own_name, pick_output
 from .plan import plan_walk
 from .steps import Plan
@@ -53,6 +54,7 @@ class Form:
         conditions: Names of the values that conditions are given for.
         rows: Examples that one run of the graph takes: more than one where the file fixes its batch.
         leaving: Where each output holds the examples; None where all are batch first as they come.
+        many: Whether several questions are asked about each example.
     """
 
     shapes: Shapes
@@ -63,6 +65,7 @@ class Form:
     conditions: tuple[str, ...] = ()
     rows: int = 1
     leaving: tuple[Leaving, ...] | None = None
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,15 @@ class Compiled(Planned):
         device: Where it runs.
         explain: The compiled function.
         surroundings: What its bytes depend on besides the model and the settings, as it was when it was compiled.
+        at_once: Questions per walk, where several are asked about each example.
     """
 
     weights: Prepared
     chunk: int
     device: Device
-    explain: Explain
+    explain: Explain | ExplainMany
     surroundings: Mapping[str, Any]
+    at_once: int | None = None
 
     @cached_property
     def flushed(self) -> frozenset[str]:
@@ -122,14 +127,37 @@ class Compiled(Planned):
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
+        assert isinstance(self.explain, Explain)
+        call = self._placed(self.explain.call, self._put(constant))
+        return run_chunks(lambda part: call(*part), (inputs, asked), len(asked.target), self.chunk, progress)
+
+    def run_many(self, inputs: Any, asking: Asking, constant: Constant, progress: Any = None) -> list[Result]:
+        """Answer questions about examples, arrays with the runs of the graph first and then the questions."""
+        assert isinstance(self.explain, ExplainMany)
+        assert self.at_once
+        constant = self._put(constant)
+        begin, walk = (self._placed(each, constant) for each in (self.explain.begin, self.explain.walk))
+        return run_questions(begin, walk, inputs, asking, (self.chunk, self.at_once), progress)
+
+    def outputs(self, inputs: Any, asked: Question, constant: Constant) -> dict[str, np.ndarray]:
+        """Outputs on all examples."""
+        if isinstance(self.explain, Explain):
+            return self.run(inputs, asked, constant).outputs
+        begin = self._placed(self.explain.begin, self._put(constant._replace(masks={})))
+        return run_chunks(lambda part: begin(part)[0], inputs, len(asked.target), self.chunk, None)["outputs"]
+
+    def _put(self, constant: Constant) -> Constant:
         with exact_types(), within_memory(self.chunk):
-            constant = jax.device_put(constant, self.device)
+            return jax.device_put(constant, self.device)
 
-        def call(part: Any) -> Result:
+    def _placed(self, function: Callable[..., Any], constant: Constant) -> Callable[..., Any]:
+        """A compiled function of arrays that may be on the host."""
+
+        def call(*arrays: Any) -> Any:
             with exact_types(self.request.precision):
-                return self.explain.call(self.weights, constant, *jax.device_put(part, self.device))
+                return function(self.weights, constant, *jax.device_put(arrays, self.device))
 
-        return run_chunks(call, (inputs, asked), len(asked.target), self.chunk, progress)
+        return call
 
     def grouped(self, array: np.ndarray) -> np.ndarray:
         """Examples, batch first, as runs of the graph; the last run is filled up with the last example."""
@@ -199,15 +227,22 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     """Compile what is planned."""
     graph, weights = planned.program.graph, kept.put(planned.program.weights)
     chunk = settings.chunk or default_chunk(planned.effort, device.platform)
-    types = _chunk_types(graph, planned.output, chunk, form)
-    constant = _constant_types(graph, form, planned.masked)
     group = default_group(planned.effort, device.platform)
+    known: dict[str, Any] = {each.name: getattr(planned, each.name) for each in fields(planned)}
+    if form.many:
+        chunk = min(chunk, group or chunk)
+        known["at_once"] = questions_at_once(graph, chunk, paired=planned.request.plan.paired)
+    types = _chunk_types(graph, planned.output, chunk, form, known.get("at_once"))
+    constant = _constant_types(graph, form, planned.masked)
     with within_memory(chunk):
-        explain = compile_explain(
-            planned.request, weights, constant, types, device, prepare=settings.prepare, group=group
-        )
+        if form.many:
+            masks = {n: jax.ShapeDtypeStruct((known["at_once"], *t.shape), t.dtype) for n, t in constant.masks.items()}
+            given = constant._replace(masks={}), types[0], Asking(types[1], masks)
+            explain = compile_many(planned.request, weights, *given, device, prepare=settings.prepare)
+        else:
+            how = {"prepare": settings.prepare, "group": group}
+            explain = compile_explain(planned.request, weights, constant, types, device, **how)
         prepared = explain.prepare(weights)
-    known = {each.name: getattr(planned, each.name) for each in fields(planned)}
     now = surroundings(device)
     return Compiled(**known, weights=prepared, chunk=chunk, device=device, explain=explain, surroundings=now)
 
@@ -247,10 +282,13 @@ def _masked(graph: Graph, plan: Plan, name: str) -> Var:
     return found
 
 
-def _chunk_types(graph: Graph, output: Var, chunk: int, form: Form) -> tuple[dict[str, Any], Question]:
+def _chunk_types(
+    graph: Graph, output: Var, chunk: int, form: Form, at_once: int | None
+) -> tuple[dict[str, Any], Question]:
     inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
-    index = jax.ShapeDtypeStruct((chunk,) if form.rows == 1 else (chunk, form.rows), np.int64)
-    start = jax.ShapeDtypeStruct((chunk, *output.shape), output.dtype) if form.custom else None
+    each = (chunk,) if at_once is None else (chunk, at_once)
+    index = jax.ShapeDtypeStruct(each if form.rows == 1 else (*each, form.rows), np.int64)
+    start = jax.ShapeDtypeStruct((*each, *output.shape), output.dtype) if form.custom else None
     return inputs, Question(index, index, index, start)
 
 

@@ -59,11 +59,11 @@ def split(function: Callable[..., Any], weights: Any, *rest: Any, hoist: bool = 
     read = [*(v for eqn in late for v in eqn.invars), *closed.jaxpr.outvars]
     derived = list(dict.fromkeys(var for var in read if isinstance(var, Var) and var in made))
     invars, outvars, tree = closed.jaxpr.invars, closed.jaxpr.outvars, jax.tree.structure(shape)
-    deriving = _part(closed, invars[: len(invars) - len(jax.tree.leaves(rest))], early, derived)
-    return Split(deriving, _part(closed, [*invars, *derived], late, outvars), tree)
+    deriving = part(closed, invars[: len(invars) - len(jax.tree.leaves(rest))], early, derived)
+    return Split(deriving, part(closed, [*invars, *derived], late, outvars), tree)
 
 
-def _part(closed: ClosedJaxpr, invars: list[Var], eqns: list[JaxprEqn], outvars: list[Any]) -> ClosedJaxpr:
+def part(closed: ClosedJaxpr, invars: list[Var], eqns: list[JaxprEqn], outvars: list[Any]) -> ClosedJaxpr:
     """Some of a traced function's equations as a function of flat arguments."""
     return ClosedJaxpr(closed.jaxpr.replace(invars=invars, eqns=eqns, outvars=outvars), closed.consts)
 
@@ -77,12 +77,13 @@ def _hoisted(closed: ClosedJaxpr, known: set[Var]) -> list[JaxprEqn]:
     for eqn in closed.jaxpr.eqns:
         variables = [var for var in eqn.invars if isinstance(var, Var)]
         follows = any(var in known for var in variables) and all(var in known or var in neutral for var in variables)
-        if follows and not eqn.effects and _bytes(eqn.outvars) <= _bytes(variables):
+        if follows and not eqn.effects and size_of(eqn.outvars) <= size_of(variables):
             found.append(eqn)
             known |= set(eqn.outvars)
     return found
 
 
-def _bytes(variables: Iterable[Var]) -> int:
+def size_of(variables: Iterable[Any]) -> int:
+    """Bytes of all these values."""
     types = [type_of(var) for var in variables]
     return sum(each.size * each.dtype.itemsize for each in types)

@@ -41,6 +41,7 @@ def with_fields(*kinds: type, elsewhere: Mapping[str, str] | None = None) -> Cal
             inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
             for kind in kinds
             for each in fields(kind)
+            if each.name not in own.parameters
         ]
         return _checked(function, own.replace(parameters=[*named, *more]), elsewhere)
 

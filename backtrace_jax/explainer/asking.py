@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from backtrace_jax.engine.compile import Constant
-from backtrace_jax.engine.compiled import Compiled, Planned
+from backtrace_jax.engine.compiled import Compiled, Form, Planned, Shapes
+from backtrace_jax.engine.many import Asking
 from backtrace_jax.engine.outline import Outline
 from backtrace_jax.errors import BacktraceError, SettingError
 from backtrace_jax.errors.arguments import takes
 from backtrace_jax.errors.texts import shown
-from backtrace_jax.question.constants import read_conditions
+from backtrace_jax.question.constants import named_conditions, read_conditions
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.targets import read_question, read_start
 from backtrace_jax.question.tasks import QuestionForm, Task
@@ -34,6 +35,7 @@ class Asked:
     baseline: Any = None
     conditions: Any = None
     progress: Any = None
+    many: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse functions that could not be called.
@@ -47,6 +49,10 @@ class Asked:
             )
         if callable(self.start) and not takes(self.start, 1):
             raise SettingError("start must be a function of the outputs alone: start=lambda outputs: ...")
+
+    def listed(self, seen: Outline, settings: Settings) -> list[Asked]:
+        """One question alone."""
+        return [self]
 
     def started(self, outputs: np.ndarray) -> Any:
         """What the user's function makes of the outputs.
@@ -64,15 +70,47 @@ class Asked:
             raise SettingError(f"start= fails on outputs {given}: {found:.150}") from error
 
 
-def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> tuple[Task, Question, Any]:
-    """How relevance starts, the question, and the user's own start; mistakes are named before anything is compiled."""
+@dataclass(frozen=True)
+class Posed:
+    """A question that has been read.
+
+    Attributes:
+        asked: The call.
+        task: How relevance starts.
+        question: The question.
+        restricted: Its conditions, by name.
+    """
+
+    asked: Asked
+    task: Task
+    question: Question
+    restricted: Mapping[str, Any]
+
+    def form(self, shapes: Shapes, reference: Collection[str], rows: int, leaving: Any, *, many: bool) -> Form:
+        """What of it decides what is compiled."""
+        return Form(
+            shapes,
+            self.task,
+            custom=self.asked.start is not None,
+            contrasted=self.asked.against is not None,
+            reference=tuple(reference),
+            conditions=tuple(self.restricted),
+            rows=rows,
+            leaving=leaving,
+            many=many,
+        )
+
+
+def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> Posed:
+    """Read a question; mistakes are named before anything is compiled."""
     target, start = asked.target, asked.start
+    restricted = named_conditions(asked.conditions)
     task = seen.task(settings, QuestionForm.of(target, asked.against, start))
     _check_thresholding(seen, settings, task)
     question = read_question(count, seen.one, task, target=target, against=asked.against, position=asked.position)
     if start is not None and not callable(start):
         question = question._replace(start=read_start(start, count, seen.one))
-    return task, question, start
+    return Posed(asked, task, question, restricted)
 
 
 def stacked(compiled: Compiled, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -100,14 +138,38 @@ def grouped(compiled: Compiled, asked: Question) -> Question:
     return Question(*(None if array is None else compiled.grouped(array) for array in plain))
 
 
-def outputs_of(
+def started(
+    compiled: Compiled, posed: Sequence[Posed], examples: Mapping[str, np.ndarray], constant: Constant, seen: Outline
+) -> list[Question]:
+    """The questions, with the starts that the user's functions make of the output."""
+    if not any(callable(one.asked.start) for one in posed):
+        return [one.question for one in posed]
+    outputs = _outputs_of(compiled, examples, posed[0].question, constant, seen)
+    count = len(outputs)
+    return [
+        one.question._replace(start=read_start(one.asked.started(outputs), count, seen.one))
+        if callable(one.asked.start)
+        else one.question
+        for one in posed
+    ]
+
+
+def _outputs_of(
     compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant, seen: Outline
 ) -> np.ndarray:
     """Values of the output explained, from a run without start relevance."""
     count = len(asked.target)
-    blank = asked._replace(start=np.zeros((count, *seen.one.shape), seen.one.dtype))
-    found = compiled.run(examples, grouped(compiled, blank), constant).outputs[compiled.output_name]
-    return unbatched(found, compiled.rows, count)
+    blank = grouped(compiled, asked._replace(start=np.zeros((count, *seen.one.shape), seen.one.dtype)))
+    return unbatched(compiled.outputs(examples, blank, constant)[compiled.output_name], compiled.rows, count)
+
+
+def together(compiled: Compiled, questions: Sequence[Question], constants: Sequence[Constant]) -> Asking:
+    """Several questions as one walk takes them."""
+    each = [grouped(compiled, question) for question in questions]
+    asked = Question(*(None if arrays[0] is None else np.stack(arrays, axis=1) for arrays in zip(*each, strict=True)))
+    return Asking(
+        asked, {name: np.stack([constant.masks[name] for constant in constants]) for name in constants[0].masks}
+    )
 
 
 def _check_thresholding(seen: Outline, settings: Settings, task: Task) -> None:

@@ -9,27 +9,24 @@ from typing import Any, Unpack
 import jax
 import numpy as np
 
-from backtrace_jax.batch.layout import axes_of, batch_first, inputs_first, rows_of
-from backtrace_jax.engine.compiled import Form
+from backtrace_jax.batch.layout import axes_of, batch_first, inputs_first
 from backtrace_jax.errors import ImportMismatchError, NumericsError, SettingError
 from backtrace_jax.errors.arguments import with_fields
-from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.cautions import warn
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.importers import read
 from backtrace_jax.importers.comparison import compare
 from backtrace_jax.ir.imported import Imported
-from backtrace_jax.question.constants import named_conditions, read_baseline
-from backtrace_jax.question.feeds import Inputs, check_indices, read_inputs, refuse_datasets
+from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 from backtrace_jax.question.settings import EVERY, FIRST, Settings
-from backtrace_jax.question.targets import read_start
 from backtrace_jax.rules import MODES, Once, find_mode
 from backtrace_jax.runtime.processes import enter
 
-from .asking import Asked, grouped, outputs_of, shared, stacked, understood
+from .answering import answers
+from .asking import Asked
 from .differentiating import check_gradient, halfway
-from .given import GivenBeside, GivenQuestion, GivenSettings
-from .results import as_explanation
+from .given import GivenQuestion, GivenQuestions, GivenSettings
+from .questions import Questions
 from .specialising import Deciding
 from .stages import Known, Stages
 
@@ -38,6 +35,7 @@ OPTIONS = {
 }
 _SETTINGS = {each.name: f"Explainer(model, {each.name}=...)" for each in fields(Settings)}
 _ASKED = {each.name: f"explainer(inputs, {each.name}=...)" for each in fields(Asked)}
+ENTRIES = {"target": "explainer.each(inputs, targets=[...])"}
 _AS_ASKED = ("wrt", "chunk", "dtype", "precision", "batch_axis")  # settings that a compared gradient is taken with
 
 
@@ -86,24 +84,57 @@ class Explainer:
             inputs: As `explain` takes them.
             asked: Likewise: target, against, position, start, baseline, conditions, progress.
         """
+        return self._called(inputs, Asked(**asked))[0]
+
+    @with_fields(Questions, elsewhere=OPTIONS | _SETTINGS | ENTRIES)
+    def each(self, inputs: Inputs, targets: Any = None, **asked: Unpack[GivenQuestions]) -> list[Explanation]:
+        """Explain several answers about the same inputs, from one forward pass and one gathering of evidence.
+
+        What is listed is combined entry by entry: the first explanation is of the first target at the first position,
+        and so on. All of them hold the same arrays of inputs and outputs. An answer has the same bytes whatever else is
+        asked; from those of a call of its own it may differ by rounding (docs/questions.md).
+
+        Args:
+            inputs: As `explain` takes them.
+            targets: What `explain` takes as target, for each question; an array [batch, questions] of one class per
+                example and question; or "all": every class.
+            asked: positions: what `explain` takes as position, for each question; an array [batch, questions]; or
+                "all": every position of a sequence. conditions, against: one for each question as a list, or one for
+                all. starts: a start relevance for each question. And for all of them: position, start, baseline,
+                progress (called with answers done, answers in all).
+
+        Returns:
+            An Explanation for each question.
+
+        Raises:
+            SettingError: When lists do not fit together.
+            BacktraceError: What `explain` raises, naming the question by its place in the list, from 0.
+        """
+        return self._called(inputs, Questions(targets, **asked))
+
+    def _called(self, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
         enter()
         refuse_datasets(inputs)
         source = self._imported.source
         if source is not None and self.settings.prove == EVERY:
             self._imported = source.read(inputs)
-        self._imported, found = self.explained(self._imported, inputs, Asked(**asked))
+        self._imported, found = self.explained(self._imported, inputs, asked)
         return found
 
-    def explained(self, imported: Imported, inputs: Inputs, asked: Asked) -> tuple[Imported, Explanation]:
+    def explained(
+        self, imported: Imported, inputs: Inputs, asked: Asked | Questions
+    ) -> tuple[Imported, list[Explanation]]:
         """Explain a batch by an import whose outputs are those of its source; it is made anew where they are not."""
         if imported.source is None or (self.settings.prove == FIRST and self._proven == Known.of(imported)):
             found = self._explain(imported, inputs, asked)
         else:
             imported, found = self._explain_until_proven(imported, inputs, asked)
-        warn(found.warnings)
+        warn([*dict.fromkeys(line for each in found for line in each.warnings)])
         return imported, found
 
-    def _explain_until_proven(self, imported: Imported, inputs: Inputs, asked: Asked) -> tuple[Imported, Explanation]:
+    def _explain_until_proven(
+        self, imported: Imported, inputs: Inputs, asked: Asked | Questions
+    ) -> tuple[Imported, list[Explanation]]:
         assert imported.source is not None
         try:
             found = self._explain_compared(imported, inputs, asked)
@@ -113,7 +144,7 @@ class Explainer:
         self._proven = Known.of(imported)
         return imported, found
 
-    def _explain_compared(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
+    def _explain_compared(self, imported: Imported, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
         """Explain a batch, and compare its outputs with those of the source.
 
         Raises:
@@ -126,11 +157,12 @@ class Explainer:
         floats = {
             name: array
             for name, array in expected.items()
-            if array.dtype.kind not in "biu" and name in found.outputs  # those that mix examples are not told
+            if array.dtype.kind not in "biu" and name in found[0].outputs  # those that mix examples are not told
         }
-        unsettled = compare(imported, found.outputs, floats, feeds, {found.output: found.target})
-        self._check_gradient(imported, feeds, expected, found.output)
-        return replace(found, warnings=(*found.warnings, *unsettled)) if unsettled else found
+        unsettled = [compare(imported, each.outputs, floats, feeds, {each.output: each.target}) for each in found]
+        self._check_gradient(imported, feeds, expected, found[0].output)
+        both = zip(found, unsettled, strict=True)
+        return [replace(each, warnings=(*each.warnings, *lines)) if lines else each for each, lines in both]
 
     def _check_gradient(
         self, imported: Imported, feeds: dict[str, np.ndarray], answer: Mapping[str, np.ndarray], output: str
@@ -145,7 +177,7 @@ class Explainer:
                 kept = {name: getattr(self.settings, name) for name in _AS_ASKED}
                 settings = Settings(mode="gradient", output=output, **kept)
                 self._gradients[output] = made(Known.of(imported), settings)
-            return self._gradients[output]._explain_by_feeds(imported, dict(feeds), Asked(start=start)).relevance
+            return self._gradients[output]._explain_by_feeds(imported, dict(feeds), Asked(start=start))[0].relevance
 
         places = [feeds] if isinstance(mode.procedure, Once) else [feeds, halfway(feeds)]
         check_gradient(imported, places, answer, output, derivative)
@@ -158,10 +190,12 @@ class Explainer:
         given = inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes)
         return read_inputs(given, declared, axes)
 
-    def _explain(self, imported: Imported, inputs: Inputs, asked: Asked) -> Explanation:
+    def _explain(self, imported: Imported, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
         return self._explain_by_feeds(imported, self._feeds(imported, inputs), asked)
 
-    def _explain_by_feeds(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked) -> Explanation:
+    def _explain_by_feeds(
+        self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
+    ) -> list[Explanation]:
         """Explain a batch by an import, specialised to the inputs that decide what is computed."""
         axes = axes_of(imported, self.settings.axes)
         if imported.prove is not None:
@@ -171,44 +205,12 @@ class Explainer:
             imported, axes, feeds, lambda settled: self._explain_as(settled, feeds, asked), wrt
         )
 
-    def _explain_as(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked) -> Explanation:
+    def _explain_as(
+        self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
+    ) -> list[Explanation]:
         """Explain a batch by an import as it is."""
-        restricted = named_conditions(asked.conditions)
-        reference = read_baseline(asked.baseline, feeds, find_mode(self.settings.mode))
-        known, rows = Known.of(imported), rows_of(self._inputs_of(imported).inputs)
-        shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
-        count = len(next(iter(feeds.values())))
-        leaving = self._stages.leaving(known, shapes, count)
-        seen = self._stages.outline(known, shapes, rows, leaving)
-        check_indices(feeds, seen.tables)
-        task, question, start = understood(seen, self.settings, asked, count)
-        form = Form(
-            shapes,
-            task,
-            custom=start is not None,
-            contrasted=asked.against is not None,
-            reference=tuple(reference),
-            conditions=tuple(restricted),
-            rows=rows,
-            leaving=leaving,
-        )
-        constant = shared(self._stages.planned(known, form), reference, restricted)
-        compiled = self._stages.compiled(known, form)
-        self.derived_bytes = compiled.explain.derived_bytes
-        examples = stacked(compiled, feeds)
-        if callable(start):
-            outputs = outputs_of(compiled, examples, question, constant, seen)
-            question = question._replace(start=read_start(asked.started(outputs), count, seen.one))
-        result = compiled.run(examples, grouped(compiled, question), constant, asked.progress)
-        return as_explanation(compiled, self.settings, imported, feeds, question, constant, result)
-
-    def each(self, inputs: Inputs, targets: Any, **asked: Unpack[GivenBeside]) -> list[Explanation]:
-        """Explain several targets of the same inputs: one Explanation for each, as `__call__` takes `target`."""
-        if "target" in asked:
-            raise SettingError("each takes its targets as a list; leave target= out")
-        if isinstance(targets, str) or not hasattr(targets, "__iter__") or getattr(targets, "ndim", 1) == 0:
-            raise SettingError(f"targets must be a list, one target for each explanation, found {shown(targets)}")
-        return [self(inputs, target=target, **asked) for target in targets]
+        found, self.derived_bytes = answers(self._stages, self.settings, imported, feeds, asked)
+        return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Say how an explainer reaches another process; copies would be compiled anew just the same.

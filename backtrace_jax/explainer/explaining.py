@@ -13,8 +13,9 @@ from backtrace_jax.question.settings import Settings
 from backtrace_jax.runtime.processes import enter
 
 from .asking import Asked
-from .explainer import OPTIONS, Explainer, made
-from .given import Given
+from .explainer import ENTRIES, OPTIONS, Explainer, made
+from .given import Given, GivenEach
+from .questions import Questions
 from .stages import Known
 
 EXPLAINERS_KEPT = 4
@@ -93,6 +94,34 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
     enter()
     refuse_datasets(inputs)
     asked, settings = Asked(**fields_of(Asked, chosen)), Settings.of(**fields_of(Settings, chosen))
+    imported = read(model, inputs, settings.axes)
+    return kept_explainer(Known.of(imported), settings).explained(imported, inputs, asked)[1][0]
+
+
+@with_fields(Questions, Settings, elsewhere=OPTIONS | ENTRIES)
+def explain_each(model: Any, inputs: Inputs, targets: Any = None, **chosen: Unpack[GivenEach]) -> list[Explanation]:
+    """Explain several answers about the same inputs, from one forward pass and one gathering of evidence.
+
+    A second call with the same model, settings and shapes compiles nothing, however many questions it asks.
+
+    Args:
+        model: As `explain` takes it.
+        inputs: Likewise.
+        targets: As `Explainer.each` takes them: a list of what `explain` takes as target, an array [batch, questions],
+            or "all".
+        chosen: The settings of `explain`, and the questions of `Explainer.each`: positions, conditions, against,
+            starts; position, start, baseline, progress.
+
+    Returns:
+        An Explanation for each question, as `Explainer.each` gives them.
+
+    Raises:
+        BacktraceError: As `Explainer.each`.
+    """
+    enter()
+    refuse_datasets(inputs)
+    asked = Questions(**{"targets": targets, **fields_of(Questions, chosen)})
+    settings = Settings.of(**fields_of(Settings, chosen))
     imported = read(model, inputs, settings.axes)
     return kept_explainer(Known.of(imported), settings).explained(imported, inputs, asked)[1]
 

@@ -6,8 +6,8 @@ holds them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -34,22 +34,35 @@ class GivenSettings(TypedDict, total=False):
     prove: str
 
 
-class GivenBeside(TypedDict, total=False):
-    """What one call asks besides its inputs and targets; `explain` says what it means."""
+class GivenShared(TypedDict, total=False):
+    """What all questions of one call share besides its inputs; `explain` says what it means."""
 
-    against: ArrayLike | None
     position: ArrayLike | None
     start: ArrayLike | Callable[[NDArray[Any]], ArrayLike] | None
     baseline: ArrayLike | Mapping[str, ArrayLike | None] | None
-    conditions: Mapping[str, ArrayLike] | None
     progress: Callable[[int, int], object] | None
 
 
-class GivenQuestion(GivenBeside, total=False):
+class GivenQuestion(GivenShared, total=False):
     """What one call asks besides its inputs."""
 
     target: ArrayLike | None
+    against: ArrayLike | None
+    conditions: Mapping[str, ArrayLike] | None
+
+
+class GivenQuestions(GivenShared, total=False):
+    """What several questions about the same inputs are besides their targets; `Explainer.each` says what it means."""
+
+    positions: Sequence[ArrayLike | None] | NDArray[Any] | Literal["all"] | None
+    against: ArrayLike | Sequence[ArrayLike | None] | None
+    conditions: Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike] | None] | None
+    starts: Sequence[ArrayLike | Callable[[NDArray[Any]], ArrayLike]] | NDArray[Any] | None
 
 
 class Given(GivenSettings, GivenQuestion):
     """Both at once, as `explain` takes them."""
+
+
+class GivenEach(GivenSettings, GivenQuestions):
+    """Settings and questions at once, as `explain_each` takes them."""

@@ -143,6 +143,7 @@ def _resolved(compiled: Compiled, settings: Settings) -> dict[str, object]:
         "layers": list(request.layers),
         "wrt": [var.name for var in compiled.program.graph.inputs if var.name in request.reached],
         "chunk": compiled.chunk,
+        **({} if compiled.at_once is None else {"questions_at_once": compiled.at_once}),
     }
 
 

@@ -1,0 +1,139 @@
+"""Answers what one call asks about its inputs, one question or several, by as many compiled functions as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from backtrace_jax.batch import Leaving
+from backtrace_jax.batch.layout import axes_of, batch_first, rows_of
+from backtrace_jax.engine.compile import Constant
+from backtrace_jax.engine.compiled import Form
+from backtrace_jax.engine.outline import Outline
+from backtrace_jax.errors import BacktraceError
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.ir.imported import Imported
+from backtrace_jax.question.constants import read_baseline
+from backtrace_jax.question.feeds import check_indices
+from backtrace_jax.question.settings import Settings
+from backtrace_jax.rules import find_mode
+
+from .asking import Asked, Posed, grouped, shared, stacked, started, together, understood
+from .questions import Questions
+from .results import as_explanation
+from .stages import Known, Stages
+
+Progress: TypeAlias = "Callable[[int, int], object] | None"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a call is answered with, beside its questions.
+
+    Attributes:
+        stages: The way to compiled functions.
+        settings: The choices.
+        imported: The model as it is for these inputs.
+        feeds: The inputs by name, batch first.
+        reference: The reference input, by name.
+        seen: What is known before anything is compiled.
+        leaving: Where each output holds the examples.
+        many: Whether several questions are asked.
+    """
+
+    stages: Stages
+    settings: Settings
+    imported: Imported
+    feeds: dict[str, np.ndarray]
+    reference: Mapping[str, np.ndarray]
+    seen: Outline
+    leaving: tuple[Leaving, ...] | None
+    many: bool
+
+    def about(self, question: int) -> AbstractContextManager[None]:
+        """Where several are asked, errors say which question they are about."""
+        return about(question) if self.many else nullcontext()
+
+    def forms(self, asked: Asked | Questions) -> dict[Form, dict[int, Posed]]:
+        """The questions by their places, those of one form together."""
+        shapes = tuple((name, array.shape[1:]) for name, array in self.feeds.items())
+        count, found = len(next(iter(self.feeds.values()))), {}
+        for i, one in enumerate(asked.listed(self.seen, self.settings)):
+            with self.about(i):
+                posed = understood(self.seen, self.settings, one, count)
+            form = posed.form(shapes, tuple(self.reference), self.seen.rows, self.leaving, many=self.many)
+            found.setdefault(form, {})[i] = posed
+        return found
+
+    def constants(self, form: Form, posed: Mapping[int, Posed]) -> dict[int, Constant]:
+        """What all examples share, by the places of questions of one form."""
+        with self.about(min(posed)):
+            planned = self.stages.planned(Known.of(self.imported), form)
+        found = {}
+        for i, one in posed.items():
+            with self.about(i):
+                found[i] = shared(planned, self.reference, one.restricted)
+        return found
+
+    def answered(
+        self, form: Form, posed: Mapping[int, Posed], constants: Mapping[int, Constant], progress: Progress
+    ) -> Iterator[tuple[int, Explanation]]:
+        """Explanations with the places of their questions, which are of one form."""
+        compiled = self.stages.compiled(Known.of(self.imported), form)
+        examples, constant = stacked(compiled, self.feeds), constants[min(posed)]
+        with self.about(min(posed)):
+            questions = started(compiled, [*posed.values()], examples, constant, self.seen)
+        if self.many:
+            asking = together(compiled, questions, [*constants.values()])
+            results = compiled.run_many(examples, asking, constant._replace(masks={}), progress)
+        else:
+            results = [compiled.run(examples, grouped(compiled, questions[0]), constant, progress)]
+        for i, question, result in zip(posed, questions, results, strict=True):
+            with self.about(i):
+                given = compiled, self.settings, self.imported, self.feeds, question, constants[i], result
+                yield i, as_explanation(*given)
+
+
+def answers(
+    stages: Stages, settings: Settings, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
+) -> tuple[list[Explanation], int]:
+    """Explain a batch by an import as it is; mistakes in any question are named before anything is compiled.
+
+    Returns:
+        The explanations, and the memory of what the function compiled last keeps of the weights.
+    """
+    reference = read_baseline(asked.baseline, feeds, find_mode(settings.mode))
+    known, rows = Known.of(imported), rows_of(batch_first(imported, axes_of(imported, settings.axes)).inputs)
+    shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
+    leaving = stages.leaving(known, shapes, len(next(iter(feeds.values()))))
+    seen = stages.outline(known, shapes, rows, leaving)
+    check_indices(feeds, seen.tables)
+    call = _Call(stages, settings, imported, feeds, reference, seen, leaving, asked.many)
+    forms = call.forms(asked)
+    constants = {form: call.constants(form, posed) for form, posed in forms.items()}
+    found: dict[int, Explanation] = {}
+    for form, posed in forms.items():
+        progress = _part_of(asked.progress, len(found), len(posed), sum(map(len, forms.values())))
+        found.update(call.answered(form, posed, constants[form], progress))
+    return [found[i] for i in sorted(found)], stages.compiled(known, [*forms][-1]).explain.derived_bytes
+
+
+def _part_of(progress: Progress, before: int, now: int, total: int) -> Progress:
+    """The progress of all questions, of which some are answered and others are under way."""
+    if progress is None or now == total:
+        return progress
+    return lambda done, of: progress(of // now * before + done, of // now * total)
+
+
+@contextmanager
+def about(question: int) -> Iterator[None]:
+    """Inside, errors say which question of several they are about."""
+    try:
+        yield
+    except BacktraceError as error:
+        error.args = (f"question {question}: {error.args[0]}", *error.args[1:])
+        raise
