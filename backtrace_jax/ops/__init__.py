@@ -15,6 +15,7 @@ from . import (
 )
 from .control import compute, run
 from .host import compile_on_host, host_devices, run_on_host
+from .known import evaluate
 from .registry import (
     CONTROL,
     FUNCTION,
@@ -31,7 +32,7 @@ from .registry import (
     SOFTMAX,
     SUM,
     Op,
-    evaluate,
+    evaluate_by_xla,
     register,
     result_types,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "control",
     "converting",
     "evaluate",
+    "evaluate_by_xla",
     "host_devices",
     "linear",
     "moving",

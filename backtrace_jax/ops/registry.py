@@ -104,8 +104,8 @@ def register(kind: str, functions: Mapping[str, Callable[..., Any]], **settings:
         OPS[name] = Op(name, kind, function, **settings)
 
 
-def evaluate(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
-    """Compute an operation on known arrays, with every dtype kept as it is."""
+def evaluate_by_xla(op: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> Any:
+    """Compute an operation on known arrays as it is compiled for the host, with every dtype kept as it is."""
     return run_on_host(_on_host(op, _types(operands), tuple(params.items())), *operands)
 
 

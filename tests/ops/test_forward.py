@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backtrace_jax.ops import evaluate
+from backtrace_jax.ops import evaluate_by_xla
 
 generator = np.random.default_rng(0)
 X = generator.normal(size=(2, 4, 9)) * 3
@@ -15,7 +15,7 @@ IMAGE = generator.normal(size=(2, 4, 7, 6))
 
 
 def same(op, operands, expected, tolerance=1e-12, **params):
-    result = evaluate(op, [np.asarray(x) for x in operands], params)
+    result = evaluate_by_xla(op, [np.asarray(x) for x in operands], params)
     np.testing.assert_allclose(result, np.asarray(expected), rtol=tolerance, atol=tolerance, strict=True)
 
 

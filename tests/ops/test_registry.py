@@ -18,7 +18,7 @@ from backtrace_jax.ops import (
     QUOTIENT,
     SELECT,
     SUM,
-    evaluate,
+    evaluate_by_xla,
     result_types,
 )
 from backtrace_jax.runtime.numerics import exact_types
@@ -51,7 +51,7 @@ def test_types_are_foretold_and_floats_keep_theirs(name):
     specimen, dtype = SPECIMENS[name], np.dtype(np.float32)
     operands = operands_of(name, dtype)
     (foretold,) = result_types(specimen.op, operands, specimen.params)
-    result = evaluate(specimen.op, operands, specimen.params)
+    result = evaluate_by_xla(specimen.op, operands, specimen.params)
     assert (result.shape, result.dtype) == foretold
     assert result.dtype == {"cast": np.float16, "quantize": np.int8}.get(name, dtype)
 
@@ -93,7 +93,7 @@ def test_linear_operations_and_moves_are_linear(name):
     varied = [x.dtype == DOUBLE and op.carries(i) for i, x in enumerate(first)]
     second = [flipped(x) if vary else x for x, vary in zip(first, varied, strict=True)]
     mixed = [np.asarray(2 * a - 3 * b) if vary else a for a, b, vary in zip(first, second, varied, strict=True)]
-    f = [np.asarray(evaluate(op.name, operands, specimen.params)) for operands in (first, second, mixed)]
+    f = [np.asarray(evaluate_by_xla(op.name, operands, specimen.params)) for operands in (first, second, mixed)]
     np.testing.assert_allclose(f[2], 2 * f[0] - 3 * f[1], rtol=0, atol=1e-12 * np.abs(f[2]).max())
 
 
@@ -108,7 +108,7 @@ def test_products_are_linear_in_each_factor(name, factor):
             np.asarray(combine(a, b)) if i == factor else a
             for i, (a, b) in enumerate(zip(operands, other, strict=True))
         ]
-        values.append(evaluate(specimen.op, used, specimen.params))
+        values.append(evaluate_by_xla(specimen.op, used, specimen.params))
     np.testing.assert_allclose(values[2], 2 * values[0] - 3 * values[1], rtol=0, atol=1e-11)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backtrace_jax.ops import evaluate
+from backtrace_jax.ops import evaluate_by_xla
 from backtrace_jax.rules import CONSTANT
 from tests.rules.oracles import default_rule, matrix, winner_rule
 from tests.rules.running import agree, close, walk_op
@@ -50,14 +50,14 @@ def test_scattered_extremes(which, constant):
 
 
 def test_the_last_writer_is_known_without_an_order_of_writing():
-    writers = evaluate("last_writers", [CELLS], {"count": COUNT})
+    writers = evaluate_by_xla("last_writers", [CELLS], {"count": COUNT})
     np.testing.assert_array_equal(writers, [1, -1, 4, -1, 5])
 
 
 def test_cells_of_indices_that_count_from_the_end_or_reach_too_far():
     indices = np.array([[-1, 3], [0, -4]])
-    cells = evaluate("element_cells", [indices], {"shape": (2, 3), "axis": 1})
+    cells = evaluate_by_xla("element_cells", [indices], {"shape": (2, 3), "axis": 1})
     np.testing.assert_array_equal(cells, [[2, 6], [3, 6]])
-    cells = evaluate("tuple_cells", [np.array([[1, -1], [-2, 0], [0, 3], [-3, 0]])], {"shape": (2, 3)})
+    cells = evaluate_by_xla("tuple_cells", [np.array([[1, -1], [-2, 0], [0, 3], [-3, 0]])], {"shape": (2, 3)})
     np.testing.assert_array_equal(cells, [5, 0, 6, 6])
-    assert evaluate("tuple_cells", [np.zeros((2, 0), np.int64)], {"shape": ()}).tolist() == [0, 0]
+    assert evaluate_by_xla("tuple_cells", [np.zeros((2, 0), np.int64)], {"shape": ()}).tolist() == [0, 0]
