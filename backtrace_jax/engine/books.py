@@ -46,12 +46,25 @@ class Total(NamedTuple):
     absolute: Array
 
 
-def total(array: Array, nonnegative: bool = False, *, paired: bool = False) -> Total:
-    """Sums over all axes but that of pairs, in float64: the books show the rules' rounding and not their own."""
+def total(array: Array, nonnegative: bool = False, *, paired: bool = False, value: Array | None = None) -> Total:
+    """Sums over all axes but that of pairs, in float64: the books show the rules' rounding and not their own.
+
+    Args:
+        array: Relevance, or slopes.
+        nonnegative: Whether no relevance is negative.
+        paired: Whether there are two channels.
+        value: Of which the array has the slopes; None: it holds relevance.
+    """
     axes = tuple(range(1, array.ndim)) if paired else None
+    array = array if value is None else relevance_of(array, value)
     signed = jnp.sum(array.astype(jnp.float64), axes)
     # the magnitude is taken before widening: a shared float64 copy of the array would be written to memory
     return Total(signed, signed if nonnegative else jnp.sum(jnp.abs(array).astype(jnp.float64), axes))
+
+
+def relevance_of(slopes: Array, value: Array) -> Array:
+    """Relevance R = x g; what has no slope has none, also where a mask has made x infinite."""
+    return jnp.where(slopes == 0, 0, slopes * value.astype(slopes.dtype))
 
 
 class Table:

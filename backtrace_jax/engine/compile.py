@@ -120,7 +120,8 @@ def answer(
     plan, mode, task = request.plan, request.mode, request.task
     start, target = task.begin(values[plan.output.name], asked)
     masks = {n: jnp.moveaxis(mask, 1, -1) if n in plan.graph.turned else mask for n, mask in constant.masks.items()}
-    job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative)
+    layers = frozenset(request.layers.values())
+    job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative, layers)
     outcome = attribute(job, mode.procedure)
     return Result(
         {},

@@ -22,7 +22,7 @@ from backtrace_jax.analysis.quantities import forgotten_quantities, has_unfollow
 from backtrace_jax.errors import SettingError, UnsupportedError
 from backtrace_jax.ir import Eqn, Graph, Var
 from backtrace_jax.ops import CONTROL, FUNCTION, LINEAR, MOVE, OPS, SELECT, SUM
-from backtrace_jax.rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once
+from backtrace_jax.rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule, Slopes
 
 from .steps import Plan, Step
 
@@ -57,9 +57,10 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
 def _planned(
     graph: Graph, mode: Mode, output: Var, carrying: Collection[str], quantities: Collection[str] = ()
 ) -> Plan:
-    steps, needed = _Planning(graph, mode, carrying, quantities).steps([output])
+    planning = _Planning(graph, mode, carrying, quantities)
+    steps, needed = planning.steps([output])
     reached = tuple(var for var in graph.inputs if var.name in needed and var.name in carrying)
-    return Plan(graph, (output,), steps, reached, mode.paired, mode.conserving)
+    return Plan(graph, (output,), steps, reached, mode.paired, mode.conserving, slopes=frozenset(planning.slopes))
 
 
 def _quantities(plan: Plan, carrying: Collection[str], wrt: Collection[str] | None) -> set[str]:
@@ -127,6 +128,7 @@ class _Planning:
         self.saturation, self.nonnegative = saturation(self.graph), nonnegative_values(self.graph)
         self.gates, self.breaks = gates(self.graph, self.carrying), hidden_breaks(self.graph)
         self.first = set() if self.recurrent else self._first_linear()
+        self.slopes: set[str] = set()  # values that have got slopes from all consumers so far
 
     def steps(self, outputs: Iterable[Var]) -> tuple[tuple[Step, ...], set[str]]:
         """Steps in the order of the walk, and names of the values that relevance reaches."""
@@ -144,6 +146,7 @@ class _Planning:
             takers = {var.name for var, takes in zip(eqn.invars, step.taking, strict=True) if takes}
             answers |= takers if answer and _holds_entries(eqn) else set()
             inner |= set() if answer and _holds_entries(eqn) else takers
+            self.slopes = self.slopes | (takers - needed) if step.slopes else self.slopes - takers
             needed |= takers
             behind |= takers if past or self._is_weighted(eqn, bears) else set()
             found.append(step)
@@ -164,14 +167,29 @@ class _Planning:
         breaks = any(var.name in self.breaks for var in (*eqn.outvars, *eqn.invars))
         saturation = None if kind == SUM else self.saturation.get(name)  # RULES 3: a sum has no gate
         measured = kind not in (MOVE, SELECT, EMBEDDING, INDEX) and measures(eqn, self.quantities)
-        return Step(eqn, kind, rule, bears, saturation, signs, gate, breaks, measured=measured)
+        slopes = None if breaks else self._slopes(rule, eqn, bears)
+        return Step(eqn, kind, rule, bears, saturation, signs, gate, breaks, measured=measured, slopes=slopes)
+
+    def _slopes(self, rule: Rule, eqn: Eqn, bears: tuple[bool, ...]) -> Slopes | None:
+        """How a rule hands on slopes of floats, if it does; one that does not divide relevance hands on what arrives.
+
+        Where NaN or Inf may be hidden, relevance travels: what 0 times such a value would be is told by its rules.
+        """
+        bearing = [var for var, bears in zip(eqn.invars, bears, strict=True) if bears]
+        smooth = all(var.is_float and var.dtype.itemsize > 1 for var in (*eqn.outvars, *bearing))
+        if rule.slopes is None or not smooth or self.mode.paired or not self.mode.conserving:
+            return None
+        found = rule.slopes(eqn)
+        return found if found and (found.divides or eqn.outvars[0].name in self.slopes) else None
 
     def _body(self, eqn: Eqn) -> Plan:
         body, (inside, quantities) = eqn.params["body"], bearing_in_body(eqn, self.carrying, self.quantities)
         outputs = tuple({var.name: var for var in body.outputs if var.name in inside}.values())
-        steps, needed = _Planning(body, self.mode, inside, quantities, recurrent=True).steps(outputs)
+        planning = _Planning(body, self.mode, inside, quantities, recurrent=True)
+        steps, needed = planning.steps(outputs)
         reached = tuple(var for var in body.inputs if var.name in needed & inside)
-        return Plan(body, outputs, steps, reached, self.mode.paired, self.mode.conserving)
+        slopes = frozenset(planning.slopes)
+        return Plan(body, outputs, steps, reached, self.mode.paired, self.mode.conserving, slopes=slopes)
 
     def _is_weighted(self, eqn: Eqn, bears: tuple[bool, ...]) -> bool:
         return "body" in eqn.params or (eqn.op in WEIGHTED and any(bears) and kind_of(eqn, bears) == LINEAR)

@@ -57,6 +57,7 @@ class Job:
         values: Every value of the forward pass.
         start: Start relevance.
         nonnegative: Whether the start is known not to be negative.
+        layers: Names of the values whose relevance is asked for, beside that of the inputs.
     """
 
     plan: Plan
@@ -67,12 +68,14 @@ class Job:
     values: Values
     start: Array
     nonnegative: bool
+    layers: frozenset[str] = frozenset()
 
     def walk(self, values: Values, reference: Values | None = None) -> Walked:
         """One walk over these values."""
         starts = {self.plan.output.name: self.start}
+        wanted = {*self.layers, *(var.name for var in self.plan.inputs)}
         settings = {"nonnegative": self.nonnegative, "masks": self.masks, "reference": reference}
-        return walk(self.plan, values, starts, **settings)
+        return walk(self.plan, values, starts, **settings, wanted=wanted)
 
     def forward(self, ends: Values) -> dict[str, Array]:
         """Every value when those at which the walk ends are these."""

@@ -13,9 +13,9 @@ from jax import Array, lax
 
 from backtrace_jax.errors import BacktraceError, SettingError
 from backtrace_jax.ops import LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM
-from backtrace_jax.rules import DEAD, LOST, WEIGHTED, Kept, Shares, Site, in_floats
+from backtrace_jax.rules import DEAD, LOST, WEIGHTED, Kept, Shares, Site, divided, in_floats
 
-from .books import KEPT, Total, total
+from .books import KEPT, Total, relevance_of, total
 from .steps import Step
 from .strain import multiplies, overflowed, slope_vanished, squares_overflowed, steepened, vanished
 
@@ -42,16 +42,20 @@ class Conditions(NamedTuple):
     Attributes:
         sure: Whether no share is negative anywhere.
         paired: Whether relevance has two channels.
-        conserving: Whether it is shared out; otherwise it is a slope.
+        conserving: Whether it is shared out; otherwise it is a derivative.
+        arriving: Whether the slope R/x of the result arrives, and not its relevance.
+        turned: Positions of the operands whose slopes are handed on as relevance.
     """
 
     sure: bool
     paired: bool
     conserving: bool
+    arriving: bool = False
+    turned: tuple[int, ...] = ()
 
-    def total(self, array: Array) -> Total:
-        """Totals of relevance."""
-        return total(array, self.sure, paired=self.paired)
+    def total(self, array: Array, value: Array | None = None) -> Total:
+        """Totals of relevance, or of slopes of a value."""
+        return total(array, self.sure, paired=self.paired, value=value)
 
 
 SiteArrays: TypeAlias = tuple[tuple[Any, ...], Any, Any]
@@ -66,7 +70,7 @@ def form_of(step: Step) -> tuple[Any, ...]:
     """All that `share` reads of a step, but for what it says in messages."""
     rule, eqn = step.rule, step.eqn
     assert rule is not None
-    ruled = rule.function, rule.settings, rule.paired, rule.takers
+    ruled = rule.function, rule.settings, rule.paired, rule.takers, step.slopes
     known = step.kind, step.bears, step.saturation, step.nonnegative, step.gate, step.breaks, step.measured
     return ruled, eqn.op, tuple(sorted(eqn.params.items())), known
 
@@ -85,18 +89,27 @@ def share(step: Step, like: Site, conditions: Conditions, given: tuple[Array, Si
     site = _as_floats(site, R.dtype) if step.measured else site
     R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
     whole = site
+    R, met = _met(step, site, R, arriving=conditions.arriving)
     R, site, broken = _finite(R, site) if step.breaks else (R, site, None)
     apply = partial(_applied, step, site)
     shares, kept = apply(R) if step.rule.paired or not conditions.paired else jax.vmap(apply)(R)
     _check_shares(step, shares, conditions.paired)
-    booked = {cause: [conditions.total(kept[cause])] if cause in kept else [] for cause in KEPT}
+    booked = {cause: [conditions.total(each[cause]) for each in (met, kept) if cause in each] for cause in KEPT}
     booked[DEAD] += [] if broken is None else [conditions.total(broken)]
-    lost = [kept[LOST]] if LOST in kept else []
+    lost = [each[LOST] for each in (met, kept) if LOST in each]
     lost += [] if broken is None else [overflowed(whole, broken)]
-    lost += [squares_overflowed(site, R)] if site.kind == NORM else []
+    lost += [squares_overflowed(site, relevance_of(R, site.result) if step.slopes else R)] if site.kind == NORM else []
     strain = _strain(site, lost, conditions, None if conditions.conserving else (R, shares))
-    shares = dict(sorted(shares.items()))
-    return Shared(shares, {i: conditions.total(each) for i, each in shares.items()}, booked, strain)
+    entries = {i: conditions.total(shares[i], site.operands[i] if step.slopes else None) for i in sorted(shares)}
+    shares = {i: relevance_of(shares[i], site.operands[i]) if i in conditions.turned else shares[i] for i in entries}
+    return Shared(shares, entries, booked, strain)
+
+
+def _met(step: Step, site: Site, R: Array, *, arriving: bool) -> tuple[Array, Kept]:
+    """What has arrived in the form that an equation hands on, and what met no evidence on the way."""
+    if step.slopes is None:
+        return relevance_of(R, site.result) if arriving else R, {}
+    return (R, {}) if arriving else divided(site, R)
 
 
 def _filled(site: Site, arrays: SiteArrays) -> Site:
@@ -130,7 +143,7 @@ def _applied(step: Step, site: Site, R: Array) -> tuple[Shares, Kept]:
     """
     assert step.rule is not None
     try:
-        found = step.rule.apply(site, R)
+        found = step.slopes.function(site, R) if step.slopes else step.rule.apply(site, R)
     except BacktraceError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from backtrace_jax.ir import Eqn, Graph, Var
-from backtrace_jax.rules import Rule
+from backtrace_jax.rules import Rule, Slopes
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Step:
         breaks: Whether operands or result may hold NaN or Inf that the answer does not show.
         body: Plan of the walk through the body, for control flow.
         measured: Whether integers or truths are computed from quantities; the rule then sees them as floats.
+        slopes: How it hands on slopes R/x; None: it hands on relevance.
     """
 
     eqn: Eqn
@@ -38,6 +39,7 @@ class Step:
     breaks: bool = False
     body: Plan | None = None
     measured: bool = False
+    slopes: Slopes | None = None
 
     @property
     def rule_name(self) -> str:
@@ -79,6 +81,7 @@ class Plan:
         conserving: Whether relevance is shared out, so that books can close; otherwise slopes travel.
         tokens: Where the walk ends at rows: the rest of the way, from the rows to the integers that look them up.
         forgotten: Names of the inputs that bear no relevance because nobody said that they hold quantities.
+        slopes: Names of the values whose slopes travel: all their consumers hand those on. Of others relevance does.
     """
 
     graph: Graph
@@ -89,11 +92,17 @@ class Plan:
     conserving: bool = True
     tokens: Plan | None = None
     forgotten: tuple[str, ...] = ()
+    slopes: frozenset[str] = frozenset()
 
     @property
     def output(self) -> Var:
         """The value explained."""
         return self.outputs[0]
+
+    def turned(self, step: Step) -> tuple[int, ...]:
+        """Positions of the operands whose slopes a step hands on as relevance, since other consumers hand on that."""
+        names = [var.name for var in step.eqn.invars]
+        return tuple(i for i, name in enumerate(names) if step.slopes and step.bears[i] and name not in self.slopes)
 
     @cached_property
     def bounded(self) -> tuple[tuple[Step, Rule], ...]:

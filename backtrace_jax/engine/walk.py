@@ -6,7 +6,7 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from backtrace_jax.ops import OPS
 from backtrace_jax.rules import CONSTANT, DEAD, Shares, Site
 
 from .body import Relevance, Values, arriving, blank, body_of, by_name, positions, steps_values
-from .books import KEPT, Booking, Books, Total, total
+from .books import KEPT, Booking, Books, Total, relevance_of, total
 from .forms import Forms
 from .sharing import Conditions, Shared, arrays_of, form_of, share
 from .steps import Plan, Step
@@ -39,6 +39,7 @@ def walk(
     nonnegative: bool = False,
     masks: Values | None = None,
     reference: Values | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Walked:
     """Walk relevance back.
 
@@ -50,32 +51,44 @@ def walk(
         masks: Factors that values' relevance is multiplied by before it is handed on; what they cut off is booked as
             dead.
         reference: Every value at the reference input, for modes that compare with one.
+        wanted: Names of the values whose relevance is given; None: all that were reached.
     """
-    tour = _Tour(plan, starts, nonnegative, masks or {})
+    tour = _Tour(plan, values, starts, nonnegative, masks or {})
     for step in plan.steps:
-        tour.visit(step, values, reference)
-    return Walked(tour.relevance, tour.booking.closed())
+        tour.visit(step, reference)
+    names = [name for name in tour.carried if wanted is None or name in wanted]
+    return Walked({name: tour.relevance(name) for name in names}, tour.booking.closed())
 
 
 class _Tour:
-    """One walk under way: relevance so far, what each value has received, and the books."""
+    """One walk under way: what travels so far, what each value has received, and the books.
 
-    def __init__(self, plan: Plan, starts: Mapping[str, Array], nonnegative: bool, masks: Values) -> None:
-        self.paired, self.conserving, self.masks = plan.paired, plan.conserving, masks
-        self.relevance: dict[str, Array] = dict(starts)
+    Of the values that the plan names slopes R/x travel, of others relevance.
+    """
+
+    def __init__(
+        self, plan: Plan, values: Values, starts: Mapping[str, Array], nonnegative: bool, masks: Values
+    ) -> None:
+        self.plan, self.values, self.masks = plan, values, masks
+        self.carried: dict[str, Array] = dict(starts)
         self.signless = dict.fromkeys(starts, nonnegative)
         self.received = {name: self._totals(start, nonnegative) for name, start in starts.items()}
         self.traces, self.forms = Traces(), Forms()
         self.booking = Booking(self.traces, paired=plan.paired)
 
-    def visit(self, step: Step, values: Values, reference: Values | None) -> None:
+    def relevance(self, name: str) -> Array:
+        """Relevance of a value, whatever travels."""
+        found = self.carried[name]
+        return relevance_of(found, self.values[name]) if name in self.plan.slopes else found
+
+    def visit(self, step: Step, reference: Values | None) -> None:
         """Hand on what an equation's results have received, and add a row to the books, and those of its body."""
-        names = [var.name for var in step.eqn.outvars if var.name in self.relevance]
+        names = [var.name for var in step.eqn.outvars if var.name in self.carried]
         if not names:
             return self.booking.blank(len(step.nodes))
         sure = all(self.signless[name] for name in names) and step.keeps_sign
         cut = [self._cut(name, sure) for name in names if name in self.masks]
-        shared, inner = self._shared(step, values, reference, sure)
+        shared, inner = self._shared(step, reference, sure)
         handed = [shared.entries[i] for i in shared.entries if step.bears[i]]
         ended = [shared.entries[i] for i in shared.entries if not step.bears[i]]
         kept = {**shared.kept, CONSTANT: shared.kept[CONSTANT] + ended, DEAD: shared.kept[DEAD] + cut}
@@ -89,20 +102,23 @@ class _Tour:
             self._hand_on(step.eqn.invars[i].name, shared.shares[i], shared.entries[i], sure)
         return None
 
-    def _shared(self, step: Step, values: Values, reference: Values | None, sure: bool) -> tuple[Shared, Books | None]:
+    def _shared(self, step: Step, reference: Values | None, sure: bool) -> tuple[Shared, Books | None]:
         """How an equation shares, and the rows of its body."""
         if step.rule is None:
-            return self._over_time(step, values, reference, sure)
-        R, site = self.relevance[step.eqn.outvars[0].name], site_of(step, values, reference)
-        conditions = Conditions(sure, self.paired, self.conserving)
+            return self._over_time(step, reference, sure)
+        result, slopes = step.eqn.outvars[0].name, self.plan.slopes
+        turned = [
+            i for i, var in enumerate(step.eqn.invars) if step.slopes and step.bears[i] and var.name not in slopes
+        ]
+        R, site = self.carried[result], site_of(step, self.values, reference)
+        conditions = Conditions(sure, self.plan.paired, self.plan.conserving, result in slopes, tuple(turned))
         key = self.forms.setting((*form_of(step), *conditions))
         return self.traces.call(key, partial(share, step, site, conditions), (R, arrays_of(site))), None
 
-    def _over_time(
-        self, step: Step, values: Values, reference: Values | None, sure: bool
-    ) -> tuple[Shared, Books | None]:
+    def _over_time(self, step: Step, reference: Values | None, sure: bool) -> tuple[Shared, Books | None]:
         assert step.body is not None
-        shares, books = walk_over_time(step, values, self.relevance, nonnegative=sure, reference=reference)
+        found = {var.name: self.relevance(var.name) for var in step.eqn.outvars if var.name in self.carried}
+        shares, books = walk_over_time(step, self.values, found, nonnegative=sure, reference=reference)
         steps = jnp.array(step.body.own_rows, jnp.int32)
         own = [jnp.sum(book[steps], axis=0) for book in (books.signed, books.absolute)]
         kept = {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}
@@ -110,21 +126,21 @@ class _Tour:
 
     def _cut(self, name: str, sure: bool) -> Total:
         """Apply a mask, and give the totals of what it cuts off."""
-        whole = self.relevance[name]
+        whole = self.carried[name]
         mask = jnp.broadcast_to(self.masks[name].astype(whole.dtype), whole.shape)  # in pairs, for both channels
-        self.relevance[name] = whole * mask
-        return self._totals(whole * (1 - mask), sure)
+        self.carried[name] = whole * mask
+        return self._totals(whole * (1 - mask), sure, self.values[name] if name in self.plan.slopes else None)
 
     def _hand_on(self, name: str, share: Array, entry: Total, sure: bool) -> None:
         """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
-        if name in self.relevance:
-            received = self.relevance[name], self.received[name]
+        if name in self.carried:
+            received = self.carried[name], self.received[name]
             share, entry = self.traces.call(_added, _added, (received, (share, entry)))
-        self.relevance[name], self.received[name] = share, entry
+        self.carried[name], self.received[name] = share, entry
         self.signless[name] = sure and self.signless.get(name, True)
 
-    def _totals(self, array: Array, nonnegative: bool) -> Total:
-        return total(array, nonnegative, paired=self.paired)
+    def _totals(self, array: Array, nonnegative: bool, value: Array | None = None) -> Total:
+        return total(array, nonnegative, paired=self.plan.paired, value=value)
 
 
 def _added(received: tuple[tuple[Array, Total], tuple[Array, Total]]) -> tuple[Array, Total]:

@@ -154,11 +154,19 @@ def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.
     signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
     start = result.start[..., 1].reshape(len(signed), -1).sum(axis=1)[:, None]
     lost = _summed(result.strain[:, :, LOSS]) > LARGEST_LOSS * np.maximum(start, _summed(absolute[..., 0]))
-    if not compiled.request.mode.own_rules:
-        gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
-        lost |= _summed(gaps) > LARGEST_LOSS * np.maximum(start, _summed(absolute.max(axis=-1)))
+    gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
+    open_ = _summed(gaps) > LARGEST_LOSS * np.maximum(start, _summed(absolute.max(axis=-1)))
+    lost |= open_ & _closing(compiled)
     kept = _summed(absolute[..., -2:].sum(axis=-1))[:, list(compiled.request.plan.own_rows)].sum(axis=1)
     return lost, (kept > LARGEST_LOSS * start[:, 0]) | (start[:, 0] == 0)
+
+
+def _closing(compiled: Compiled) -> np.ndarray:
+    """Nodes whose books should close: all, or where a user's own rules take part those that hand on slopes."""
+    plan = compiled.request.plan
+    closing = np.full(len(plan.nodes), not compiled.request.mode.own_rules)
+    closing[[row for row, step in zip(plan.own_rows, plan.steps, strict=True) if step.slopes]] = True
+    return closing
 
 
 def _lost_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,11 @@ from .site import (
     LinearMap,
     Shares,
     Site,
+    Slopes,
     in_floats,
     linear_map,
 )
+from .slopes import divided
 
 __all__ = [
     "ACTIVATIONS",
@@ -47,8 +49,10 @@ __all__ = [
     "Selector",
     "Shares",
     "Site",
+    "Slopes",
     "WithNoise",
     "composite",
+    "divided",
     "find_mode",
     "in_floats",
     "linear_map",

@@ -20,8 +20,8 @@ def taylor_softmax(site: Site, R: Array) -> tuple[Shares, Kept]:
     has pushed to zero takes nothing.
     """
     axis, A = site.params["axis"], site.result
-    S = jnp.where(A > 0, site.operands[0], 0)
-    return {0: _expanded(S, A, R, axis)}, {BIAS: R * (1 + (jnp.sum(A * S, axis, keepdims=True) - S))}
+    S = visible(site, A)
+    return {0: _expanded(S, A, R, axis)}, {BIAS: R * (1 + carried_over(S, A, axis))}
 
 
 def taylor_log_softmax(site: Site, R: Array, *, epsilon: float) -> tuple[Shares, Kept]:
@@ -30,11 +30,21 @@ def taylor_log_softmax(site: Site, R: Array, *, epsilon: float) -> tuple[Shares,
     The constant term, r (Σ A S − log Σ exp S), is booked as bias.
     """
     axis, A = site.params["axis"], jnp.exp(site.result)
-    S = jnp.where(A > 0, site.operands[0], 0)
+    S = visible(site, A)
     y = jnp.where(jnp.isfinite(site.result), site.result, 0)
     rate, kept = stabilised(R, site.result, epsilon, jnp.maximum(jnp.max(jnp.abs(S), initial=0), 1))
     constant = rate * (y - S + jnp.sum(A * S, axis, keepdims=True))
     return {0: _expanded(S, A, rate, axis)}, {**kept, BIAS: constant}
+
+
+def visible(site: Site, A: Array) -> Array:
+    """Scores of a softmax, 0 where a mask has pushed its result to zero."""
+    return jnp.where(A > 0, site.operands[0], 0)
+
+
+def carried_over(S: Array, A: Array, axis: int) -> Array:
+    """What the constant term of the expansion has of the scores: Σ A S − S."""
+    return jnp.sum(A * S, axis, keepdims=True) - S
 
 
 def _expanded(S: Array, A: Array, R: Array, axis: int) -> Array:

@@ -33,7 +33,7 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.ir import Eqn
 from backtrace_jax.ops import CONTROL, KINDS, NONE, OPS
 
-from .site import EMBEDDING, INDEX, Kept, Shares, Site
+from .site import EMBEDDING, INDEX, Kept, Shares, Site, Slopes
 
 RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]
 Takers: TypeAlias = Callable[[tuple[bool, ...], int | None], tuple[bool, ...]]
@@ -70,6 +70,8 @@ class Rule:
         takers: Which of the operands that bear relevance get a share, given the position of the gate.
         bounded: Of a rule that takes operands to lie between bounds, how they do: (site, **settings) -> [smallest and
             largest entry, how far one lies beyond its bound].
+        slopes: Of a rule whose shares are multiples of the operands, how it carries slopes R/x at an equation; None
+            there, or at all: it takes and hands relevance.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Rule:
     paired: bool = False
     takers: Takers = every
     bounded: Callable[..., Array] | None = None
+    slopes: Callable[[Eqn], Slopes | None] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be applied.

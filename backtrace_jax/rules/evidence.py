@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from backtrace_jax.ops import PRODUCT, SUM
+from backtrace_jax.ops import LINEAR, PRODUCT, SUM
 from backtrace_jax.ops.linear import same_rank
 from backtrace_jax.ops.sampling import Part
 
@@ -143,6 +143,16 @@ def gather(site: Site, view: View, asked: int | None = None) -> Evidence:
     return of_kind(site, view, slice(asked))
 
 
+def reach(site: Site) -> Array | float:
+    """The gain of signed contributions: what a rate may be multiplied by on the way back, but for a softmax' scores."""
+    if site.kind == SUM:
+        return _gain_of_sum([[x] for x in site.operands], site)
+    if site.kind == LINEAR:
+        linear = linear_map(site)
+        return _gain(_sizes(linear, _kernels(SIGNED, linear)), [linear.x])
+    return _gain([site.operands[0]], [site.operands[1]]) if site.kind == PRODUCT else 1.0
+
+
 def _of_map(site: Site, view: View, asked: slice) -> Evidence:
     linear = linear_map(site)
     parts = _parts(view, linear.x, linear.nonnegative)
@@ -244,9 +254,14 @@ def _of_sum(site: Site, view: View, asked: slice) -> Evidence:
         pushed = back(rates)
         return {k: _joined(parts[k], pushed[k]).astype(x.dtype) for k, x in enumerate(site.operands)}
 
-    sizes = same_rank(*(jnp.abs(part) for own in parts for part in own)) if view.cancels else []
-    gain = functools.reduce(jnp.maximum, sizes, jnp.ones((), site.result.dtype))  # unit by unit: each has its own x_k
+    gain = _gain_of_sum(parts if view.cancels else [], site)
     return Evidence(totals[asked], None, site.result, gain, push)
+
+
+def _gain_of_sum(parts: Sequence[Parts], site: Site) -> Array:
+    """Unit by unit: each has its own x_k."""
+    sizes = same_rank(*(jnp.abs(part) for own in parts for part in own)) if parts else []
+    return functools.reduce(jnp.maximum, sizes, jnp.ones((), site.result.dtype))
 
 
 def _of_product(site: Site, view: View, asked: slice) -> Evidence:

@@ -12,7 +12,7 @@ from typing import Any
 from backtrace_jax.errors import SettingError
 from backtrace_jax.ops import LINEAR, NORM, PRODUCT
 
-from . import attention, contrastive, lrp, norms, options, proportional
+from . import attention, contrastive, lrp, norms, options, proportional, slopes
 from .catalogue import entry
 from .composite import FIRST, Rule, Rules, Selector
 from .options import KEEP, LINEAR_NORM, bounds, number
@@ -46,8 +46,18 @@ _OVERVIEW = "Montavon et al. 2019, LRP: An Overview"
 _TAYLOR = "Montavon et al. 2017, deep Taylor decomposition"
 
 
+_LIMIT = 0.0
+"""Epsilon of a vanishing stabiliser: the walk carries slopes (docs/slopes.md)."""
+
+
+def _limit(form: Any, epsilon: float, bias: str = KEEP) -> Any:
+    """The slope form of a rule, which is the limit of a vanishing stabiliser, and lets the bias take its share."""
+    return form if epsilon == _LIMIT and bias == KEEP else None
+
+
 def _epsilon(epsilon: float = lrp.EPSILON, bias: str = KEEP) -> Rule:
-    return make("epsilon", lrp.epsilon, epsilon=number("epsilon", epsilon), bias=options.bias(bias))
+    given = {"epsilon": number("epsilon", epsilon), "bias": options.bias(bias)}
+    return make("epsilon", lrp.epsilon, slopes=_limit(slopes.of_linear, **given), **given)
 
 
 def _family(epsilon: float, norm: str, bias: str = KEEP) -> Rules:
@@ -56,12 +66,14 @@ def _family(epsilon: float, norm: str, bias: str = KEEP) -> Rules:
     A norm is an identity only in its deviation. A softmax inside the network is expanded; where it gives the answer
     itself, relevance starts above it and is handed on as it is.
     """
+    softened = _limit(slopes.of_softmax, epsilon)
     inner = {
-        "softmax": Rule("softmax", attention.taylor_softmax),
-        "log_softmax": make("log-softmax", attention.taylor_log_softmax, epsilon=epsilon),
+        "softmax": Rule("softmax", attention.taylor_softmax, slopes=slopes.of_softmax),
+        "log_softmax": make("log-softmax", attention.taylor_log_softmax, slopes=softened, epsilon=epsilon),
     }
     expanded = tuple((Selector(op=op, answer=False), rule) for op, rule in inner.items())
-    linear = make("linear part", norms.at_fixed_deviation, epsilon=epsilon, bias=bias)
+    form = _limit(slopes.of_norm, epsilon, bias)
+    linear = make("linear part", norms.at_fixed_deviation, slopes=form, epsilon=epsilon, bias=bias)
     normed = ((Selector(kind=NORM), linear),) if options.norm(norm) == LINEAR_NORM else ()
     return (*expanded, *normed, *everywhere(_epsilon(epsilon, bias)))
 
@@ -72,13 +84,13 @@ def _lrp(rule: Rule, epsilon: float, norm: str, ops: tuple[str, ...] = WEIGHTED,
 
 
 @entry("lrp-epsilon", "shares by signed contributions, stabilised by epsilon", _BACH)
-def _lrp_epsilon(epsilon: float = lrp.EPSILON, bias: str = KEEP, norm: str = LINEAR_NORM) -> Rules:
+def _lrp_epsilon(epsilon: float = _LIMIT, bias: str = KEEP, norm: str = LINEAR_NORM) -> Rules:
     return _family(epsilon, norm, bias)
 
 
 @entry("lrp-zero", "shares by signed contributions, not stabilised (LRP-0)", _BACH)
 def _lrp_zero(bias: str = KEEP, norm: str = LINEAR_NORM) -> Rules:
-    return _family(0.0, norm, bias)
+    return _family(_LIMIT, norm, bias)
 
 
 def _gamma(gamma: float, epsilon: float, bias: str) -> Rule:
@@ -166,14 +178,14 @@ def _epsilon_gamma_box(
 
 
 @entry("attnlrp", "epsilon-LRP with a Taylor rule for softmax, half of a product to each factor", "arXiv 2402.05602")
-def _attnlrp(epsilon: float = lrp.EPSILON, norm: str = LINEAR_NORM) -> Rules:
+def _attnlrp(epsilon: float = _LIMIT, norm: str = LINEAR_NORM) -> Rules:
     return _family(epsilon, norm)
 
 
 @entry(
     "cp-lrp", "epsilon-LRP that lets nothing through attention weights and gates", "Ali et al. 2022, arXiv 2202.07304"
 )
-def _cp_lrp(epsilon: float = lrp.EPSILON, norm: str = LINEAR_NORM) -> Rules:
+def _cp_lrp(epsilon: float = _LIMIT, norm: str = LINEAR_NORM) -> Rules:
     gated = (Selector(kind=PRODUCT, gate="*"), signal_takes_all(_epsilon(epsilon)))
     return (gated, *_family(epsilon, norm))
 

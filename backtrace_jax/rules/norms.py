@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -13,7 +14,7 @@ from .options import IGNORE
 from .shared import identity
 from .site import BIAS, DEAD, Kept, Shares, Site, stabilised
 
-_CENTRING = ("layer_norm", "group_norm")
+CENTRING = ("layer_norm", "group_norm")
 
 
 def at_fixed_deviation(site: Site, R: Array, *, epsilon: float, bias: str) -> tuple[Shares, Kept]:
@@ -30,23 +31,62 @@ def at_fixed_deviation(site: Site, R: Array, *, epsilon: float, bias: str) -> tu
         epsilon: Stabiliser.
         bias: "keep" books the share of the shift; "ignore" leaves the shift out of the denominator.
     """
-    centring, (whole, *affine) = site.op.name in _CENTRING, site.operands
-    if not centring and len(affine) < 2:
+    whole, *affine = site.operands
+    if site.op.name not in CENTRING and len(affine) < 2:
         return identity(site, R)
+    part = linear_part(site)
+    R, y = part.rows(R), part.rows(site.result)
+    rate, kept = stabilised(jnp.where(part.empty, 0, R), y - part.shift if bias == IGNORE else y, epsilon, part.reach)
+    share = part.x * part.centred(part.scale * rate)
+    kept[DEAD] = kept.get(DEAD, 0) + jnp.where(part.empty, R, 0)
+    taken = {BIAS: part.shift * rate} if len(affine) > 1 and bias != IGNORE else {}
+    return {0: share.reshape(whole.shape)}, {**kept, **taken}
+
+
+class LinearPart(NamedTuple):
+    """A normalisation at its deviation, y = scale ⊙ (x − μ) + shift, in the shape in which statistics run over axes.
+
+    Attributes:
+        x: What is normalised.
+        scale: γ/σ; 0 where a row is empty.
+        shift: β.
+        empty: Rows whose entries differ by rounding alone.
+        axes: What statistics run over.
+        centring: Whether there is a mean.
+    """
+
+    x: Array
+    scale: Array
+    shift: Array
+    empty: Array
+    axes: tuple[int, ...]
+    centring: bool
+
+    @property
+    def reach(self) -> Array:
+        """What a rate may be multiplied by on the way back."""
+        return jnp.max(jnp.abs(self.scale), initial=0) * jnp.maximum(jnp.max(jnp.abs(self.x), initial=0), 1)
+
+    def rows(self, array: Array) -> Array:
+        """An array of the operand's shape in the shape of the statistics."""
+        return array.reshape(self.x.shape)
+
+    def centred(self, array: Array) -> Array:
+        """Less the mean of each row, where the normalisation has one."""
+        return _centred(array, self.axes) if self.centring else array
+
+
+def linear_part(site: Site) -> LinearPart:
+    """What a normalisation is at its deviation."""
+    centring, (whole, *affine) = site.op.name in CENTRING, site.operands
     rows, axes = _rows(site)
-    x, R, y = (each.reshape(rows) for each in (whole, R, site.result))
+    x = whole.reshape(rows)
     scale, shift = (_spread(each, whole).reshape(rows) for each in (*affine, 1.0, 0.0)[:2])
     deviations = _centred(x, axes) if centring else x
     empty = _is_rounding(deviations, x, axes) & centring
     variance = jnp.mean(jnp.square(deviations), axes, keepdims=True)
     s = jnp.where(empty, 0, scale * lax.rsqrt(variance + site.params["epsilon"]))
-    gain = jnp.max(jnp.abs(s), initial=0) * jnp.maximum(jnp.max(jnp.abs(x), initial=0), 1)
-    rate, kept = stabilised(jnp.where(empty, 0, R), y - shift if bias == IGNORE else y, epsilon, gain)
-    u = s * rate
-    share = x * (_centred(u, axes) if centring else u)
-    kept[DEAD] = kept.get(DEAD, 0) + jnp.where(empty, R, 0)
-    taken = {BIAS: shift * rate} if len(affine) > 1 and bias != IGNORE else {}
-    return {0: share.reshape(whole.shape)}, {**kept, **taken}
+    return LinearPart(x, s, shift, empty, axes, centring)
 
 
 def _rows(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from backtrace_jax.ops import LINEAR, MOVE, NORM, POINTWISE, PRODUCT, QUOTIENT, SELECT, SOFTMAX, SUM
 
-from . import attention, shared
+from . import attention, shared, slopes
 from .composite import Rule, RuleFunction, Rules, Selector, first, ungated
 from .site import EMBEDDING, INDEX
 
@@ -31,21 +31,30 @@ def kinds(rules: dict[str, Rule]) -> Rules:
     return tuple((Selector(kind=kind), rule) for kind, rule in rules.items())
 
 
-def make(name: str, function: RuleFunction, *, keeps_sign: bool = False, bounded: Any = None, **settings: Any) -> Rule:
+def make(
+    name: str,
+    function: RuleFunction,
+    *,
+    keeps_sign: bool = False,
+    bounded: Any = None,
+    slopes: Any = None,
+    **settings: Any,
+) -> Rule:
     """A rule with its settings."""
-    return Rule(name, function, tuple(settings.items()), keeps_sign, bounded=bounded)
+    return Rule(name, function, tuple(settings.items()), keeps_sign, bounded=bounded, slopes=slopes)
 
 
 def signal_takes_all(rule: Rule) -> Rule:
     """The signal of a gated product takes all, by the rule for the linear map that the gate makes of it."""
     name = f"signal: {rule.name}"
-    return replace(rule, name=name, function=attention.signal, settings=(("rule", rule),), takers=ungated)
+    form = slopes.of_gated if rule.slopes else None
+    return replace(rule, name=name, function=attention.signal, settings=(("rule", rule),), takers=ungated, slopes=form)
 
 
-TAKE_ALL = Rule("identity", shared.identity, keeps_sign=True, takers=first)
+TAKE_ALL = Rule("identity", shared.identity, keeps_sign=True, takers=first, slopes=slopes.of_identity)
 MOVING = {
-    MOVE: Rule("move", shared.move, keeps_sign=True),
-    SELECT: Rule("winner", shared.select, keeps_sign=True),
+    MOVE: Rule("move", shared.move, keeps_sign=True, slopes=slopes.of_move),
+    SELECT: Rule("winner", shared.select, keeps_sign=True, slopes=slopes.of_selection),
     EMBEDDING: Rule("token", shared.embedding, keeps_sign=True),
     INDEX: Rule("index", shared.index, keeps_sign=True),
 }
@@ -57,7 +66,7 @@ _SHARED = {
     **PASSING_ON,
     NORM: TAKE_ALL,
     SOFTMAX: TAKE_ALL,
-    QUOTIENT: replace(TAKE_ALL, name="numerator"),
+    QUOTIENT: replace(TAKE_ALL, name="numerator", slopes=slopes.of_quotient),
 }
 RECURRENT_GATE = Selector(kind=PRODUCT, gate=SHARES, recurrent=True)
 

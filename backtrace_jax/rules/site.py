@@ -29,6 +29,20 @@ Kept = dict[str, Array]
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """How a rule carries slopes R/x instead of relevance R (RULES section 14).
+
+    Attributes:
+        function: Pure function (site, slope of the result) -> (slopes of the operands, relevance that was kept).
+        divides: Whether relevance that arrives is divided by the result, to go on as slopes; otherwise the rule hands
+            it on as relevance.
+    """
+
+    function: Callable[[Site, Array], tuple[Shares, Kept]]
+    divides: bool = False
+
+
+@dataclass(frozen=True)
 class Site:
     """One equation at work.
 

@@ -77,7 +77,7 @@ def test_log_softmax(name):
         S, R = generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
         walked = inside("log_softmax", S, R, name, axis=1)
         y = np.log(softmax(S, 1))
-        rate = R / (y - 1e-9)
+        rate = R / (y - dict(mode(name).options)["epsilon"])
         slopes = np.eye(4) - softmax(S, 1)[:, None]
         close(walked.relevance["x0"], S * np.einsum("rj,rji->ri", rate, slopes), 1e-11)
         constant = rate * (y - np.einsum("rji,ri->rj", slopes, S))
@@ -151,11 +151,9 @@ def test_attnlrp_through_attention(seed):
     seen = [0, 1, 3]
     scores = q @ k[seen].T
     A = softmax(scores, 1)
-    (to_weights, to_values), _ = of_product(lambda linear: lrp_rule(signed, linear, R / 2), np.matmul, A, v[seen])
+    (to_weights, to_values), _ = of_product(lambda linear: lrp_rule(signed, linear, R / 2, 0.0), np.matmul, A, v[seen])
     to_scores = np.array([softmax_rule(*row)[0] for row in zip(scores, to_weights, strict=True)])
-    # the mask is a sum of the scores and 0, which costs the epsilon once more
-    to_scores *= scores / (scores + lrp.EPSILON * np.sign(scores))
-    (to_q, to_k), _ = of_product(lambda linear: lrp_rule(signed, linear, to_scores / 2), np.matmul, q, k[seen].T)
+    (to_q, to_k), _ = of_product(lambda linear: lrp_rule(signed, linear, to_scores / 2, 0.0), np.matmul, q, k[seen].T)
     close(walked.relevance["q"], to_q)
     close(walked.relevance["k"][seen], to_k.T)
     close(walked.relevance["v"][seen], to_values)
@@ -174,7 +172,7 @@ def test_cp_lrp_lets_nothing_through_attention_weights(seed):
     assert not {"weights", "q", "k"} & set(walked.relevance)
     A = walked.values["weights"]
     linear = Map(matrix(lambda v: A @ v, (4, 3)), np.ones((12, 12), bool), inputs["v"])
-    kept = lrp_rule(signed, linear, R)
+    kept = lrp_rule(signed, linear, R, 0.0)
     close(walked.relevance["v"], kept.share)
     assert_books_close(walked.books)
 

@@ -247,7 +247,7 @@ def test_products_of_two_values(name, op, which):
 # which rule the modes give to which operation
 
 OF_MODES = {
-    "lrp-epsilon": "epsilon",
+    "lrp-epsilon": "zero",
     "lrp-zero": "zero",
     "lrp-gamma": "gamma",
     "lrp-alpha2-beta1": "alpha-beta",
@@ -261,7 +261,7 @@ every_mode = pytest.mark.parametrize("name", OF_MODES)
 
 def elsewhere(name: str) -> Tried:
     """The rule that a mode has for all but linear maps by weights."""
-    return RULES["zero" if name == "lrp-zero" else "epsilon"]
+    return RULES["zero" if OF_MODES[name] == "zero" else "epsilon"]
 
 
 def check_rule(step: Step, tried: Tried) -> None:
@@ -274,7 +274,7 @@ def check_rule(step: Step, tried: Tried) -> None:
 @every_mode
 @pytest.mark.parametrize("name_of_map", [*WEIGHTED, *WEIGHTLESS])
 def test_modes_give_their_rule_to_maps_by_weights(name, name_of_map):
-    """Matrix products, convolutions and einsum get the rule that gives the mode its name, all else epsilon."""
+    """Matrix products, convolutions and einsum get the rule that gives the mode its name, all else epsilon or zero."""
     case, _ = draw_map(name_of_map, np.random.default_rng(0))
     graph = network(case, None, None, False).graph
     (step,) = plan_walk(graph, mode(name), graph.outputs[0]).steps
@@ -299,6 +299,13 @@ def test_walks_of_modes(name):
         check_map(elsewhere(name), "avg_pool", seed, biased=False, chosen=mode(name))
         check_sum(elsewhere(name), 0, seed, mode(name))
         check_product(elsewhere(name), "matmul", 0, seed, mode(name))
+
+
+@pytest.mark.parametrize("name_of_map", [*WEIGHTED, *WEIGHTLESS])
+def test_linear_maps_by_slopes(name_of_map):
+    """What the mode carries is R/x, and what it gives is LRP-0."""
+    for seed in range(2):
+        check_map(RULES["zero"], name_of_map, seed, biased=name_of_map in WEIGHTED, chosen=mode("lrp-epsilon"))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +359,8 @@ def test_worked_by_hand(name, options, x, b, expected):
 
 
 def test_a_unit_that_cancels_out_loses_all_to_the_stabiliser_or_is_dead():
-    stabilised, bare = (hand([1, -1], None, 0.5, name) for name in ("lrp-epsilon", "lrp-zero"))
+    chosen = (mode("lrp-epsilon", epsilon=1e-9), "lrp-zero")
+    stabilised, bare = (hand([1, -1], None, 0.5, each) for each in chosen)
     close(stabilised.relevance["x"], np.array([0.5e9, -0.5e9]))
     np.testing.assert_allclose(stabilised.kept(STABILISER), [0.5, 0.5], rtol=1e-12)
     close(bare.relevance["x"], np.zeros(2))
