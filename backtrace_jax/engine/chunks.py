@@ -1,70 +1,68 @@
 """Runs a compiled function over a batch in padded chunks of one size.
 
-One executable serves every example, so an example's relevance has the same bytes alone, in any batch and at any
-position in it. The size follows from the model and the device, never from the batch at hand.
+One executable serves every example and explains each in a chunk of that size, so an example's relevance has the same
+bytes alone, in any batch and at any position in it. The size follows from the model and the device, never from the
+batch at hand. The batch decides only how many chunks a call takes, one after the other by the same code, and how many
+calls run side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 import jax
 import numpy as np
 
-from backtrace_jax.question.settings import ROWS
-from backtrace_jax.runtime.interrupting import interruptible
+from backtrace_jax.runtime.interrupting import side_by_side
 from backtrace_jax.runtime.numerics import within_memory
 
-_LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
-_GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
-_GROUP = 2  # divides every chunk above 1
-
-
-def default_chunk(flops: float, platform: str) -> int:
-    """Examples per call: 1 where a single example fills the machine, more where padding costs nothing one notices."""
-    effort = flops if platform == "cpu" else flops / _GPU_FACTOR
-    if effort >= _HEAVY:
-        return 1
-    return ROWS if effort >= _LIGHT else 4 * ROWS
-
-
-def default_group(flops: float, platform: str) -> int | None:
-    """Examples that are explained at a time within a call; None: all.
-
-    Where a few fill the machine, more only take memory, and touching new memory costs time of its own.
-    """
-    return _GROUP if platform == "cpu" and flops >= _HEAVY else None
+from .sizes import Sizes
 
 
 def run_chunks(
-    call: Callable[[Any], Any],
+    call: Callable[[Any, int], Any],
     arrays: Any,
     count: int,
-    chunk: int,
+    sizes: Sizes,
     progress: Callable[[int, int], None] | None,
 ) -> Any:
-    """Call a function chunk by chunk and join the results.
+    """Call a function on a batch part by part and join the results.
 
     Args:
-        call: Takes and returns pytrees of arrays whose first axis is the chunk.
+        call: Takes and returns pytrees of arrays whose first axis is the chunk, or of several chunks, [chunks, chunk];
+            and takes how many of these hold examples.
         arrays: Pytree of arrays whose first axis is the batch.
         count: Size of the batch.
-        chunk: Size of a chunk.
-        progress: Called with (examples done, examples in all) after every chunk.
+        sizes: How it is cut up.
+        progress: Called with (examples done, examples in all) after every call.
 
     Raises:
-        SettingError: When a chunk, or all results together, do not fit into memory.
+        SettingError: When a call, or all results together, do not fit into memory.
     """
-    parts = []
-    for part, size in padded(arrays, count, chunk):
-        with within_memory(chunk):  # some of what fails is only told when the result is waited for
-            found = interruptible(lambda part=part: jax.tree.map(np.asarray, jax.block_until_ready(call(part))))
-        parts.append(jax.tree.map(lambda array, size=size: array[:size], found))
+    joined, done = _Joined(count), 0
+
+    def explain(examples: slice) -> int:
+        size = examples.stop - examples.start
+        used = -(-size // sizes.chunk)
+        part = jax.tree.map(lambda array: _whole_chunks(array[examples], used, sizes), arrays)
+        with within_memory(sizes.chunk):  # some of what fails is only told when the result is waited for
+            joined.write(examples, jax.block_until_ready(call(part, used)), sizes)
+        return size
+
+    def after(size: int) -> None:
+        nonlocal done
+        done += size
         if progress:
-            progress(min(len(parts) * chunk, count), count)
-    with within_memory(chunk):
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+            progress(done, count)
+
+    if count <= sizes.brief:
+        for examples in sizes.calls(count):
+            after(explain(examples))
+    else:
+        side_by_side(explain, sizes.calls(count), sizes.lanes, after)
+    return joined.whole
 
 
 def padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:
@@ -72,3 +70,41 @@ def padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:
     for first in range(0, count, chunk):
         chosen = np.minimum(np.arange(first, first + chunk), count - 1)
         yield jax.tree.map(lambda array, chosen=chosen: array[chosen], arrays), min(chunk, count - first)
+
+
+def _whole_chunks(part: np.ndarray, used: int, sizes: Sizes) -> np.ndarray:
+    """Examples as whole chunks; the last chunk repeats the last example, which is sure to be a valid one.
+
+    Chunks beyond those used are left as they are: nothing reads them.
+    """
+    size, chunks = len(part), sizes.chunks
+    if size < chunks * sizes.chunk:
+        full = np.empty((chunks * sizes.chunk, *part.shape[1:]), part.dtype)
+        full[:size], full[size : used * sizes.chunk] = part, part[-1:]
+        part = full
+    return part if chunks == 1 else part.reshape(chunks, sizes.chunk, *part.shape[1:])
+
+
+class _Joined:
+    """The results of a batch, written into their places as they come.
+
+    Attributes:
+        whole: Pytree of arrays, batch first; None before anything has come.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.whole: Any = None
+        self._count, self._lock = count, Lock()
+
+    def write(self, examples: slice, found: Any, sizes: Sizes) -> None:
+        """Write what a call gave for these examples."""
+        found = jax.tree.map(lambda array: _flat(np.asarray(array), sizes), found)
+        with self._lock:
+            if self.whole is None:
+                self.whole = jax.tree.map(lambda each: np.empty((self._count, *each.shape[1:]), each.dtype), found)
+        size = examples.stop - examples.start
+        jax.tree.map(lambda whole, each: np.copyto(whole[examples], each[:size]), self.whole, found)
+
+
+def _flat(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    return array if sizes.chunks == 1 else array.reshape(-1, *array.shape[2:])

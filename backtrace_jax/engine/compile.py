@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from backtrace_jax.ir import Graph, Program
@@ -19,7 +20,7 @@ from backtrace_jax.runtime.numerics import Device, exact_types
 
 from .books import Books, total
 from .forward import forward
-from .pieces import Flat, compile_function, compile_traced, one_by_one
+from .pieces import Flat, compile_function, compile_traced, first_ones
 from .prepare import split
 from .procedures import Job, attribute
 from .steps import Plan
@@ -159,13 +160,21 @@ class Explain:
 
     Attributes:
         prepare: From the weights to those with what is derived from them, once per model.
-        call: From that, what examples share, the inputs and the questions of a chunk to the result.
+        call: From that, what examples share, the inputs and the questions of a chunk (or of several, and their number)
+            to the result.
         derived_bytes: Memory of what is derived.
+        call_bytes: Memory that a call takes beside the weights; unbounded where it is compiled in pieces.
     """
 
     prepare: Callable[[Weights], Prepared]
     call: Any
     derived_bytes: int
+
+    @property
+    def call_bytes(self) -> int | None:
+        """Memory that a call takes beside its arguments; None where it is not known, as of what is in pieces."""
+        known = self.call.memory_analysis() if isinstance(self.call, jax.stages.Compiled) else None
+        return known and known.temp_size_in_bytes + known.output_size_in_bytes
 
 
 def compile_explain(
@@ -176,30 +185,37 @@ def compile_explain(
     device: Device,
     *,
     prepare: bool = True,
-    group: int | None = None,
+    chunks: int = 1,
 ) -> Explain:
     """Compile for chunks shaped like `examples` = (inputs, question), on one device; weights stay arguments.
 
-    With `prepare`, what follows from the weights alone is computed by a function of its own. A chunk is explained
-    `group` examples at a time (None: all), one group after the other in the same memory.
+    With `prepare`, what follows from the weights alone is computed by a function of its own. Where a call takes several
+    `chunks`, arrays [chunks, chunk, ...], it is told how many of them to explain, one after the other in the same
+    memory, and leaves the others alone.
     """
 
     def explained(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
         return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
 
     with exact_types(request.precision):
-        parts = split(explained, weights, constant, *_first(group, examples), hoist=prepare)
+        parts = split(explained, weights, constant, *examples, hoist=prepare)
     types = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in parts.deriving.out_avals]
     where = {"device": device, "precision": request.precision}
     derive = compile_traced(parts.deriving, lambda run, weights: run(jax.tree.leaves(weights)), weights, **where)
 
     def call(run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
-        def of_group(some: Any) -> Result:
-            return parts.result(run(parts.arguments(*prepared, constant, *some)))
+        return parts.result(run(parts.arguments(*prepared, constant, inputs, asked)))
 
-        return _in_groups(of_group, group, (inputs, asked))
+    def calls(run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question, count: Any) -> Result:
+        types = parts.result(parts.calling.out_avals)
+        return first_ones(lambda some: call(run, prepared, constant, *some), (inputs, asked), count, types)
 
-    run = compile_traced(parts.calling, call, (weights, types), constant, *examples, **where)
+    if chunks == 1:
+        run = compile_traced(parts.calling, call, (weights, types), constant, *examples, **where)
+    else:
+        several = jax.tree.map(lambda each: jax.ShapeDtypeStruct((chunks, *each.shape), each.dtype), examples)
+        count = jax.ShapeDtypeStruct((), np.int32)
+        run = compile_traced(parts.calling, calls, (weights, types), constant, *several, count, **where)
     derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
 
     def prepared(weights: Weights) -> Prepared:
@@ -207,23 +223,6 @@ def compile_explain(
             return weights, derive(weights)
 
     return Explain(prepared, run, derived_bytes)
-
-
-def _first(group: int | None, examples: Any) -> Any:
-    """Types of the first group of examples."""
-    return jax.tree.map(
-        lambda each: jax.ShapeDtypeStruct((min(each.shape[0], group or each.shape[0]), *each.shape[1:]), each.dtype),
-        examples,
-    )
-
-
-def _in_groups(function: Callable[[Any], Any], group: int | None, arrays: Any) -> Any:
-    """Apply a function to arrays, examples first, a group at a time."""
-    count = len(jax.tree.leaves(arrays)[0])
-    if group is None or count <= group:
-        return function(arrays)
-    groups = jax.tree.map(lambda array: array.reshape(-1, group, *array.shape[1:]), arrays)
-    return jax.tree.map(lambda array: array.reshape(count, *array.shape[2:]), one_by_one(function, groups))
 
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -23,14 +24,16 @@ from backtrace_jax.question.words import Question
 from backtrace_jax.rules import AlongPath, Mode, find_mode
 from backtrace_jax.runtime.numerics import Device, below_normal, exact_types, float_type, within_memory
 
-from .chunks import default_chunk, default_group, run_chunks
+from .chunks import run_chunks
 from .compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost, work
-from .fingerprint import surroundings
+from .fingerprint import surroundings, threads
 from .layers import select_layers, select_value
 from .many import Asking, ExplainMany, compile_many, questions_at_once, run_questions
 from .outline import own_name, pick_output
 from .plan import plan_walk
+from .sizes import Sizes, Work, default_chunk, lanes_of, sizes_of
 from .steps import Plan
+from .weights import DeviceWeights
 
 MOST_WORK = 2.0**47
 """Floating-point operations that one run of a model may take, loops as often as they run; adjustable.
@@ -94,6 +97,12 @@ class Planned:
         return self.request.plan.output
 
     @property
+    def work(self) -> Work:
+        """What one run takes."""
+        size = sum(math.prod(var.shape) * var.dtype.itemsize for var in self.program.graph.inputs)
+        return Work(self.effort, size, self.request.mode.walks, loops=work(self.program, self.effort) > self.effort)
+
+    @property
     def output_name(self) -> str:
         """The model's own name of the value explained."""
         return own_name(self.program.graph, self.output)
@@ -105,7 +114,8 @@ class Compiled(Planned):
 
     Attributes:
         weights: The weights on the device, and what was derived from them.
-        chunk: Runs of the graph per call.
+        chunk: Runs of the graph that may be in memory at a time.
+        sizes: How they are cut up into calls.
         device: Where it runs.
         explain: The compiled function.
         surroundings: What its bytes depend on besides the model and the settings, as it was when it was compiled.
@@ -114,6 +124,7 @@ class Compiled(Planned):
 
     weights: Prepared
     chunk: int
+    sizes: Sizes
     device: Device
     explain: Explain | ExplainMany
     surroundings: Mapping[str, Any]
@@ -128,8 +139,12 @@ class Compiled(Planned):
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
         assert isinstance(self.explain, Explain)
-        call = self._placed(self.explain.call, self._put(constant))
-        return run_chunks(lambda part: call(*part), (inputs, asked), len(asked.target), self.chunk, progress)
+        function, sizes = self._placed(self.explain.call, self._put(constant)), self.sizes
+
+        def call(part: Any, used: int) -> Result:
+            return function(*part) if sizes.chunks == 1 else function(*part, np.int32(used))
+
+        return run_chunks(call, (inputs, asked), len(asked.target), sizes, progress)
 
     def run_many(self, inputs: Any, asking: Asking, constant: Constant, progress: Any = None) -> list[Result]:
         """Answer questions about examples, arrays with the runs of the graph first and then the questions."""
@@ -137,14 +152,15 @@ class Compiled(Planned):
         assert self.at_once
         constant = self._put(constant)
         begin, walk = (self._placed(each, constant) for each in (self.explain.begin, self.explain.walk))
-        return run_questions(begin, walk, inputs, asking, (self.chunk, self.at_once), progress)
+        return run_questions(begin, walk, inputs, asking, (self.sizes.chunk, self.at_once), progress)
 
     def outputs(self, inputs: Any, asked: Question, constant: Constant) -> dict[str, np.ndarray]:
         """Outputs on all examples."""
         if isinstance(self.explain, Explain):
             return self.run(inputs, asked, constant).outputs
         begin = self._placed(self.explain.begin, self._put(constant._replace(masks={})))
-        return run_chunks(lambda part: begin(part)[0], inputs, len(asked.target), self.chunk, None)["outputs"]
+        count, sizes = len(asked.target), Sizes(self.sizes.chunk)
+        return run_chunks(lambda part, _: begin(part)[0], inputs, count, sizes, None)["outputs"]
 
     def _put(self, constant: Constant) -> Constant:
         with exact_types(), within_memory(self.chunk):
@@ -155,7 +171,7 @@ class Compiled(Planned):
 
         def call(*arrays: Any) -> Any:
             with exact_types(self.request.precision):
-                return function(self.weights, constant, *jax.device_put(arrays, self.device))
+                return function(self.weights, constant, *arrays)
 
         return call
 
@@ -165,23 +181,6 @@ class Compiled(Planned):
             return array[:, None]
         count = -(-len(array) // self.rows) * self.rows
         return array[np.minimum(np.arange(count), len(array) - 1)].reshape(-1, self.rows, *array.shape[1:])
-
-
-class DeviceWeights:
-    """Weights on a device, each kept once however many forms of a call are compiled from one model."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._held: dict[str, tuple[np.ndarray, Any]] = {}
-
-    def put(self, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The weights on the device, by name; those that are there already are not sent again."""
-        for name, array in weights.items():
-            held = self._held.get(name)
-            if held is None or held[0].dtype != array.dtype or not np.array_equal(held[0], array):
-                with exact_types():
-                    self._held[name] = array, jax.device_put(array, self._device)
-        return {name: self._held[name][1] for name in weights}
 
 
 def lower_model(
@@ -227,12 +226,11 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     """Compile what is planned."""
     graph, weights = planned.program.graph, kept.put(planned.program.weights)
     chunk = settings.chunk or default_chunk(planned.effort, device.platform)
-    group = default_group(planned.effort, device.platform)
+    sizes = sizes_of(chunk, planned.work, device.platform)
     known: dict[str, Any] = {each.name: getattr(planned, each.name) for each in fields(planned)}
     if form.many:
-        chunk = min(chunk, group or chunk)
-        known["at_once"] = questions_at_once(graph, chunk, paired=planned.request.plan.paired)
-    types = _chunk_types(graph, planned.output, chunk, form, known.get("at_once"))
+        known["at_once"] = questions_at_once(graph, sizes.chunk, paired=planned.request.plan.paired)
+    types = _chunk_types(graph, planned.output, sizes.chunk, form, known.get("at_once"))
     constant = _constant_types(graph, form, planned.masked)
     with within_memory(chunk):
         if form.many:
@@ -240,11 +238,12 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
             given = constant._replace(masks={}), types[0], Asking(types[1], masks)
             explain = compile_many(planned.request, weights, *given, device, prepare=settings.prepare)
         else:
-            how = {"prepare": settings.prepare, "group": group}
+            how = {"prepare": settings.prepare, "chunks": sizes.chunks}
             explain = compile_explain(planned.request, weights, constant, types, device, **how)
+            sizes = replace(sizes, lanes=lanes_of(planned.work, explain.call_bytes, device.platform, threads()))
         prepared = explain.prepare(weights)
-    now = surroundings(device)
-    return Compiled(**known, weights=prepared, chunk=chunk, device=device, explain=explain, surroundings=now)
+    known |= {"weights": prepared, "chunk": chunk, "sizes": sizes, "device": device, "explain": explain}
+    return Compiled(**known, surroundings=surroundings(device))
 
 
 def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:

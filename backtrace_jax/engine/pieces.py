@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
@@ -99,13 +101,29 @@ def compile_traced(
     return compiled(partial(call, lambda arguments: function(*arguments)), *types, device=device, precision=precision)
 
 
-def one_by_one(function: Callable[[Any], Any], arrays: Any) -> Any:
-    """A function of each entry of arrays: by `lax.map`, or by a loop in Python around what is compiled in pieces."""
+def first_ones(function: Callable[[Any], Any], arrays: Any, count: Any, types: Any) -> Any:
+    """A function of each of the first entries of arrays, as many as `count` says when it runs; the others are zeros.
+
+    Args:
+        function: Takes and gives pytrees of arrays.
+        arrays: Pytree of arrays, whose first axis is that of the entries.
+        count: How many to take.
+        types: Of what the function gives.
+    """
     leaves = jax.tree.leaves(arrays)
-    if any(isinstance(each, Tracer) for each in leaves):
-        return jax.lax.map(function, arrays)
-    entries = (jax.tree.map(lambda array, i=i: np.asarray(array)[i], arrays) for i in range(len(leaves[0])))
-    return jax.tree.map(lambda *each: np.stack(each), *map(function, entries))
+    traced = isinstance(count, Tracer)
+    blank = jax.tree.map(lambda each: (jnp if traced else np).zeros((len(leaves[0]), *each.shape), each.dtype), types)
+
+    def step(i: Any, found: Any) -> Any:
+        one = function(jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, i, keepdims=False), arrays))
+        return jax.tree.map(lambda whole, part: lax.dynamic_update_index_in_dim(whole, part, i, 0), found, one)
+
+    if traced:
+        return lax.fori_loop(0, count, step, blank)
+    for i in range(int(count)):
+        one = function(jax.tree.map(lambda array, i=i: np.asarray(array)[i], arrays))
+        jax.tree.map(lambda whole, part, i=i: np.copyto(whole[i, ...], part), blank, one)
+    return blank
 
 
 def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "highest") -> Flat:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 
 from .keeping import keep_wide, type_of
@@ -31,8 +30,8 @@ class Split:
     calling: ClosedJaxpr
     tree: Any
 
-    def result(self, flat: Sequence[Array]) -> Any:
-        """The result from what `calling` gives."""
+    def result(self, flat: Sequence[Any]) -> Any:
+        """The result from what `calling` gives, or its types from theirs."""
         return jax.tree.unflatten(self.tree, flat)
 
     @staticmethod

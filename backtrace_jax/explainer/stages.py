@@ -15,7 +15,6 @@ from backtrace_jax.batch.layout import axes_of, batch_first, kept
 from backtrace_jax.batch.leaving import leavings
 from backtrace_jax.engine.compiled import (
     Compiled,
-    DeviceWeights,
     Form,
     Planned,
     Shapes,
@@ -24,6 +23,7 @@ from backtrace_jax.engine.compiled import (
     plan,
 )
 from backtrace_jax.engine.outline import Outline, outline
+from backtrace_jax.engine.weights import DeviceWeights
 from backtrace_jax.ir import Program
 from backtrace_jax.ir.imported import Imported
 from backtrace_jax.question.settings import Settings

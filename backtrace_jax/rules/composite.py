@@ -274,6 +274,12 @@ class Mode:
         return next((rule for selector, rule in self.rules if selector.matches(node)), None)
 
     @property
+    def walks(self) -> int:
+        """How often relevance is walked back."""
+        each = self.procedure
+        return each.steps if isinstance(each, AlongPath) else each.samples if isinstance(each, WithNoise) else 1
+
+    @property
     def compares(self) -> bool:
         """Whether it needs a reference input (`baseline`)."""
         return isinstance(self.procedure, AgainstReference | AlongPath)

@@ -12,24 +12,57 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 
 def interruptible(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """What a function returns, or its error; in the main thread Ctrl-C is heard meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         return function(*args, **settings)
-    helper = _kept.pop() if _kept and _kept[-1].process == os.getpid() else _Helper()
+    found: list[Any] = []
+    side_by_side(lambda _: function(*args, **settings), [None], 1, found.append)
+    return found[0]
+
+
+def side_by_side(
+    function: Callable[[Item], Any], items: Sequence[Item], lanes: int, after: Callable[[Any], object]
+) -> None:
+    """Call a function of each item, in so many threads at a time; what it raises is raised here.
+
+    Args:
+        function: What to call.
+        items: What to call it with.
+        lanes: Threads.
+        after: Called in this thread with each result, in the order in which they come.
+    """
+    waiting, done = iter(items), SimpleQueue[tuple[bool, Any]]()
+
+    def lane() -> None:
+        try:
+            for item in waiting:  # each is taken by one thread
+                stop_if_interrupted()
+                done.put((True, function(item)))
+        except BaseException as error:  # raised again where it is waited for
+            done.put((False, error))
+
+    helpers = [_helper() for _ in range(min(lanes, len(items)))]
     try:
-        found = helper.found(lambda: function(*args, **settings))
+        for helper in helpers:
+            helper.given.put(lane)
+        for _ in items:
+            fine, found = done.get()
+            if not fine:
+                raise found
+            after(found)
     except BaseException:
-        helper.leave()
+        for helper in helpers:
+            helper.leave()
         raise
-    _kept[:] = [helper]
-    return found.result()
+    _kept.extend(helpers)
 
 
 class _Helper:
@@ -37,37 +70,33 @@ class _Helper:
 
     Attributes:
         process: The one it lives in: a fork takes no threads along.
+        given: Calls to do.
     """
 
     def __init__(self) -> None:
-        self.process = os.getpid()
-        self._unawaited = threading.Event()
-        self._given: SimpleQueue[tuple[Callable[[], Any], Future[Any], Any] | None] = SimpleQueue()
+        self.process, self._unawaited = os.getpid(), threading.Event()
+        self.given: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         threading.Thread(target=self._run, daemon=True).start()
-
-    def found(self, function: Callable[[], Any]) -> Future[Any]:
-        """What a call gave, or its error, once it has ended."""
-        found, ended = Future[Any](), threading.Lock()  # the lock is faster to wait for
-        ended.acquire()
-        self._given.put((function, found, ended))
-        ended.acquire()
-        return found
 
     def leave(self) -> None:
         """Let it end: nobody waits for it any more."""
         self._unawaited.set()
-        self._given.put(None)
+        self.given.put(None)
 
     def _run(self) -> None:
         _this.unawaited = self._unawaited
-        while (work := self._given.get()) is not None:
-            function, found, ended = work
-            try:
-                found.set_result(function())
-            except BaseException as error:  # raised again where it is waited for
-                found.set_exception(error)
-            ended.release()
-            del work, function, found  # or what they hold would live until the next call
+        while (work := self.given.get()) is not None:
+            work()
+            del work  # or what it holds would live until the next call
+
+
+def _helper() -> _Helper:
+    """One that waits for a call, or a new one."""
+    while _kept:
+        kept = _kept.pop()
+        if kept.process == os.getpid():
+            return kept
+    return _Helper()
 
 
 def stop_if_interrupted() -> None:

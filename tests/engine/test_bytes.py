@@ -12,6 +12,7 @@ import pytest
 
 from backtrace_jax import Explainer, Explanation, explain
 from backtrace_jax.engine import compiled
+from backtrace_jax.engine.sizes import Sizes
 from tests.zoo import exported
 
 pytestmark = pytest.mark.optimised
@@ -27,7 +28,7 @@ def explainer(name: str) -> Explainer:
     if name not in GROUPED:
         return Explainer(exported(name).model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "default_group", lambda *_: 4)
+        patch.setattr(compiled, "sizes_of", lambda *_: Sizes(4, 2))
         call = Explainer(exported(GROUPED[name]).model, chunk=8)
         call({key: array[:1] for key, array in examples(name).items()})
     return call

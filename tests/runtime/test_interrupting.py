@@ -20,6 +20,7 @@ LONG = """
 import signal
 import jax, jax.numpy as jnp
 from backtrace_jax.engine.chunks import run_chunks
+from backtrace_jax.engine.sizes import Sizes
 from backtrace_jax.runtime.numerics import compiled
 import numpy as np
 
@@ -31,7 +32,7 @@ def forever(x):
 run = compiled(forever, np.ones((1, 4), np.float32), device=jax.devices()[0])
 print("ready", flush=True)
 try:
-    run_chunks(run, np.ones((1, 4), np.float32), 1, 1, None)
+    run_chunks(lambda part, used: run(part), np.ones((1, 4), np.float32), 1, Sizes(1), None)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
