@@ -125,7 +125,7 @@ def _add_settings(group: Any) -> None:
     group.add_argument("--layers", metavar="NAME", nargs="+", help="also keep relevance of these values or modules")
     group.add_argument("--wrt", metavar="NAME", nargs="+", help="only these inputs bear relevance")
     _add_batch_axis(group)
-    group.add_argument("--chunk", type=natural, help="examples per compiled call")
+    group.add_argument("--chunk", type=natural, help="examples explained at a time")
     group.add_argument("--dtype", default="float32", help="float32, or float64 for audits (%(default)s)")
     group.add_argument("--precision", default="highest", help="of contractions (%(default)s)")
     group.add_argument(

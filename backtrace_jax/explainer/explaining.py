@@ -69,7 +69,8 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
         wrt: Names of the inputs that bear relevance; None: all floats, and integers that look up rows of a table, and
             where there are neither, integers and booleans as the quantities they stand for (beside others those
             have to be named here).
-        chunk: Examples per compiled call, 1 or a multiple of 8; by default chosen from the model and the device.
+        chunk: Examples explained at a time, 1 or a multiple of 8; by default chosen from the model and the device. A
+            call of light models takes many chunks, one after the other.
         dtype: What is computed in: "float32", or "float64" for audits. Models in half precision are no exception: only
             where they cast to it themselves are numbers rounded to it. Outputs and relevance come in this type.
         precision: Of contractions: "highest" (full float32), "high" or "default" (the backend's fastest).

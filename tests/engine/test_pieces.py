@@ -138,6 +138,28 @@ def test_chunks_one_after_the_other_give_what_all_examples_at_once_give(whole, s
     assert not any(np.any(array[6:]) for array in jax.tree.leaves(found))
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+def test_entries_that_are_not_asked_for_are_not_computed(compiles):
+    """One entry of a hundred costs one run of the function, whatever else has room."""
+    seen = []
+
+    def function(x):
+        jax.debug.callback(lambda value: seen.append(float(value)), x[0])
+        return x + 1
+
+    def call(arrays, count):
+        return pieces.first_ones(function, arrays, count, jax.ShapeDtypeStruct((2,), np.float32))
+
+    arrays = np.arange(200, dtype=np.float32).reshape(100, 2)
+    run = jax.jit(call) if compiles else call
+    for count in (1, 3, 0, 100):
+        seen.clear()
+        found = np.asarray(run(arrays, np.int32(count)))
+        jax.effects_barrier()
+        assert sorted(seen) == arrays[:count, 0].tolist()
+        np.testing.assert_array_equal(found, np.where(np.arange(100)[:, None] < count, arrays + 1, 0))
+
+
 def explaining(model, X, chunks=1, used=1):
     """The result for a chunk, or for as many of several chunks as are used, compiled for it."""
     graph, mode, constant = model.graph, find_mode("default"), compile.Constant({}, {})
