@@ -71,7 +71,7 @@ class _Call:
 
     def constants(self, form: Form, posed: Mapping[int, Posed]) -> dict[int, Constant]:
         """What all examples share, by the places of questions of one form."""
-        with self.about(min(posed)):
+        with self.about(min(posed)) if form.conditions else nullcontext():
             planned = self.stages.planned(Known.of(self.imported), form)
         found = {}
         for i, one in posed.items():
