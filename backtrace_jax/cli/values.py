@@ -60,6 +60,11 @@ def scaler(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
 
 
+def ledger(text: str) -> str | None:
+    """Read `nodes`, `total`, or `none`."""
+    return None if text.lower() == "none" else text
+
+
 def whole(text: str) -> int:
     """Read a whole number, negative ones too."""
     return -natural(text[1:]) if text.startswith("-") else natural(text)

@@ -1,6 +1,8 @@
 """The books of a walk: what every node received, handed on and kept, as totals in float64.
 
-A walk books one total after the other; together they become arrays at the end.
+A walk books one total after the other; together they become arrays at the end. Books of the whole graph need what is
+kept alone: what it receives is the start, and what it hands on lies at the inputs. At every level the strain of each
+node is told: whether relevance is right does not depend on how it is accounted for.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from backtrace_jax.question.words import NODES
 from backtrace_jax.rules import BIAS, CONSTANT, DEAD, STABILISER
 
+from .steps import Plan
 from .tracing import Traces
 
 KEPT = (BIAS, CONSTANT, STABILISER, DEAD)
@@ -28,7 +32,7 @@ class Books(NamedTuple):
 
     Attributes:
         signed: [nodes, 6] totals: received, handed on, then what was kept back by cause (`KEPT`); in pairs
-            [nodes, 6, 2].
+            [nodes, 6, 2]. Of the graph as a whole one row, which holds nothing but what was kept; None: no books.
         absolute: The same of magnitudes, so that errors that cancel show.
         strain: [nodes, 2] what was lost because the range is too small, and whether all products vanished; in pairs
             [nodes, 2, 2].
@@ -37,6 +41,20 @@ class Books(NamedTuple):
     signed: Any
     absolute: Any
     strain: Any
+
+
+def rows_of(plan: Plan, ledger: str | None) -> tuple[int, ...]:
+    """Rows of the books that add up to those of the whole graph."""
+    return plan.own_rows if ledger == NODES else (0,)
+
+
+def kept_in(books: Books, plan: Plan, ledger: str | None) -> dict[str, list[Total]]:
+    """What a body has kept, by cause."""
+    if ledger is None:
+        return {cause: [] for cause in KEPT}
+    rows = jnp.array(rows_of(plan, ledger), jnp.int32)
+    own = [jnp.sum(book[rows], axis=0) for book in (books.signed, books.absolute)]
+    return {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}
 
 
 class Total(NamedTuple):
@@ -112,11 +130,12 @@ class Booking:
 
     Attributes:
         nothing: The total of nothing.
+        ledger: Of what they are kept.
     """
 
-    def __init__(self, traces: Traces, *, paired: bool) -> None:
+    def __init__(self, traces: Traces, ledger: str | None, *, paired: bool) -> None:
         zero = jnp.zeros((2,) if paired else (), jnp.float64)
-        self.nothing = Total(zero, zero)
+        self.nothing, self.ledger = Total(zero, zero), ledger
         self._totals, self._strain = (Table(traces, zero, columns) for columns in (2 * _COLUMNS, _STRAIN))
 
     def sum(self, entries: Sequence[Total]) -> Total:
@@ -125,24 +144,31 @@ class Booking:
 
     def row(self, *columns: Sequence[Total], strain: Sequence[Array] = ()) -> None:
         """Book a node: what it received, handed on and kept by cause, as totals to be added up, and its strain."""
-        totals = [self.sum(each) for each in columns]
-        self._totals.row([each[i] for i in range(2) for each in totals])
+        if self.ledger is not None:
+            totals = [self.sum(each) for each in columns]
+            self._totals.row([each[i] for i in range(2) for each in totals])
         self._strain.row(strain or (self.nothing.signed,) * _STRAIN)
 
     def blank(self, rows: int) -> None:
         """Book nodes that nothing has reached."""
         for _ in range(rows):
-            self._totals.blank()
+            if self.ledger == NODES:
+                self._totals.blank()
             self._strain.blank()
 
     def body(self, books: Books) -> None:
-        """Book the nodes of a body."""
-        self._totals.body(jnp.concatenate(books[:2], axis=1))
+        """Book the nodes of a body, which in the books of the whole graph are part of its step's."""
+        if self.ledger == NODES:
+            self._totals.body(jnp.concatenate(books[:2], axis=1))
         self._strain.body(books.strain)
 
     def closed(self) -> Books:
-        """All rows together."""
-        signed, absolute = jnp.split(self._totals.closed(), 2, axis=1)
+        """All rows together, or added up."""
+        if self.ledger is None:
+            return Books(None, None, self._strain.closed())
+        rows = self._totals.closed()
+        rows = rows if self.ledger == NODES else jnp.sum(rows, axis=0, keepdims=True)
+        signed, absolute = jnp.split(rows, 2, axis=1)
         return Books(signed, absolute, self._strain.closed())
 
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from backtrace_jax.ir import Graph, Program
 from backtrace_jax.question.tasks import Task
-from backtrace_jax.question.words import Question
+from backtrace_jax.question.words import NODES, Question
 from backtrace_jax.rules import Mode
 from backtrace_jax.runtime.numerics import Device, exact_types
 
@@ -39,7 +39,7 @@ class Result(NamedTuple):
         start: Total start relevance, signed and absolute.
         relevance: Relevance of the inputs that bear it, by name.
         layers: Relevance of the values asked for.
-        books: What every node of the plan received, handed on and kept; None in modes that keep none.
+        books: What every node of the plan received, handed on and kept, or what all kept together; None: no books.
         strain: What left the range of floats at every node, as in the books.
         completeness: How far the attribution is from adding up, in modes where that is defined.
         bounds: Smallest and largest operand, and how far one lies beyond its bound, by the name of the node whose rule
@@ -85,6 +85,7 @@ class Request:
         layers: Name of the value for each name the user asked for.
         precision: Of contractions.
         contrasted: Whether the target is contrasted with another class.
+        ledger: Of what books are kept: of nodes, of the whole graph, or none, as in modes that share nothing out.
     """
 
     plan: Plan
@@ -93,6 +94,7 @@ class Request:
     layers: Mapping[str, str]
     precision: str
     contrasted: bool = False
+    ledger: str | None = NODES
 
     @property
     def reached(self) -> frozenset[str]:
@@ -122,7 +124,7 @@ def answer(
     start, target = task.begin(values[plan.output.name], asked)
     masks = {n: jnp.moveaxis(mask, 1, -1) if n in plan.graph.turned else mask for n, mask in constant.masks.items()}
     layers = frozenset(request.layers.values())
-    job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative, layers)
+    job = Job(plan, weights, inputs, constant.reference, masks, values, start, task.nonnegative, layers, request.ledger)
     outcome = attribute(job, mode.procedure)
     return Result(
         {},
@@ -130,7 +132,7 @@ def answer(
         jnp.stack(total(start, task.nonnegative, paired=plan.paired), axis=-1),
         {var.name: outcome.relevance[var.name] for var in plan.graph.inputs if var.name in request.reached},
         {key: _relevance(outcome.relevance, values, name, plan) for key, name in request.layers.items()},
-        outcome.books._replace(strain=None) if mode.conserving and outcome.books else None,
+        outcome.books and outcome.books._replace(strain=None),
         outcome.strain,
         outcome.completeness,
         {},

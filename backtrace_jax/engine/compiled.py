@@ -253,7 +253,9 @@ def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Pro
 
 def _request(graph: Graph, plan: Plan, settings: Settings, form: Form) -> Request:
     mode = find_mode(settings.mode)
-    return Request(plan, mode, form.task, _layers(graph, mode, settings), settings.precision, form.contrasted)
+    ledger = settings.ledger if mode.conserving else None
+    layers = _layers(graph, mode, settings)
+    return Request(plan, mode, form.task, layers, settings.precision, form.contrasted, ledger)
 
 
 def _layers(graph: Graph, mode: Mode, settings: Settings) -> dict[str, str]:

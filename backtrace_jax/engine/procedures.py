@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from backtrace_jax.question.words import NODES
 from backtrace_jax.rules import AgainstReference, AlongPath, Once, Procedure, WithNoise, in_floats
 from backtrace_jax.runtime.numerics import random_key
 
@@ -58,6 +59,7 @@ class Job:
         start: Start relevance.
         nonnegative: Whether the start is known not to be negative.
         layers: Names of the values whose relevance is asked for, beside that of the inputs.
+        ledger: Of what books are kept.
     """
 
     plan: Plan
@@ -69,13 +71,14 @@ class Job:
     start: Array
     nonnegative: bool
     layers: frozenset[str] = frozenset()
+    ledger: str | None = NODES
 
     def walk(self, values: Values, reference: Values | None = None) -> Walked:
         """One walk over these values."""
         starts = {self.plan.output.name: self.start}
         wanted = {*self.layers, *(var.name for var in self.plan.inputs)}
-        settings = {"nonnegative": self.nonnegative, "masks": self.masks, "reference": reference}
-        return walk(self.plan, values, starts, **settings, wanted=wanted)
+        how = {"nonnegative": self.nonnegative, "masks": self.masks, "reference": reference, "ledger": self.ledger}
+        return walk(self.plan, values, starts, **how, wanted=wanted)
 
     def forward(self, ends: Values) -> dict[str, Array]:
         """Every value when those at which the walk ends are these."""
@@ -123,13 +126,14 @@ class Job:
         if tokens is None:
             return dict(attributions)
         starts = {var.name: attributions[var.name] for var in tokens.outputs if var.name in attributions}
-        return {**attributions, **walk(tokens, self.values, starts).relevance}
+        return {**attributions, **walk(tokens, self.values, starts, ledger=None).relevance}
 
 
 def _once(job: Job, procedure: Once) -> Outcome:
     walked = job.walk(job.values)
     if not procedure.times_input:
-        return Outcome(walked.relevance, walked.books.strain, walked.books)
+        books = None if job.ledger is None else walked.books
+        return Outcome(walked.relevance, walked.books.strain, books)
     found = {name: R * in_floats(job.values[name], R.dtype) for name, R in walked.relevance.items()}
     return Outcome(job.per_token(found), walked.books.strain)
 

@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from backtrace_jax.errors import BacktraceError, SettingError
 from backtrace_jax.ops import LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM
+from backtrace_jax.question.words import NODES
 from backtrace_jax.rules import DEAD, LOST, WEIGHTED, Kept, Shares, Site, divided, in_floats
 
 from .books import KEPT, Total, relevance_of, total
@@ -31,7 +32,7 @@ class Shared(NamedTuple):
     """
 
     shares: Shares
-    entries: dict[int, Total]
+    entries: dict[int, list[Total]]
     kept: dict[str, list[Total]]
     strain: tuple[Array | None, Array | None] = (None, None)
 
@@ -43,6 +44,7 @@ class Conditions(NamedTuple):
         sure: Whether no share is negative anywhere.
         paired: Whether relevance has two channels.
         conserving: Whether it is shared out; otherwise it is a derivative.
+        ledger: Of what books are kept.
         arriving: Whether the slope R/x of the result arrives, and not its relevance.
         turned: Positions of the operands whose slopes are handed on as relevance.
     """
@@ -50,12 +52,14 @@ class Conditions(NamedTuple):
     sure: bool
     paired: bool
     conserving: bool
+    ledger: str | None = NODES
     arriving: bool = False
     turned: tuple[int, ...] = ()
 
-    def total(self, array: Array, value: Array | None = None) -> Total:
-        """Totals of relevance, or of slopes of a value."""
-        return total(array, self.sure, paired=self.paired, value=value)
+    def booked(self, array: Array, value: Array | None = None, *, travels: bool = False) -> list[Total]:
+        """Totals of relevance, or of slopes of a value, if they are booked: what travels on only in books of nodes."""
+        books = self.ledger == NODES or (self.ledger is not None and not travels)
+        return [total(array, self.sure, paired=self.paired, value=value)] if books else []
 
 
 SiteArrays: TypeAlias = tuple[tuple[Any, ...], Any, Any]
@@ -94,14 +98,16 @@ def share(step: Step, like: Site, conditions: Conditions, given: tuple[Array, Si
     apply = partial(_applied, step, site)
     shares, kept = apply(R) if step.rule.paired or not conditions.paired else jax.vmap(apply)(R)
     _check_shares(step, shares, conditions.paired)
-    booked = {cause: [conditions.total(each[cause]) for each in (met, kept) if cause in each] for cause in KEPT}
-    booked[DEAD] += [] if broken is None else [conditions.total(broken)]
+    ended = {cause: [each[cause] for each in (met, kept) if cause in each] for cause in KEPT}
+    ended[DEAD] += [] if broken is None else [broken]
     lost = [each[LOST] for each in (met, kept) if LOST in each]
     lost += [] if broken is None else [overflowed(whole, broken)]
     lost += [squares_overflowed(site, relevance_of(R, site.result) if step.slopes else R)] if site.kind == NORM else []
     strain = _strain(site, lost, conditions, None if conditions.conserving else (R, shares))
-    entries = {i: conditions.total(shares[i], site.operands[i] if step.slopes else None) for i in sorted(shares)}
+    values = {i: site.operands[i] if step.slopes else None for i in sorted(shares)}
+    entries = {i: conditions.booked(shares[i], value, travels=step.bears[i]) for i, value in values.items()}
     shares = {i: relevance_of(shares[i], site.operands[i]) if i in conditions.turned else shares[i] for i in entries}
+    booked = {cause: [entry for each in ended[cause] for entry in conditions.booked(each)] for cause in KEPT}
     return Shared(shares, entries, booked, strain)
 
 

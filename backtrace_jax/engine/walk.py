@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from backtrace_jax.ops import OPS
+from backtrace_jax.question.words import NODES
 from backtrace_jax.rules import CONSTANT, DEAD, Shares, Site
 
 from .body import Relevance, Values, arriving, blank, body_of, by_name, positions, steps_values
-from .books import KEPT, Booking, Books, Total, relevance_of, total
+from .books import KEPT, Booking, Books, Total, kept_in, relevance_of
 from .forms import Forms
 from .sharing import Conditions, Shared, arrays_of, form_of, share
 from .steps import Plan, Step
@@ -40,6 +42,7 @@ def walk(
     masks: Values | None = None,
     reference: Values | None = None,
     wanted: Collection[str] | None = None,
+    ledger: str | None = NODES,
 ) -> Walked:
     """Walk relevance back.
 
@@ -52,8 +55,10 @@ def walk(
             dead.
         reference: Every value at the reference input, for modes that compare with one.
         wanted: Names of the values whose relevance is given; None: all that were reached.
+        ledger: Of what books are kept.
     """
-    tour = _Tour(plan, values, starts, nonnegative, masks or {})
+    conditions = Conditions(nonnegative, plan.paired, plan.conserving, ledger)
+    tour = _Tour(plan, values, starts, conditions, masks or {})
     for step in plan.steps:
         tour.visit(step, reference)
     names = [name for name in tour.carried if wanted is None or name in wanted]
@@ -67,14 +72,14 @@ class _Tour:
     """
 
     def __init__(
-        self, plan: Plan, values: Values, starts: Mapping[str, Array], nonnegative: bool, masks: Values
+        self, plan: Plan, values: Values, starts: Mapping[str, Array], conditions: Conditions, masks: Values
     ) -> None:
-        self.plan, self.values, self.masks = plan, values, masks
+        self.plan, self.values, self.masks, self.conditions = plan, values, masks, conditions
         self.carried: dict[str, Array] = dict(starts)
-        self.signless = dict.fromkeys(starts, nonnegative)
-        self.received = {name: self._totals(start, nonnegative) for name, start in starts.items()}
+        self.signless = dict.fromkeys(starts, conditions.sure)
+        self.received = {name: conditions.booked(start, travels=True) for name, start in starts.items()}
         self.traces, self.forms = Traces(), Forms()
-        self.booking = Booking(self.traces, paired=plan.paired)
+        self.booking = Booking(self.traces, conditions.ledger, paired=plan.paired)
 
     def relevance(self, name: str) -> Array:
         """Relevance of a value, whatever travels."""
@@ -87,12 +92,13 @@ class _Tour:
         if not names:
             return self.booking.blank(len(step.nodes))
         sure = all(self.signless[name] for name in names) and step.keeps_sign
-        cut = [self._cut(name, sure) for name in names if name in self.masks]
-        shared, inner = self._shared(step, reference, sure)
-        handed = [shared.entries[i] for i in shared.entries if step.bears[i]]
-        ended = [shared.entries[i] for i in shared.entries if not step.bears[i]]
+        conditions = self.conditions._replace(sure=sure)
+        cut = [each for name in names if name in self.masks for each in self._cut(name, conditions)]
+        shared, inner = self._shared(step, reference, conditions)
+        handed = [each for i, entry in shared.entries.items() for each in entry if step.bears[i]]
+        ended = [each for i, entry in shared.entries.items() for each in entry if not step.bears[i]]
         kept = {**shared.kept, CONSTANT: shared.kept[CONSTANT] + ended, DEAD: shared.kept[DEAD] + cut}
-        received = [self.received[name] for name in names]
+        received = [each for name in names for each in self.received[name]]
         nothing = self.booking.nothing.signed
         strain = [nothing if each is None else each for each in shared.strain]
         self.booking.row(received, handed, *(kept[cause] for cause in KEPT), strain=strain)
@@ -102,36 +108,34 @@ class _Tour:
             self._hand_on(step.eqn.invars[i].name, shared.shares[i], shared.entries[i], sure)
         return None
 
-    def _shared(self, step: Step, reference: Values | None, sure: bool) -> tuple[Shared, Books | None]:
+    def _shared(self, step: Step, reference: Values | None, conditions: Conditions) -> tuple[Shared, Books | None]:
         """How an equation shares, and the rows of its body."""
         if step.rule is None:
-            return self._over_time(step, reference, sure)
+            return self._over_time(step, reference, conditions)
         result, slopes = step.eqn.outvars[0].name, self.plan.slopes
         turned = [
             i for i, var in enumerate(step.eqn.invars) if step.slopes and step.bears[i] and var.name not in slopes
         ]
         R, site = self.carried[result], site_of(step, self.values, reference)
-        conditions = Conditions(sure, self.plan.paired, self.plan.conserving, result in slopes, tuple(turned))
+        conditions = conditions._replace(arriving=result in slopes, turned=tuple(turned))
         key = self.forms.setting((*form_of(step), *conditions))
         return self.traces.call(key, partial(share, step, site, conditions), (R, arrays_of(site))), None
 
-    def _over_time(self, step: Step, reference: Values | None, sure: bool) -> tuple[Shared, Books | None]:
-        assert step.body is not None
+    def _over_time(self, step: Step, reference: Values | None, conditions: Conditions) -> tuple[Shared, Books | None]:
         found = {var.name: self.relevance(var.name) for var in step.eqn.outvars if var.name in self.carried}
-        shares, books = walk_over_time(step, self.values, found, nonnegative=sure, reference=reference)
-        steps = jnp.array(step.body.own_rows, jnp.int32)
-        own = [jnp.sum(book[steps], axis=0) for book in (books.signed, books.absolute)]
-        kept = {cause: [Total(*(each[2 + i] for each in own))] for i, cause in enumerate(KEPT)}
-        return Shared(shares, {i: self._totals(each, sure) for i, each in shares.items()}, kept), books
+        how = {"nonnegative": conditions.sure, "reference": reference, "ledger": conditions.ledger}
+        shares, books = walk_over_time(step, self.values, found, **how)
+        entries = {i: conditions.booked(each, travels=step.bears[i]) for i, each in shares.items()}
+        return Shared(shares, entries, kept_in(books, body_of(step), conditions.ledger)), books
 
-    def _cut(self, name: str, sure: bool) -> Total:
+    def _cut(self, name: str, conditions: Conditions) -> list[Total]:
         """Apply a mask, and give the totals of what it cuts off."""
         whole = self.carried[name]
         mask = jnp.broadcast_to(self.masks[name].astype(whole.dtype), whole.shape)  # in pairs, for both channels
         self.carried[name] = whole * mask
-        return self._totals(whole * (1 - mask), sure, self.values[name] if name in self.plan.slopes else None)
+        return conditions.booked(whole * (1 - mask), self.values[name] if name in self.plan.slopes else None)
 
-    def _hand_on(self, name: str, share: Array, entry: Total, sure: bool) -> None:
+    def _hand_on(self, name: str, share: Array, entry: list[Total], sure: bool) -> None:
         """Add a share, and its entry in the books, to what a value has received so far from its other consumers."""
         if name in self.carried:
             received = self.carried[name], self.received[name]
@@ -139,15 +143,15 @@ class _Tour:
         self.carried[name], self.received[name] = share, entry
         self.signless[name] = sure and self.signless.get(name, True)
 
-    def _totals(self, array: Array, nonnegative: bool, value: Array | None = None) -> Total:
-        return total(array, nonnegative, paired=self.plan.paired, value=value)
+
+_Received: TypeAlias = "tuple[Array, list[Total]]"
 
 
-def _added(received: tuple[tuple[Array, Total], tuple[Array, Total]]) -> tuple[Array, Total]:
+def _added(received: tuple[_Received, _Received]) -> _Received:
     """What a value has received, and what it receives now, with their totals, added up."""
     (R, entry), (share, new) = received
     # XLA would add up anew, for every reader, all that a residual stream has received: the square of the depth
-    return lax.optimization_barrier(R + share), Total(entry.signed + new.signed, entry.absolute + new.absolute)
+    return lax.optimization_barrier(R + share), jax.tree.map(jnp.add, entry, new)
 
 
 def site_of(step: Step, values: Values, reference: Values | None = None) -> Site:
@@ -167,7 +171,13 @@ class OverTime(NamedTuple):
 
 
 def walk_over_time(
-    step: Step, values: Values, found: Mapping[str, Array], *, nonnegative: bool, reference: Values | None = None
+    step: Step,
+    values: Values,
+    found: Mapping[str, Array],
+    *,
+    nonnegative: bool,
+    reference: Values | None = None,
+    ledger: str | None = NODES,
 ) -> OverTime:
     """Hand the relevance of a scan's results on to first states, sequences and constants.
 
@@ -177,10 +187,11 @@ def walk_over_time(
         found: Relevance of the scan's results, by name; those without are left out.
         nonnegative: Whether that is known not to be negative anywhere.
         reference: Every value at the reference input, for modes that compare with one.
+        ledger: Of what books are kept.
     """
     moving, fixed = steps_values(step, values)
     compared, compared_fixed = steps_values(step, reference) if reference is not None else ({}, {})
-    backwards = _Backwards(step, fixed, compared_fixed, nonnegative)
+    backwards = _Backwards(step, fixed, compared_fixed, nonnegative, ledger)
     states, results = arriving(step, values, found)
     constants = {i: blank(backwards.plan, values[step.eqn.invars[i].name], found) for i in backwards.constants}
     length, reverse = step.eqn.params["length"], not step.eqn.params["reverse"]
@@ -188,14 +199,16 @@ def walk_over_time(
         backwards.step, (states, constants), (moving, compared, results), length=length, reverse=reverse
     )
     placed = {i: jnp.moveaxis(R, 1, 0) if backwards.plan.paired else R for i, R in series.items()}
-    return OverTime({**first, **placed, **constants}, Books(*(jnp.sum(book, axis=0) for book in books)))
+    return OverTime({**first, **placed, **constants}, jax.tree.map(partial(jnp.sum, axis=0), books))
 
 
 class _Backwards:
     """One step of the walk over time, as `lax.scan` takes it."""
 
-    def __init__(self, step: Step, fixed: Values, compared_fixed: Values, nonnegative: bool) -> None:
-        self.plan, self.nonnegative = body_of(step), nonnegative
+    def __init__(
+        self, step: Step, fixed: Values, compared_fixed: Values, nonnegative: bool, ledger: str | None
+    ) -> None:
+        self.plan, self.nonnegative, self.ledger = body_of(step), nonnegative, ledger
         self.fixed, self.compared_fixed = fixed, compared_fixed
         self.reached = positions(self.plan.graph.inputs, (var.name for var in self.plan.inputs))
         changing = step.eqn.params["states"] + step.eqn.params["sequences"]
@@ -214,7 +227,8 @@ class _Backwards:
 
     def _walk(self, moving: Values, compared: Values, starts: dict[str, Array]) -> OverTime:
         now, then = {**self.fixed, **moving}, {**self.compared_fixed, **compared} or None
-        relevance, books = walk(self.plan, now, starts, nonnegative=self.nonnegative, reference=then)
+        how = {"nonnegative": self.nonnegative, "reference": then, "ledger": self.ledger}
+        relevance, books = walk(self.plan, now, starts, **how)
         names = {i: self.plan.graph.inputs[i].name for i in self.reached}
         shares = {i: relevance.get(name, blank(self.plan, now[name], starts)) for i, name in names.items()}
         return OverTime(shares, books)

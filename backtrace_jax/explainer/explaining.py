@@ -84,6 +84,10 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
             "first" only, which saves a forward pass and trusts that the model stays as it is. Gradient modes compare
             the gradient as well where a PyTorch module may tell autograd another one (detach, no_grad, hooks, a
             backward of its own).
+        ledger: Which books are kept: "nodes", of what every node received, handed on and kept; "total", of the whole
+            graph alone, for less time and memory; None, none. Relevance is the same. Where relevance was lost "total"
+            may not name the node, and None does not notice what only books show (see docs/ledger.md). Gradient modes
+            keep no books, whatever is asked for.
         progress: Called with (examples done, examples in all).
 
     Returns:

@@ -32,6 +32,7 @@ class GivenSettings(TypedDict, total=False):
     batch_axis: BatchAxis
     prepare: bool
     prove: str
+    ledger: str | None
 
 
 class GivenShared(TypedDict, total=False):

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from backtrace_jax.engine.books import rows_of
 from backtrace_jax.engine.compile import Constant, Result
 from backtrace_jax.engine.compiled import Compiled
 from backtrace_jax.engine.fingerprint import digest, fingerprint
@@ -15,9 +16,10 @@ from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.explanation.ledger import CHANNELS, Channel, Ledger
 from backtrace_jax.ir.imported import Imported
 from backtrace_jax.question.settings import Settings
-from backtrace_jax.question.words import CUSTOM, UNSET, Question
+from backtrace_jax.question.words import CUSTOM, TOTAL, UNSET, Question
 from backtrace_jax.rules.parts import CONVOLUTIONS
 
+from .range import check_closed
 from .soundness import check_result, find_unanswered, without
 
 
@@ -44,8 +46,9 @@ def as_explanation(
     none = _zeros(compiled, settings, feeds)
     channels = _channels(compiled, result, count, none)
     paired = compiled.request.mode.paired
-    ledger = None if result.books is None else _difference(channels) if paired else _ledger(compiled, result, count)
-    books = [each.ledger for each in channels.values()] or [each for each in (ledger,) if each is not None]
+    ledger = _difference(channels) if paired else _ledger(compiled, result, count)
+    books = [each for each in ([each.ledger for each in channels.values()] or [ledger]) if each is not None]
+    check_closed(compiled, books)
     completeness = None if result.completeness is None else np.repeat(result.completeness, rows)[:count]
     return Explanation(
         relevance={**_relevance(result.relevance, paired, rows, count), **none},
@@ -117,10 +120,10 @@ def _channels(compiled: Compiled, result: Result, count: int, none: Mapping[str,
     }
 
 
-def _difference(channels: Mapping[str, Channel]) -> Ledger:
+def _difference(channels: Mapping[str, Channel]) -> Ledger | None:
     """The books of the difference; its magnitudes are those of both channels together."""
     speaking, against = (channels[name].ledger for name in CHANNELS)
-    return _minus(speaking, against)
+    return None if speaking is None or against is None else _minus(speaking, against)
 
 
 def _minus(speaking: Ledger, against: Ledger) -> Ledger:
@@ -178,8 +181,8 @@ def _shared(totals: np.ndarray, rows: int, count: int) -> np.ndarray:
     return totals if rows == 1 else np.repeat(totals / rows, rows, axis=0)[:count]
 
 
-def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, ...] = ()) -> Ledger:
-    """The whole graph's books from those of its steps; inputs are added up once more from their relevance.
+def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, ...] = ()) -> Ledger | None:
+    """The whole graph's books from what its steps kept; inputs are added up once more from their relevance.
 
     Args:
         compiled: What was run.
@@ -187,7 +190,8 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
         count: Number of examples.
         channel: Index of the channel, or () where there is one only.
     """
-    assert result.books is not None
+    if result.books is None:
+        return None
     pick = (slice(None), *channel)
     inputs = [np.zeros((len(result.start), 2))]
     for array in result.relevance.values():
@@ -195,13 +199,16 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
         inputs.append(np.stack([flat.sum(1), np.abs(flat).sum(1)], axis=1))
     totals, start = np.sum(inputs, axis=0), result.start[pick]
     signed, absolute = (book[(..., *channel)] for book in result.books[:2])
-    plan = compiled.request.plan
+    plan, level = compiled.request.plan, compiled.request.ledger
+    rows = rows_of(plan, level)
     whole = [
-        np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], book[:, plan.own_rows, 2:].sum(axis=1)], axis=1)
+        np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], book[:, rows, 2:].sum(axis=1)], axis=1)
         for k, book in enumerate((signed, absolute))
     ]
 
     signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (signed, absolute, *whole))
+    if level == TOTAL:
+        return Ledger(whole[0], whole[1])
     turned = {step.eqn.outvars[0].name for step in plan.steps if step.eqn.op == "turn"}  # no nodes of the model
     names = [(i, name) for i, name in enumerate(plan.nodes) if name not in turned]
     by_node = {name: Ledger(signed[:, i], absolute[:, i], {}) for i, name in names}

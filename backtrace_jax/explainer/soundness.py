@@ -14,12 +14,12 @@ import numpy as np
 from backtrace_jax.engine.books import Books
 from backtrace_jax.engine.compile import Result
 from backtrace_jax.engine.compiled import Compiled
-from backtrace_jax.engine.strain import LOSS, VANISHED
 from backtrace_jax.errors import NumericsError, SettingError
 from backtrace_jax.ir import Eqn, Graph
 from backtrace_jax.ops import OPS, evaluate
-from backtrace_jax.question.words import BINARY_SEGMENTATION, CLASS_SEGMENTATION
-from backtrace_jax.runtime.numerics import below_normal
+from backtrace_jax.question.words import BINARY_SEGMENTATION, CLASS_SEGMENTATION, NODES
+
+from .range import check_range, listed_few, wider
 
 
 class Unanswered(NamedTuple):
@@ -48,7 +48,7 @@ def find_unanswered(compiled: Compiled, feeds: Mapping[str, np.ndarray], result:
             f"{found}these inputs{origin}; check their scale, and that every index lies inside its table"
             + ("" if compiled.output.dtype == np.float64 else "; or explain with dtype='float64'")
         )
-    return Unanswered(runs, f"{found}examples {_listed_few(runs)}{origin}; nothing explains them: their relevance is 0")
+    return Unanswered(runs, f"{found}examples {listed_few(runs)}{origin}; nothing explains them: their relevance is 0")
 
 
 def without(result: Result, runs: np.ndarray) -> Result:
@@ -106,90 +106,27 @@ def check_result(
     """
     _check_started(compiled, result, unanswered, named)
     _check_bounds(compiled, result, unanswered)
-    if result.books is None:  # what is not finite at an input then broke at a node
-        _check_range(compiled, feeds, result)
+    if not compiled.request.mode.conserving:  # what is not finite at an input then broke at a node
+        check_range(compiled, feeds, result)
     for key, array in result.relevance.items():
         bad = np.flatnonzero(~_finite_rows(array))
         if len(bad):
             raise NumericsError(
-                f"relevance of input {key!r} is not finite in examples {_listed_few(bad)}; {_wider(compiled)}"
+                f"relevance of input {key!r} is not finite in examples {listed_few(bad)}; {wider(compiled)}"
             )
-    if result.books is not None:
+    if compiled.request.mode.conserving:
         _check_books(compiled, result)
-        _check_range(compiled, feeds, result)
+        check_range(compiled, feeds, result)
 
 
 def _check_books(compiled: Compiled, result: Result) -> None:
-    assert result.books is not None
+    if result.books is None:
+        return
     bad = np.flatnonzero(~_finite_rows(result.books.absolute))
     if len(bad):
         node = compiled.request.plan.nodes[int(np.argmin(_finite_rows(result.books.absolute[bad[0]])))]
-        raise NumericsError(
-            f"the books of node {node!r} are not finite in examples {_listed_few(bad)}; {_wider(compiled)}"
-        )
-
-
-def _check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
-    """Refuse relevance that got lost because numbers overflowed, or vanished: dead for want of range, not of evidence.
-
-    A rule of the user's own need not conserve, and its books may stay open.
-    """
-    lost, missing = _lost_slopes(result) if result.books is None else _lost_relevance(compiled, result)
-    gone = _summed(result.strain[:, :, VANISHED]) > 0
-    if missing.any():
-        gone |= _flushed(compiled, feeds, len(gone))
-    strained = lost | (missing[:, None] & gone)
-    bad = np.flatnonzero(strained.any(axis=1))
-    if len(bad):
-        node, dtype = compiled.request.plan.nodes[int(strained[bad[0]].argmax())], compiled.output.dtype.name
-        raise NumericsError(
-            f"relevance is lost in examples {_listed_few(bad)} at node {node!r}, whose numbers leave the range of "
-            f"{dtype}; {_wider(compiled)}"
-        )
-
-
-def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes that lost a part of the relevance, [runs, nodes], and the runs that may miss some."""
-    assert result.books is not None
-    signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
-    start = result.start[..., 1].reshape(len(signed), -1).sum(axis=1)[:, None]
-    lost = _summed(result.strain[:, :, LOSS]) > LARGEST_LOSS * np.maximum(start, _summed(absolute[..., 0]))
-    gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
-    open_ = _summed(gaps) > LARGEST_LOSS * np.maximum(start, _summed(absolute.max(axis=-1)))
-    lost |= open_ & _closing(compiled)
-    kept = _summed(absolute[..., -2:].sum(axis=-1))[:, list(compiled.request.plan.own_rows)].sum(axis=1)
-    return lost, (kept > LARGEST_LOSS * start[:, 0]) | (start[:, 0] == 0)
-
-
-def _closing(compiled: Compiled) -> np.ndarray:
-    """Nodes whose books should close: all, or where a user's own rules take part those that hand on slopes."""
-    plan = compiled.request.plan
-    closing = np.full(len(plan.nodes), not compiled.request.mode.own_rules)
-    closing[[row for row, step in zip(plan.own_rows, plan.steps, strict=True) if step.slopes]] = True
-    return closing
-
-
-def _lost_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """The same of slopes, of which there are no books: all may be missing where an input gets none at all."""
-    none = [~array.reshape(len(array), -1).any(axis=1) for array in result.relevance.values()]
-    return _summed(result.strain[:, :, LOSS]) > 0, np.any(none, axis=0)
-
-
-def _flushed(compiled: Compiled, feeds: Mapping[str, np.ndarray], runs: int) -> np.ndarray:
-    """The nodes that read weights or inputs of which XLA's CPU backend sees nothing but zeros, [runs, nodes]."""
-    plan = compiled.request.plan
-    found = np.zeros((runs, len(plan.nodes)), bool)
-    floats = [var for var in plan.graph.inputs if var.is_float]
-    inputs = {var.name: below_normal(compiled.grouped(feeds[var.name]), var.dtype) for var in floats}
-    for row, step in zip(plan.own_rows, plan.steps, strict=True):
-        for var in step.eqn.invars:
-            found[:, row] |= inputs.get(var.name, var.name in compiled.flushed)
-    return found
-
-
-def _summed(book: np.ndarray) -> np.ndarray:
-    """Totals of nodes over channels, [runs, nodes]."""
-    return book.sum(axis=tuple(range(2, book.ndim)))
+        whose = f" of node {node!r}" if compiled.request.ledger == NODES else ""
+        raise NumericsError(f"the books{whose} are not finite in examples {listed_few(bad)}; {wider(compiled)}")
 
 
 def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) -> None:
@@ -203,7 +140,7 @@ def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) ->
             inputs = ", ".join(repr(var.name) for var in compiled.request.plan.inputs)
             raise SettingError(
                 f"input {inputs} lies beyond the bounds {given:.120} of mode {compiled.request.mode.name!r}: the first "
-                f"layer reads from {low:.6g} to {high:.6g} in examples {_listed_few(beyond)}; pass bounds that it keeps"
+                f"layer reads from {low:.6g} to {high:.6g} in examples {listed_few(beyond)}; pass bounds that it keeps"
             )
 
 
@@ -219,21 +156,6 @@ def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray, n
             f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
             "or of the target class; lower thresholding, choose another target, or leave those examples out"
         )
-
-
-def _wider(compiled: Compiled) -> str:
-    """What keeps numbers within their range."""
-    double = compiled.output.dtype == np.float64
-    return "scale the model or its inputs" if double else "explain with dtype='float64' or a smaller scaler"
-
-
-def _listed_few(examples: np.ndarray) -> str:
-    more = ", ..." if len(examples) > _NAMED else ""
-    return f"{', '.join(map(str, examples[:_NAMED]))}{more}"
-
-
-LARGEST_LOSS = 1e-3  # of the start, or of what a node received
-_NAMED = 8  # examples named in a message
 
 
 def _finite_rows(array: np.ndarray) -> np.ndarray:

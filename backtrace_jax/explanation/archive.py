@@ -4,7 +4,8 @@ Array entries are numbered (`relevance.0`, `layers.3`, `positive.relevance.0`), 
 hold slashes or anything else that a zip entry had better not. The JSON entry `metadata` holds the names of every group
 in the same order; a group without names is empty, one that it does not list is absent. Nothing is pickled.
 
-Version 1 had neither channels nor completeness error, always a ledger, and the names of its nodes apart.
+Version 1 had neither channels nor completeness error, always a ledger, and the names of its nodes apart; up to version
+2 channels always had ledgers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .record import Record
 from .structure import EXTENSIONS, check_structure
 
 FORMAT = "backtrace-jax explanation"
-VERSION = 2
+VERSION = 3
 SUFFIX = ".npz"
 GROUPS = ("relevance", "inputs", "outputs", "layers")
 CHANNEL_GROUPS = ("relevance", "layers")
@@ -84,8 +85,8 @@ def _groups(explanation: Record) -> dict[str, Mapping[str, np.ndarray]]:
 
 def _ledgers(explanation: Record) -> dict[str, Ledger]:
     """The ledgers there are, by the prefix of their entries."""
-    own = {} if explanation.ledger is None else {"": explanation.ledger}
-    return own | {f"{name}.": channel.ledger for name, channel in explanation.channels.items()}
+    every = {"": explanation.ledger, **{f"{name}.": channel.ledger for name, channel in explanation.channels.items()}}
+    return {prefix: ledger for prefix, ledger in every.items() if ledger is not None}
 
 
 def _names(explanation: Record) -> dict[str, list[str]]:
@@ -134,9 +135,8 @@ class _Entries:
         return self.arrays[key]
 
     def channel(self, name: str) -> Channel:
-        ledger = self.ledger(f"{name}.")
-        assert ledger is not None  # its names are those of a channel
-        return Channel(**{group: self.group(f"{name}.{group}") for group in CHANNEL_GROUPS}, ledger=ledger)
+        groups = {group: self.group(f"{name}.{group}") for group in CHANNEL_GROUPS}
+        return Channel(**groups, ledger=self.ledger(f"{name}."))
 
 
 _KINDS = ("signed", "absolute")
@@ -150,7 +150,7 @@ def _explanation(entries: _Entries) -> Record:
         target=entries.arrays.get("target"),
         ledger=entries.ledger(),
         fingerprint=metadata["fingerprint"],
-        channels={name: entries.channel(name) for name in CHANNELS if f"{name}.nodes" in entries.names},
+        channels={name: entries.channel(name) for name in CHANNELS if f"{name}.relevance" in entries.names},
         completeness_error=entries.arrays.get("completeness_error"),
         warnings=tuple(metadata.get("warnings", ())),
     )
@@ -215,12 +215,13 @@ def _checked_names(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
         InputError: Naming the group that is missing, unknown, or no list of names.
     """
     names = metadata["names"] if metadata["version"] > 1 else metadata["names"] | {"nodes": metadata.get("nodes")}
-    channels = {f"{name}.{group}" for name in CHANNELS for group in (*CHANNEL_GROUPS, "nodes")}
-    needed = {*GROUPS, *(channels if channels & names.keys() else ())}
+    channels = {f"{name}.{group}" for name in CHANNELS for group in CHANNEL_GROUPS}
+    ledgers = {"nodes", *(f"{name}.nodes" for name in CHANNELS)}
+    needed = {*GROUPS, *(channels if (channels | ledgers - {"nodes"}) & names.keys() else ())}
     if missing := sorted(needed - names.keys()):
         raise InputError(f"its names of {missing[0]} are missing")
     for group, listed in names.items():
-        if group not in needed | {"nodes"}:
+        if group not in needed | ledgers:
             raise InputError(f"it has names of {shown(group)}, which is no part of an explanation")
         if not _are_texts(listed) or len(set(listed)) < len(listed):
             raise InputError(f"its names of {group} are no list of different texts")

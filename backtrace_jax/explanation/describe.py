@@ -14,20 +14,24 @@ from backtrace_jax.question.words import (
     BINARY_SEGMENTATION,
     CLASS_SEGMENTATION,
     CLASSIFICATION,
+    NODES,
     SPAN,
     TOKENS,
 )
 
-from .ledger import NEGATIVE, POSITIVE
+from .ledger import NEGATIVE, POSITIVE, Channel
 from .record import Record
-
-NO_BOOKS = "no ledger: gradients are not conserved"
-"""What a report says where there is neither a ledger nor a completeness error."""
 
 SIDES = {"for": POSITIVE, "against": NEGATIVE}
 """What a report calls the channels of a contrastive explanation."""
 
 _EVERY = {BINARY_SEGMENTATION: "the mask of", TOKENS: "every position of"}
+
+
+def no_books(explanation: Record) -> str:
+    """What a report says where there is neither a ledger nor a completeness error."""
+    left_out = explanation.fingerprint.get("ledger", NODES) is None
+    return f"no ledger: {'none was asked for' if left_out else 'gradients are not conserved'}"
 
 
 def check_example(explanation: Record, example: Any) -> int:
@@ -61,6 +65,11 @@ def unit(explanation: Record, example: int) -> str:
     shape = explanation.outputs[explanation.output].shape[1:]
     answer = f" (class {target})" if answers_for_two(explanation) else ""
     return position(name, found[0], shape) + answer
+
+
+def arrived(channel: Channel, example: int) -> float:
+    """What of one channel's relevance is at the inputs, in all."""
+    return sum(float(np.sum(array[example], dtype=np.float64)) for array in channel.relevance.values())
 
 
 def answers_for_two(explanation: Record) -> bool:

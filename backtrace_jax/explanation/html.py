@@ -11,7 +11,7 @@ import numpy as np
 from backtrace_jax.errors import BacktraceError
 from backtrace_jax.errors.texts import printable
 
-from .describe import NO_BOOKS, SIDES, number, unit
+from .describe import SIDES, arrived, no_books, number, unit
 from .ledger import COLUMNS, Ledger
 from .record import Record
 
@@ -44,11 +44,10 @@ def _escaped(text: object) -> str:
 def _totals(explanation: Record, shown: int) -> tuple[list[str], list[list[str]]]:
     """Heads and rows, per example: the explained unit, the total relevance of every input and that of every channel."""
     sides = SIDES if explanation.channels else {}
-    books = [explanation.channels[channel].ledger for channel in sides.values()]
     rows = [
         [str(example), unit(explanation, example)]
         + [number(float(np.sum(array[example], dtype=np.float64))) for array in explanation.relevance.values()]
-        + [number(ledger.inputs[example]) for ledger in books]
+        + [number(arrived(explanation.channels[channel], example)) for channel in sides.values()]
         for example in range(shown)
     ]
     return ["example", "explained", *explanation.relevance, *sides], rows
@@ -62,7 +61,7 @@ def _books(explanation: Record, shown: int) -> str:
     if errors is not None:
         rows = [[str(example), f"{errors[example]:.1e}"] for example in range(shown)]
         return _table(["example", "completeness error"], rows)
-    return f"<div>{NO_BOOKS}</div>"
+    return f"<div>{no_books(explanation)}</div>"
 
 
 def _ledger(ledger: Ledger, shown: int) -> list[list[str]]:

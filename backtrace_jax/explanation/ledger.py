@@ -40,6 +40,14 @@ class Layers(Named):
     empty = "nothing, since none were asked for: pass layers=[...], names or globs, to explain or Explainer"
 
 
+class Nodes(Named):
+    """The books of nodes."""
+
+    empty = (
+        "nothing, since these books are of a whole graph, or of one node: pass ledger='nodes' to explain or Explainer"
+    )
+
+
 def _column(name: str) -> property:
     index = COLUMNS.index(name)
     return property(lambda ledger: ledger.signed[:, index], doc=f"Signed total of `{name}` per example, [batch].")
@@ -54,7 +62,8 @@ class Ledger:
     Attributes:
         signed: [batch, 6] float64, signed totals, columns in the order of `COLUMNS`.
         absolute: [batch, 6] float64, sums of magnitudes, so that errors which cancel in `signed` still show.
-        by_node: the ledger of every graph node, by name; empty for the ledger of a node.
+        by_node: the ledger of every graph node, by name; empty where the books were kept in total, and for the ledger
+            of a node.
 
     Raises:
         InputError: an array is not [batch, 6] float64, or the two shapes differ.
@@ -73,6 +82,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         """Check the shapes here, so that a wrong column can never be read as another one later."""
+        object.__setattr__(self, "by_node", Nodes(self.by_node))
         for name, array in (("signed", self.signed), ("absolute", self.absolute)):
             if array.ndim != 2 or array.shape[1] != len(COLUMNS) or array.dtype != np.float64:
                 found = f"{array.dtype} {list(array.shape)}"
@@ -101,12 +111,12 @@ class Channel:
     Attributes:
         relevance: input name -> relevance of this channel, shaped like that input.
         layers: name -> relevance of the intermediate values that were asked for.
-        ledger: the books of this channel.
+        ledger: the books of this channel, or None where none were asked for.
     """
 
     relevance: dict[str, np.ndarray]
     layers: dict[str, np.ndarray]
-    ledger: Ledger
+    ledger: Ledger | None
 
     def __post_init__(self) -> None:
         """Let every name that is not there be answered with those that are."""

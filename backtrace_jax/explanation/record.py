@@ -28,8 +28,9 @@ class Record:
             class of a multi-class segmentation; start times length plus end of a span; `ALL_UNITS` (-1) where relevance
             was started at all units that the task names. None when the caller gave the start relevance.
         layers: name -> relevance of the intermediate values that were asked for.
-        ledger: the books of the explanation, in total and per graph node; of a contrastive one those of the
-            difference. None in gradient modes, which have no relevance that could be kept.
+        ledger: the books of the explanation, in total and (unless `ledger="total"` was asked for) per graph node; of a
+            contrastive one those of the difference. None in gradient modes, which have no relevance that could be kept,
+            and where `ledger=None` was asked for.
         fingerprint: what the bits depend on: model hash, mode, settings, versions, device. JSON values only.
         channels: "positive" and "negative" in mode "contrastive"; empty in all others.
         completeness_error: [batch], |total attribution - change| / |change|, where the change is that of the explained

@@ -13,7 +13,7 @@ report. `COUNT` stands for the number of examples, `...` for any further axes.
     completeness_error, dito    floats                    [COUNT]
     ledger and each of by_node  finite float64, absolute  [COUNT, 6]
                                 ones not negative
-    channels                    both or none; relevance and layers as those of the whole, a ledger each
+    channels                    both or none; relevance and layers as those of the whole; ledgers both or none
     fingerprint                 what JSON holds; mode and task are text
 """
 
@@ -144,6 +144,8 @@ def _check_channels(explanation: Record) -> None:
         for part in ("relevance", "layers"):
             if list(getattr(channel, part)) != list(getattr(explanation, part)):
                 raise InputError(f"{name}.{part} is of other names than {part}")
+    if len({channel.ledger is None for channel in explanation.channels.values()}) > 1:
+        raise InputError("one of its channels has a ledger, the other none")
 
 
 def _check_target(explanation: Record) -> None:

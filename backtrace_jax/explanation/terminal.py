@@ -9,9 +9,20 @@ import numpy as np
 from backtrace_jax.errors.texts import printable
 from backtrace_jax.question.words import BINARY_SEGMENTATION, REGRESSION, SPAN
 
-from .describe import NO_BOOKS, SIDES, answers_for_two, check_example, number, position, speaks_for_other, unit, units
+from .describe import (
+    SIDES,
+    answers_for_two,
+    arrived,
+    check_example,
+    no_books,
+    number,
+    position,
+    speaks_for_other,
+    unit,
+    units,
+)
 from .explanation import Explanation
-from .ledger import COLUMNS
+from .ledger import COLUMNS, Channel
 
 WIDEST_BAR = 20
 _NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN)
@@ -70,13 +81,20 @@ def prediction(
 
 
 def channels(explanation: Explanation, example: int) -> str:
-    """What speaks for the answer and what against it: relevance started, relevance at the inputs, closing error."""
-    lines = [f"{'relevance':<14}  {'start':>12}  {'inputs':>12}  {'error':>12}"]
-    for side, channel in SIDES.items():
-        books = explanation.channels[channel].ledger
-        start, inputs = number(books.start[example]), number(books.inputs[example])
-        lines.append(f"  {side:<12}  {start:>12}  {inputs:>12}  {books.error[example]:>12.1e}")
+    """What speaks for the answer and what against it: relevance at the inputs; with books also the start, and how far
+    they are from closing."""
+    rows = {side: _channel(explanation.channels[channel], example) for side, channel in SIDES.items()}
+    heads = next(iter(rows.values()))
+    lines = ["  ".join([f"{'relevance':<14}", *(f"{head:>12}" for head in heads)])]
+    lines += ["  ".join([f"  {side:<12}", *(f"{text:>12}" for text in row.values())]) for side, row in rows.items()]
     return "\n".join(lines)
+
+
+def _channel(channel: Channel, example: int) -> dict[str, str]:
+    books, inputs = channel.ledger, number(arrived(channel, example))
+    if books is None:
+        return {"inputs": inputs}
+    return {"start": number(books.start[example]), "inputs": inputs, "error": f"{books.error[example]:.1e}"}
 
 
 def top_inputs(
@@ -141,7 +159,7 @@ def batch(explanation: Explanation) -> str:
 def _completeness(explanation: Explanation, example: int) -> str:
     errors = explanation.completeness_error
     if errors is None:
-        return NO_BOOKS
+        return no_books(explanation)
     return f"completeness error  {errors[example]:.1e} of the answer's change from the baseline"
 
 

@@ -14,7 +14,7 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.rules import find_mode
 from backtrace_jax.runtime.numerics import PRECISIONS, float_type
 
-from .words import canonical_task
+from .words import LEDGERS, NODES, canonical_task
 
 EVERY, FIRST = "every", "first"
 PROOFS = (EVERY, FIRST)
@@ -48,6 +48,7 @@ class Settings:
     batch_axis: Any = 0
     prepare: bool = True
     prove: str = EVERY
+    ledger: str | None = NODES
 
     @classmethod
     def of(cls, **given: Any) -> Settings:
@@ -76,6 +77,8 @@ class Settings:
         float_type(self.dtype)
         choice("precision", self.precision, PRECISIONS)
         choice("prove", self.prove, PROOFS)
+        if self.ledger is not None:
+            choice("ledger", self.ledger, LEDGERS)
         if not isinstance(self.prepare, bool):
             raise SettingError(f"prepare must be True or False, found {shown(self.prepare)}")
         if self.output is not None and (not isinstance(self.output, str | int) or isinstance(self.output, bool)):

@@ -41,6 +41,10 @@ ALL_UNITS = -1
 UNSET = np.iinfo(np.int64).min
 """A target, rival or position that is left to the task."""
 
+NODES, TOTAL = "nodes", "total"
+LEDGERS = (NODES, TOTAL)
+"""Of what books are kept: of every node, or of the graph as a whole; None stands for no books."""
+
 
 class Question(NamedTuple):
     """What is asked about one example (about a chunk of them: one more axis in front).

@@ -111,7 +111,7 @@ def test_contrastive_reports_both_sides_and_ranks_by_the_difference():
 @pytest.mark.parametrize(
     ("mode", "line", "batch"),
     [
-        ("gradient", describe.NO_BOOKS, r"examples     2"),
+        ("gradient", "no ledger: gradients are not conserved", r"examples     2"),
         (
             "integrated-gradients",
             "completeness error",
