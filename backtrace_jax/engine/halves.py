@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, primitives
 from .prepare import part, size_of
 
 _PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
-_VIEWS = (primitives.reshape_p, primitives.squeeze_p)
+_VIEWS = (primitives.reshape_p, primitives.squeeze_p, primitives.broadcast_in_dim_p)
 _BARRIER = "optimization_barrier"
 
 
@@ -47,8 +47,8 @@ def halve(closed: ClosedJaxpr, asked: Collection[int], first: int) -> Halves:
         asked: Positions of the arguments that the second part alone depends on.
         first: How many of its results, from the first one on, do not depend on them.
     """
-    given, results = closed.jaxpr.invars, closed.jaxpr.outvars
-    eqns, dependent = _unmixed(closed, {given[i] for i in asked})
+    given = closed.jaxpr.invars
+    eqns, results, dependent = _unmixed(closed, {given[i] for i in asked})
     late, read = _read_late(eqns, dependent, results[first:])
     made = {var for eqn in eqns for var in eqn.outvars if var not in dependent}
     held = [var for var in read if var in made]
@@ -61,14 +61,18 @@ def halve(closed: ClosedJaxpr, asked: Collection[int], first: int) -> Halves:
     )
 
 
-def _unmixed(closed: ClosedJaxpr, asked: set[Var]) -> tuple[list[JaxprEqn], set[Var]]:
-    """The equations, and the variables that depend on what is asked.
+def _unmixed(closed: ClosedJaxpr, asked: set[Var]) -> tuple[list[JaxprEqn], list[Any], set[Var]]:
+    """The equations, the results, and the variables that depend on what is asked.
 
     A barrier that holds values back until relevance is there only holds back what depends on it.
     """
     dependent, same, eqns = set(asked), {}, []
+
+    def settled(atoms: Sequence[Any]) -> list[Any]:
+        return [same.get(atom, atom) if isinstance(atom, Var) else atom for atom in atoms]
+
     for eqn in closed.jaxpr.eqns:
-        eqn = eqn.replace(invars=[same.get(var, var) if isinstance(var, Var) else var for var in eqn.invars])
+        eqn = eqn.replace(invars=settled(eqn.invars))
         depends = [isinstance(var, Var) and var in dependent for var in eqn.invars]
         if any(depends) and eqn.primitive.name == _BARRIER:
             pairs = list(zip(eqn.invars, eqn.outvars, depends, strict=True))
@@ -76,7 +80,7 @@ def _unmixed(closed: ClosedJaxpr, asked: set[Var]) -> tuple[list[JaxprEqn], set[
             eqn = eqn.replace(invars=[v for v, _, late in pairs if late], outvars=[v for _, v, late in pairs if late])
         dependent.update(eqn.outvars if any(depends) else ())
         eqns.append(eqn)
-    return eqns, dependent
+    return eqns, settled(closed.jaxpr.outvars), dependent
 
 
 def _read_late(
