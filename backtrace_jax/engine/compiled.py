@@ -163,6 +163,8 @@ class Compiled(Planned):
         return run_chunks(lambda part, _: begin(part)[0], inputs, count, sizes, None)["outputs"]
 
     def _put(self, constant: Constant) -> Constant:
+        if not any(constant):
+            return constant
         with exact_types(), within_memory(self.chunk):
             return jax.device_put(constant, self.device)
 

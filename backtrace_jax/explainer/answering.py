@@ -38,6 +38,7 @@ class _Call:
         stages: The way to compiled functions.
         settings: The choices.
         imported: The model as it is for these inputs.
+        known: What it is known by.
         feeds: The inputs by name, batch first.
         reference: The reference input, by name.
         seen: What is known before anything is compiled.
@@ -48,6 +49,7 @@ class _Call:
     stages: Stages
     settings: Settings
     imported: Imported
+    known: Known
     feeds: dict[str, np.ndarray]
     reference: Mapping[str, np.ndarray]
     seen: Outline
@@ -72,7 +74,7 @@ class _Call:
     def constants(self, form: Form, posed: Mapping[int, Posed]) -> dict[int, Constant]:
         """What all examples share, by the places of questions of one form."""
         with self.about(min(posed)) if form.conditions else nullcontext():
-            planned = self.stages.planned(Known.of(self.imported), form)
+            planned = self.stages.planned(self.known, form)
         found = {}
         for i, one in posed.items():
             with self.about(i):
@@ -83,7 +85,7 @@ class _Call:
         self, form: Form, posed: Mapping[int, Posed], constants: Mapping[int, Constant], progress: Progress
     ) -> Iterator[tuple[int, Explanation]]:
         """Explanations with the places of their questions, which are of one form."""
-        compiled = self.stages.compiled(Known.of(self.imported), form)
+        compiled = self.stages.compiled(self.known, form)
         examples, constant = stacked(compiled, self.feeds), constants[min(posed)]
         with self.about(min(posed)):
             questions = started(compiled, [*posed.values()], examples, constant, self.seen)
@@ -112,7 +114,7 @@ def answers(
     leaving = stages.leaving(known, shapes, len(next(iter(feeds.values()))))
     seen = stages.outline(known, shapes, rows, leaving)
     check_indices(feeds, seen.tables)
-    call = _Call(stages, settings, imported, feeds, reference, seen, leaving, asked.many)
+    call = _Call(stages, settings, imported, known, feeds, reference, seen, leaving, asked.many)
     forms = call.forms(asked)
     constants = {form: call.constants(form, posed) for form, posed in forms.items()}
     found: dict[int, Explanation] = {}

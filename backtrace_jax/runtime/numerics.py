@@ -11,7 +11,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -91,16 +91,14 @@ def exact_types(precision: str = "highest") -> Iterator[None]:
                 f"JAX cannot compile this while {name} is {getattr(jax.config, name)!r}: unset {name.upper()}, or "
                 f"jax.config.update({name!r}, {needed!r})"
             )
-    with ExitStack() as stack:
-        for pinned in (
-            jax.enable_x64(True),
-            jax.default_matmul_precision(precision),
-            jax.threefry_partitionable(True),
-            jax.softmax_custom_jvp(True),
-            jax.disable_jit(False),
-            jax.enable_checks(False),
-        ):
-            stack.enter_context(pinned)
+    with (
+        jax.enable_x64(True),
+        jax.default_matmul_precision(precision),
+        jax.threefry_partitionable(True),
+        jax.softmax_custom_jvp(True),
+        jax.disable_jit(False),
+        jax.enable_checks(False),
+    ):
         yield
 
 

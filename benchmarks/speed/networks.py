@@ -26,6 +26,33 @@ class Digits(nn.Module):
         return self.fc2(self.relu3(self.fc1(torch.flatten(hidden, 1))))
 
 
+class MLP(nn.Module):
+    """For rows of a table: 30-16-8-1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.relu1, self.fc2, self.relu2 = nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU()
+        self.fc3 = nn.Linear(8, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.fc3(self.relu2(self.fc2(self.relu1(self.fc1(input)))))
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions with max pooling and a dense layer, for 32 x 32 pictures."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.relu1, self.pool1 = nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.conv2, self.relu2, self.pool2 = nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.conv3, self.relu3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.ReLU()
+        self.pool3, self.fc = nn.AvgPool2d(8), nn.Linear(4 * width, 10)
+
+    def forward(self, input: Tensor) -> Tensor:
+        hidden = self.pool2(self.relu2(self.conv2(self.pool1(self.relu1(self.conv1(input))))))
+        return self.fc(torch.flatten(self.pool3(self.relu3(self.conv3(hidden))), 1))
+
+
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a skip connection (He et al. 2016)."""
 
@@ -239,6 +266,8 @@ def llama() -> NextToken:
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "digits": Digits,
+    "mlp": MLP,
+    "small_cnn": SmallCNN,
     "resnet18": lambda: ResNet(BasicBlock, (2, 2, 2, 2)),
     "resnet50": lambda: ResNet(Bottleneck, (3, 4, 6, 3)),
     "vgg16": VGG16,

@@ -46,11 +46,17 @@ def _signals(workload: Workload) -> dict[str, np.ndarray]:
     return {"input": (noise[:, 1:] + 0.5 * noise[:, :-1]).astype(np.float32)}
 
 
+def _rows(workload: Workload) -> dict[str, np.ndarray]:
+    """Features of unit variance, more rows than one would look at."""
+    return {"input": np.random.default_rng(0).normal(size=(4096, *workload.shape)).astype(np.float32)}
+
+
 INPUTS: dict[str, Callable[[Workload], dict[str, np.ndarray]]] = {
     "images": _images,
     "sentences": _sentences,
     "prompts": _prompts,
     "signals": _signals,
+    "rows": _rows,
 }
 
 

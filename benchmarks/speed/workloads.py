@@ -20,8 +20,8 @@ class Workload:
         name: Its name here and in the results.
         family: Which function of `networks` builds it.
         options: That function's arguments.
-        inputs: Which function of `preparing` makes its inputs: "images", "sentences", "prompts" or "signals".
-        shape: Of one example: channels and size, the number of tokens, or steps and features.
+        inputs: Which function of `preparing` makes its inputs: "images", "sentences", "prompts", "signals" or "rows".
+        shape: Of one example: channels and size, the number of tokens, steps and features, or features.
         modes: Modes it is explained in unless others are asked for.
         batches: Batch sizes it is run at unless others are asked for.
         weights: GiB of its weights; with `example`, what a process is expected to need.
@@ -82,6 +82,13 @@ def _images(name: str, modes: tuple[str, ...], weights: float, example: float, a
     return Workload(name, name, {}, "images", (3, 224), modes, weights=weights, example=example, about=f"{about}, 224²")
 
 
+def _small_cnn(width: int, about: str) -> Workload:
+    name = f"small_cnn_{width}"
+    return Workload(
+        name, "small_cnn", {"width": width}, "images", (3, 32), CONVOLUTIONAL, (1,), 0.0, 0.01, about=f"{about}, 32²"
+    )
+
+
 _PATHS = (*CONVOLUTIONAL, ALONG_PATH)
 _ALL = (
     Workload("digits_cnn", "digits", {}, "images", (1, 8), _PATHS, weights=0.0, example=0.01, about="CNN, 8² digits"),
@@ -95,10 +102,17 @@ _ALL = (
     *(_bert(length, 12) for length in (32, 64, 128, 256, 512)),
     *(_bert(128, layers) for layers in (1, 2, 4, 8)),
 )
+LIGHT = (
+    Workload("rows_mlp", "mlp", {}, "rows", (30,), CONVOLUTIONAL, (10**6,), 0.0, 1e-6, about="MLP, 30-16-8-1"),
+    _small_cnn(8, "CNN, 2 MFLOP"),
+    _small_cnn(20, "CNN, 8 MFLOP"),
+    _small_cnn(48, "CNN, 46 MFLOP"),
+)
+"""What `benchmarks.light` measures beside the digits: a single example, and a million."""
 
-WORKLOADS = {workload.name: workload for workload in _ALL}
-STANDARD = tuple(name for name in WORKLOADS if not name.startswith("bert_base_"))
-"""What is measured unless told otherwise; the rest belongs to the series."""
+WORKLOADS = {workload.name: workload for workload in (*_ALL, *LIGHT)}
+STANDARD = tuple(workload.name for workload in _ALL if not workload.name.startswith("bert_base_"))
+"""What is measured unless told otherwise; the rest belongs to the series, or is light."""
 
 
 @dataclass(frozen=True)
