@@ -116,7 +116,7 @@ def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> P
 def stacked(compiled: Compiled, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inputs as stacked examples with a batch axis of size 1 each."""
     types = {var.name: var.dtype for var in compiled.program.graph.inputs}
-    return {name: compiled.grouped(feeds[name]).astype(types[name]) for name in types}
+    return {name: compiled.grouped(feeds[name]).astype(types[name], copy=False) for name in types}
 
 
 def shared(planned: Planned, reference: Mapping[str, np.ndarray], conditions: Mapping[str, Any]) -> Constant:

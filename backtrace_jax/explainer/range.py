@@ -7,6 +7,7 @@ where the strain of a node shows it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -30,6 +31,8 @@ def check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Res
     """
     conserving = compiled.request.mode.conserving
     lost, missing = _lost_relevance(compiled, result) if conserving else _lost_slopes(result)
+    if not (lost.any() or missing.any()):
+        return
     gone = _summed(result.strain[:, :, VANISHED]) > 0
     if missing.any():
         gone |= _flushed(compiled, feeds, len(gone))
@@ -51,10 +54,11 @@ def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.
         missing = _not_arrived(result)
     else:
         rows = list(rows_of(compiled.request.plan, compiled.request.ledger))
-        missing = _summed(result.books.absolute[:, rows, -2:].sum(axis=2)).sum(axis=1)
+        stabiliser, dead = (_summed(result.books.absolute[:, rows, column]) for column in (-2, -1))
+        missing = (stabiliser + dead).sum(axis=1)
     missing = (missing > LARGEST_LOSS * start) | (start == 0)
     if result.books is None or compiled.request.ledger != NODES:
-        return losses > LARGEST_LOSS * floor, missing
+        return losses > LARGEST_LOSS * floor if losses.any() else np.zeros(losses.shape, bool), missing
     signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
     lost = losses > LARGEST_LOSS * np.maximum(floor, _summed(absolute[..., 0]))
     gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
@@ -85,8 +89,8 @@ def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:
     """
     if compiled.request.ledger != TOTAL or compiled.request.mode.own_rules:
         return
-    gaps = sum(np.abs(each.signed[:, 0] - each.signed[:, 1:].sum(axis=1)) for each in books)
-    bad = np.flatnonzero(gaps > LARGEST_LOSS * sum(each.absolute.max(axis=1) for each in books))
+    gaps = sum(np.abs(each.start - sum(each.signed[:, 1:].T)) for each in books)  # whole columns are added fast
+    bad = np.flatnonzero(gaps > LARGEST_LOSS * sum(reduce(np.maximum, each.absolute.T) for each in books))
     if len(bad):
         raise NumericsError(
             f"the books do not close in examples {listed_few(bad)}: relevance is lost where numbers leave the range "
@@ -114,7 +118,7 @@ def _flushed(compiled: Compiled, feeds: Mapping[str, np.ndarray], runs: int) -> 
 
 def _summed(book: np.ndarray) -> np.ndarray:
     """Totals of nodes over channels, [runs, nodes]."""
-    return book.sum(axis=tuple(range(2, book.ndim)))
+    return book if book.ndim == 2 else book.sum(axis=tuple(range(2, book.ndim)))
 
 
 def wider(compiled: Compiled) -> str:

@@ -181,6 +181,20 @@ def _shared(totals: np.ndarray, rows: int, count: int) -> np.ndarray:
     return totals if rows == 1 else np.repeat(totals / rows, rows, axis=0)[:count]
 
 
+_AT_ONCE = 2**15  # entries that are added up at a time, so that they stay in the cache
+
+
+def _totals(array: np.ndarray) -> np.ndarray:
+    """Totals of examples, signed and of magnitudes, [examples, 2], in float64."""
+    flat = array.reshape(len(array), -1)
+    found, step = np.empty((len(flat), 2)), max(1, _AT_ONCE // max(1, flat.shape[1]))
+    for first in range(0, len(flat), step):
+        some, into = flat[first : first + step].astype(np.float64), found[first : first + step]
+        some.sum(axis=1, out=into[:, 0])
+        np.abs(some, out=some).sum(axis=1, out=into[:, 1])
+    return found
+
+
 def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, ...] = ()) -> Ledger | None:
     """The whole graph's books from what its steps kept; inputs are added up once more from their relevance.
 
@@ -193,18 +207,16 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
     if result.books is None:
         return None
     pick = (slice(None), *channel)
-    inputs = [np.zeros((len(result.start), 2))]
+    totals, start = np.zeros((len(result.start), 2)), result.start[pick]
     for array in result.relevance.values():
-        flat = array[pick].reshape(len(array), -1).astype(np.float64)
-        inputs.append(np.stack([flat.sum(1), np.abs(flat).sum(1)], axis=1))
-    totals, start = np.sum(inputs, axis=0), result.start[pick]
+        totals += _totals(array[pick])
     signed, absolute = (book[(..., *channel)] for book in result.books[:2])
     plan, level = compiled.request.plan, compiled.request.ledger
     rows = rows_of(plan, level)
-    whole = [
-        np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], book[:, rows, 2:].sum(axis=1)], axis=1)
-        for k, book in enumerate((signed, absolute))
-    ]
+    whole = []
+    for k, book in enumerate((signed, absolute)):
+        kept = book[:, rows[0], 2:] if len(rows) == 1 else book[:, rows, 2:].sum(axis=1)
+        whole.append(np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], kept], axis=1))
 
     signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (signed, absolute, *whole))
     if level == TOTAL:

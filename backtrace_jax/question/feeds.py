@@ -129,11 +129,10 @@ def _converted(array: np.ndarray, declared: InputType, axis: int | None) -> np.n
         converted = array.astype(declared.dtype)
     if declared.dtype.kind in "iu" and not np.array_equal(converted, array):
         raise InputError(f"input {declared.name!r} has values that do not fit {declared.dtype.name}")
-    wrong = (
-        ~np.isfinite(converted) & ~(np.isnan(converted) & declared.missing) if _kind(declared.dtype) == "f" else None
-    )
-    if wrong is not None and wrong.any():
-        raise InputError(f"input {declared.name!r} has {_position(converted, wrong)}; clean or impute it first")
+    if _kind(declared.dtype) == "f" and not (finite := np.isfinite(converted)).all():
+        wrong = ~finite & ~(np.isnan(converted) & declared.missing)
+        if wrong.any():
+            raise InputError(f"input {declared.name!r} has {_position(converted, wrong)}; clean or impute it first")
     return np.ascontiguousarray(converted)
 
 
