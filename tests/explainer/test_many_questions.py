@@ -119,7 +119,7 @@ def two_inputs(*dims: int | str) -> onnx.ModelProto:
 
 IDS = np.random.default_rng(0).integers(0, 11, (3, 6))
 PAIR = {"a": random(5, 3, seed=3), "b": random(5, 3, seed=4)}
-MASKS = [{"hidden": [0, 2]}, {"hidden": [1]}, None, {"active": np.eye(3)}, {"hidden": np.full((4, 1, 1), 0.5)}]
+MASKS = [{"hidden": [0, 2]}, {"hidden": [1]}, None, {"hidden": np.full((4, 1, 1), 0.5)}]
 open_batch, fixed_batch = (functools.partial(two_inputs, rows) for rows in ("batch", 2))
 CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Any, dict[str, Any], list[dict[str, Any]]]] = {
     "positions": (attending, IDS, {}, [{"position": p} for p in (None, 0, -1, [1, 2, 3], 4)]),
@@ -239,6 +239,24 @@ def test_progress_counts_answers():
     assert told[-1] == (15, 15)
     assert [of for _, of in told] == [15] * len(told)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+@pytest.mark.parametrize("ledger", ["total", None])
+def test_books_at_every_level(ledger):
+    call = Explainer(two_inputs("batch"), mode="lrp-epsilon", ledger=ledger)
+    for found, target in zip(call.each(PAIR, [1, [1] * 5]), (1, [1] * 5), strict=True):
+        assert_agree(found, call(PAIR, target=target))
+        assert (found.ledger is None) == (ledger is None)
+
+
+def test_an_interrupt_ends_it_between_two_walks():
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    call = made(open_batch)
+    with pytest.raises(KeyboardInterrupt):
+        call.each(PAIR, [1, None, 1], progress=interrupt)
+    assert len(call.each(PAIR, [1, None, 1])) == 3
 
 
 def test_numbers_beyond_the_range_name_the_question():
