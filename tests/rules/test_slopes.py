@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from backtrace_jax import Mode, Rule, Selector, composite, mode
+from backtrace_jax.engine.forward import forward
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.steps import Plan
+from backtrace_jax.engine.walk import walk
 from backtrace_jax.ir import Program
 from backtrace_jax.ops import OPS, POINTWISE, evaluate
 from backtrace_jax.passes.build import Builder, Value
@@ -24,7 +30,8 @@ from backtrace_jax.rules import (
     lrp,
     slopes,
 )
-from tests.engine.graphs import DOUBLE, INDEX, program
+from backtrace_jax.runtime.numerics import exact_types
+from tests.engine.graphs import DOUBLE, INDEX, jax_arrays, program
 from tests.ops.specimens import SPECIMENS, of_kind
 from tests.rules.running import Walked, assert_books_close, close, walk_back, walk_op
 
@@ -313,3 +320,60 @@ def test_a_mask_of_infinities_takes_nothing():
     found = NETWORKS["attending"].walk("attnlrp", np.ones((1, 1, 3)))
     assert all(np.isfinite(R).all() for name, R in found.relevance.items())
     assert np.isfinite(found.books.absolute).all()
+
+
+# graphs nobody has thought of
+
+ONE = ("relu", "tanh", "sigmoid", "neg", "abs", "softplus", "dense", "norm", "softmax", "half")
+TWO = ("add", "sub", "mul", "maximum", "where", "div")
+
+
+def grown(choices: list[tuple[str, int, int]]) -> Network:
+    """Operations on values of one shape; each says which of those before it are read, and all reach the answer."""
+
+    def build(b: Weighted, x: Value, y: Value) -> Value:
+        values = [x, y]
+        for name, i, j in choices:
+            values.append(applied(b, name, values[-1 - i % len(values)], values[-1 - j % len(values)]))
+        return b.dense(b.emit("concat", *values, axis=1), 2)
+
+    return network(build, x=(1, 4), y=(1, 4))
+
+
+def applied(b: Weighted, name: str, u: Value, v: Value) -> Value:
+    """One operation, by a name of `ONE` or `TWO`; the second operand is scaled, so that nothing cancels to exactly 0.
+
+    There the forms differ: what quotients take for dead, slopes hand on as amounts that cancel.
+    """
+    v = b.emit("mul", v, b.normal(1, 4))
+    special: dict[str, Callable[[], Value]] = {
+        "dense": lambda: b.dense(u, 4),
+        "norm": lambda: b.norm(u),
+        "softmax": lambda: b.emit("softmax", u, axis=1),
+        "half": lambda: b.emit("concat", *(b.emit("slice", each, **HALF) for each in (u, v)), axis=1),
+        "where": lambda: b.emit("where", np.array([[True, False, True, True]]), u, v),
+        "div": lambda: b.emit("div", u, b.emit("add", b.emit("exp", b.emit("tanh", v)), np.ones((1, 1)))),
+    }
+    return special[name]() if name in special else b.emit(name, *((u, v) if name in TWO else (u,)))
+
+
+HALF = {"start": (0, 1), "limit": (1, 3), "stride": (1, 1)}
+PLACE = st.integers(0, 4)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(ONE + TWO), PLACE, PLACE), min_size=2, max_size=5))
+def test_any_graph(choices):
+    net = grown(choices)
+    found, quotients = (eagerly(net, mode("lrp-epsilon", epsilon=epsilon)) for epsilon in (0.0, TINY))
+    assume(np.abs(quotients.books.absolute).max() < 1e4)  # beyond, the stabiliser of the quotients is felt
+    check_alike(found, quotients)
+
+
+def eagerly(net: Network, chosen: Mode) -> Walked:
+    """As `Network.walk`, without compiling what is run once."""
+    plan = net.plan(chosen)
+    with exact_types():
+        values = forward(plan.graph, jax_arrays(net.program.weights), jax_arrays(net.inputs))
+        walked = walk(plan, values, {plan.output.name: jnp.array([[0.0, 1.0]])})
+        return Walked(plan, *jax.tree.map(np.asarray, (values, *walked)))
