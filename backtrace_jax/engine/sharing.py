@@ -103,7 +103,8 @@ def share(step: Step, like: Site, conditions: Conditions, given: tuple[Array, Si
     lost = [each[LOST] for each in (met, kept) if LOST in each]
     lost += [] if broken is None else [overflowed(whole, broken)]
     lost += [squares_overflowed(site, relevance_of(R, site.result) if step.slopes else R)] if site.kind == NORM else []
-    strain = _strain(site, lost, conditions, None if conditions.conserving else (R, shares))
+    derived = None if conditions.conserving else (R, shares)
+    strain = _strain(site, lost, conditions, derived, R if step.slopes and conditions.ledger != NODES else None)
     values = {i: site.operands[i] if step.slopes else None for i in sorted(shares)}
     entries = {i: conditions.booked(shares[i], value, travels=step.bears[i]) for i, value in values.items()}
     shares = {i: relevance_of(shares[i], site.operands[i]) if i in conditions.turned else shares[i] for i in entries}
@@ -125,14 +126,17 @@ def _filled(site: Site, arrays: SiteArrays) -> Site:
 
 
 def _strain(
-    site: Site, lost: list[Array], conditions: Conditions, slopes: tuple[Array, Shares] | None
+    site: Site, lost: list[Array], conditions: Conditions, derived: tuple[Array, Shares] | None, slopes: Array | None
 ) -> tuple[Array | None, Array | None]:
-    """What was lost for want of range, and whether all products vanished; those with slopes as well."""
+    """What was lost for want of range, and whether all products vanished; those with derivatives, and with slopes for
+    which no books of nodes tell, as well."""
     if not multiplies(site):
         return _loss(lost, conditions), None
     gone = vanished(*site.operands[:2])
+    if derived is not None:
+        lost, gone = [*lost, steepened(*derived)], gone | slope_vanished(site, derived[0])
     if slopes is not None:
-        lost, gone = [*lost, steepened(*slopes)], gone | slope_vanished(site, slopes[0])
+        gone |= slope_vanished(site, slopes)
     return _loss(lost, conditions), jnp.broadcast_to(gone.astype(jnp.float64), (2,) if conditions.paired else ())
 
 

@@ -50,13 +50,7 @@ def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.
     """The nodes that lost a part of the relevance, [runs, nodes], and the runs that may miss some."""
     start = result.start[..., 1].reshape(len(result.start), -1).sum(axis=1)
     losses, floor = _summed(result.strain[:, :, LOSS]), start[:, None]
-    if result.books is None:
-        missing = _not_arrived(result)
-    else:
-        rows = list(rows_of(compiled.request.plan, compiled.request.ledger))
-        stabiliser, dead = (_summed(result.books.absolute[:, rows, column]) for column in (-2, -1))
-        missing = (stabiliser + dead).sum(axis=1)
-    missing = (missing > LARGEST_LOSS * start) | (start == 0)
+    missing = (_missing(compiled, result) > LARGEST_LOSS * start) | (start == 0)
     if result.books is None or compiled.request.ledger != NODES:
         return losses > LARGEST_LOSS * floor if losses.any() else np.zeros(losses.shape, bool), missing
     signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
@@ -64,6 +58,19 @@ def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.
     gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
     open_ = _summed(gaps) > LARGEST_LOSS * np.maximum(floor, _summed(absolute.max(axis=-1)))
     return lost | (open_ & _closing(compiled)), missing
+
+
+def _missing(compiled: Compiled, result: Result) -> np.ndarray:
+    """What may be missing for want of range, [runs]: what is dead or stabilised, and what no book of a node tells."""
+    books, request = result.books, compiled.request
+    if books is None:
+        return _not_arrived(result)
+    rows = list(rows_of(request.plan, request.ledger))
+    stabiliser, dead = (_summed(books.absolute[:, rows, column]).sum(axis=1) for column in (-2, -1))
+    if request.ledger == NODES:
+        return stabiliser + dead
+    kept = books.signed[:, 0, 2:].sum(axis=1)
+    return np.maximum(stabiliser + dead, _not_arrived(result, kept.reshape(len(kept), -1)))
 
 
 def _closing(compiled: Compiled) -> np.ndarray:
@@ -74,11 +81,12 @@ def _closing(compiled: Compiled) -> np.ndarray:
     return closing
 
 
-def _not_arrived(result: Result) -> np.ndarray:
-    """What of the start did not reach the inputs, [runs]: all that is known without books."""
+def _not_arrived(result: Result, kept: np.ndarray | float = 0.0) -> np.ndarray:
+    """What of the start did not reach the inputs and was not kept on the way, [runs]; without books nothing is known
+    of what was kept."""
     start = result.start[..., 0].reshape(len(result.start), -1)  # [runs, channels]
     arrived = (array.reshape(*start.shape, -1).sum(axis=2, dtype=np.float64) for array in result.relevance.values())
-    return np.abs(start - sum(arrived)).sum(axis=1)
+    return np.abs(start - sum(arrived) - kept).sum(axis=1)
 
 
 def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:

@@ -74,8 +74,9 @@ def test_what_a_condition_cuts_off_is_relevance(both):
 MINE = composite("mine", [(Selector(op="softmax"), Rule("epsilon", lrp.epsilon))], base="attnlrp")
 EXTREME = ("slopes vanish", "slopes overflow")
 CASES = [
-    *((name, "attnlrp", None) for name in {**FACTORS, **FACTORS_OF_SLOPES}),
-    *((name, chosen, scaler) for name in EXTREME for chosen, scaler in (("attnlrp", 1.0), (MINE, None))),
+    *((name, "attnlrp", None, "nodes") for name in {**FACTORS, **FACTORS_OF_SLOPES}),
+    *((name, "attnlrp", 1.0, "nodes") for name in EXTREME),
+    *((name, chosen, None, ledger) for name in EXTREME for chosen, ledger in (("attnlrp", None), (MINE, "total"))),
 ]
 
 
@@ -86,11 +87,11 @@ def right() -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore:.*adds up to")
-@pytest.mark.parametrize(("name", "chosen", "scaler"), CASES, ids=str)
-def test_slopes_out_of_range_are_told_or_the_answer_is_right(right, name, chosen, scaler):
-    """Whatever overflows or vanishes on the way; a rule of one's own elsewhere does not hide it."""
+@pytest.mark.parametrize(("name", "chosen", "scaler", "ledger"), CASES, ids=lambda each: getattr(each, "name", each))
+def test_slopes_out_of_range_are_told_or_the_answer_is_right(right, name, chosen, scaler, ledger):
+    """Whatever overflows or vanishes on the way, at every level of books; a rule of one's own does not hide it."""
     inputs, first, second = {**FACTORS, **FACTORS_OF_SLOPES}[name][:3]
-    found = answer(perceptron(first, second), inputs, mode=chosen, scaler=scaler)
+    found = answer(perceptron(first, second), inputs, mode=chosen, scaler=scaler, ledger=ledger)
     assert (found is not None) == (name in EXTREME and scaler == 1.0)
     if found:
         np.testing.assert_allclose(found.relevance["x"], right, rtol=1e-3, atol=1e-4 * np.abs(right).max())
