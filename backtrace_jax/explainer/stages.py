@@ -81,7 +81,7 @@ class Stages:
         def outlined(known: Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Outline:
             return outline(lowered(known, shapes, rows, leaving).graph, settings, rows, leaving)
 
-        @lru_cache(1)
+        @lru_cache(FORMS_KEPT)  # what is compiled holds the same program
         def planned(known: Known, form: Form) -> Planned:
             return plan(lowered(known, form.shapes, form.rows, form.leaving), settings, device, form)
 
