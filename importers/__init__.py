@@ -13,7 +13,7 @@ from backtrace_jax.errors import SettingError
 from backtrace_jax.ir.imported import Imported
 
 
-def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
+def read(model: Any, example: Any = None, batch_axis: Any = 0, *, proven: bool = True) -> Imported:
     """Read a model.
 
     Args:
@@ -21,6 +21,8 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
             Imported.
         example: Inputs that a PyTorch module is traced with.
         batch_axis: Axis of the batch in the inputs of a module or Keras model, or one by input name; None: no batch.
+        proven: Whether the numbers of a module's import are compared with the module's at once; otherwise, as with all
+            Keras models, `Imported.prove` does it, when a forward pass has been compiled.
 
     Raises:
         ModelError: When it cannot be read.
@@ -36,7 +38,7 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
     from .strangers import refuse_strangers
 
     if pytorch.is_module(model):
-        return pytorch.read(model, example, batch_axis)
+        return pytorch.read(model, example, batch_axis, proven=proven)
     if keras.is_model(model) or (isinstance(model, str | Path) and Path(model).suffix in keras.SUFFIXES):
         return keras.read(model, example, batch_axis)
     refuse_strangers(model)

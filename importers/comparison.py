@@ -49,16 +49,10 @@ def compare(
     Raises:
         ImportMismatchError: When they disagree, with both values.
     """
+    check_shapes(imported, {name: array.shape for name, array in found.items()}, expected)
     open_questions: list[str] = []
     for name, array in expected.items():
-        where = f"output {name!r} of {imported.name}"
-        if name not in found:
-            raise ImportMismatchError(f"{where} is not among the outputs of the import; the export is wrong")
-        ours, theirs = found[name], np.asarray(array)
-        if ours.shape != theirs.shape:
-            raise ImportMismatchError(
-                f"{where}: shape {list(ours.shape)} after the import, {list(theirs.shape)} before; the export is wrong"
-            )
+        where, ours, theirs = _named(imported, name), found[name], np.asarray(array)
         ignored = left_out(name, theirs, feeds)
         units = asked.get(name)
         if units is not None and ignored.any():
@@ -77,6 +71,27 @@ def compare(
         elif units is not None:
             open_questions += difference.unsettled(name, units, doubtful)
     return tuple(open_questions)
+
+
+def _named(imported: Imported, output: str) -> str:
+    return f"output {output!r} of {imported.name}"
+
+
+def check_shapes(imported: Imported, found: Mapping[str, tuple[int, ...]], expected: Arrays) -> None:
+    """That the outputs of an import, of these shapes by name, are shaped as those of its source.
+
+    Raises:
+        ImportMismatchError: When one is missing, or has another shape.
+    """
+    for name, array in expected.items():
+        where = _named(imported, name)
+        if name not in found:
+            raise ImportMismatchError(f"{where} is not among the outputs of the import; the export is wrong")
+        ours, theirs = found[name], np.shape(array)
+        if ours != theirs:
+            raise ImportMismatchError(
+                f"{where}: shape {list(ours)} after the import, {list(theirs)} before; the export is wrong"
+            )
 
 
 def left_out(output: str, array: np.ndarray, feeds: Arrays) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Proof of an import: what the lowered model computes is what the framework's own model computes.
 
 Exporters drop arguments, freeze branches and routings, and trace one length where several are meant, without a word.
-So every import is compared with its source before it is explained, on the examples given and on perturbed ones in a
-batch of another size; the outputs of every call are compared with the source's own (`comparison`).
+So every import is compared with its source once, on the examples given and on perturbed ones in a batch of another
+size; the outputs of every call are compared with the source's own (`comparison`). What an explanation computes of the
+outputs is compared, so that no forward pass is compiled beside it; `compiled_forward` is for an import that is not
+explained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,13 +35,38 @@ _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another e
 _FAR, _SAME = 1.0, 1e-5  # noise that makes quite another example, and what of an answer counts as the same
 
 
-def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES, axes: Axes | None = None) -> None:
+@dataclass(frozen=True)
+class Forward:
+    """The forward pass of an import.
+
+    Attributes:
+        run: Outputs by name from inputs by name, batch first.
+        mixing: Names of the outputs that are left out, since they are not told example by example.
+    """
+
+    run: Run
+    mixing: Collection[str] = ()
+
+    def told(self, outputs: Arrays) -> Arrays:
+        """The outputs that are compared."""
+        return {name: array for name, array in outputs.items() if name not in self.mixing}
+
+
+def prove(
+    imported: Imported,
+    run: Run,
+    feeds: Arrays,
+    forward: Forward,
+    examples: int = EXAMPLES,
+    axes: Axes | None = None,
+) -> None:
     """Compare an imported model with its source, on the first examples given and on perturbed ones.
 
     Args:
         imported: The import.
         run: The source.
         feeds: Inputs by name, batch first.
+        forward: The import's own forward pass.
         examples: How many are compared at most.
         axes: The axis of the batch in each of the import's inputs, where it is not the first.
 
@@ -55,7 +82,7 @@ def prove(imported: Imported, run: Run, feeds: Arrays, examples: int = EXAMPLES,
     fixed = any(entry.dims and entry.dims[0] is not None for entry in declared if axes[entry.name] is not None)
     if fixed and batched and not _takes(run, other):
         other = perturbed(given, count)
-    _agree(imported, run, (given, other), axes)
+    _agree(imported, run, (given, other), forward, axes)
 
 
 def _takes(run: Run, feeds: Arrays) -> bool:
@@ -67,7 +94,7 @@ def _takes(run: Run, feeds: Arrays) -> bool:
     return True
 
 
-def prove_alone(imported: Imported, run: Run, feeds: Arrays, axes: Axes | None = None) -> None:
+def prove_alone(imported: Imported, run: Run, feeds: Arrays, forward: Forward, axes: Axes | None = None) -> None:
     """Compare an import that is good for these inputs only: on all of them, and on others next to them.
 
     Next to an input a module goes the same way, but what a trace took for a constant has another value already.
@@ -82,19 +109,15 @@ def prove_alone(imported: Imported, run: Run, feeds: Arrays, axes: Axes | None =
     other = perturbed(feeds, 2 if count == 1 else count, _NEAR)
     if count == 1 and (all(axis is None for axis in axes.values()) or not _takes(run, other)):
         other = perturbed(feeds, count, _NEAR)
-    forward = _agree(imported, run, (feeds, other), axes)
+    _agree(imported, run, (feeds, other), forward, axes)
     if count > 1:
-        _check_apart(forward, feeds, axes)
+        _check_apart(forward.run, feeds, axes)
 
 
-def _agree(imported: Imported, run: Run, trials: Iterable[Arrays], axes: Axes) -> Run:
-    forward = None
+def _agree(imported: Imported, run: Run, trials: Iterable[Arrays], forward: Forward, axes: Axes) -> None:
     for trial in trials:
         arrays = {name: array if axes[name] is not None else _shared(array) for name, array in trial.items()}
-        forward = forward or _forward(imported, arrays, axes)
-        compare(imported, forward(arrays), forward.told(run(arrays)), arrays)
-    assert forward is not None
-    return forward
+        compare(imported, forward.run(arrays), forward.told(run(arrays)), arrays)
 
 
 def _check_apart(forward: Run, feeds: Arrays, axes: Axes) -> None:
@@ -150,52 +173,56 @@ def resized(feeds: Arrays, count: int) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class _Forward:
-    """The lowered model, run by run of its graph, batch first.
+class Lowered:
+    """An import lowered for inputs, run by run of its graph, batch first.
 
     Attributes:
-        program: The model.
-        function: Its compiled graph.
+        program: The graph and its weights.
         rows: Examples that a run takes.
         mixing: Names of the outputs that are left out, since they are not told example by example.
     """
 
     program: Program
-    function: Callable[..., Any]
     rows: int
     mixing: frozenset[str]
 
-    def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name from inputs by name."""
-        types, weights = {var.name: var.dtype for var in self.program.graph.inputs}, self.program.weights
-        with exact_types():
-            parts = [
-                self.function(weights, {name: arrays[name][i : i + self.rows].astype(types[name]) for name in types})
-                for i in range(0, len(next(iter(arrays.values()))), self.rows)
-            ]
-        results = [np.concatenate([_stacked(each, self.rows) for each in found]) for found in zip(*parts, strict=True)]
-        return dict(zip(self.program.graph.output_names, results, strict=True))
+    def shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the outputs of so many examples, by name."""
+        graph = self.program.graph
+        named = zip(graph.output_names, graph.outputs, strict=True)
+        return {name: (count, *var.shape[var.shape[:1] == (self.rows,) :]) for name, var in named}
 
-    def told(self, outputs: Arrays) -> Arrays:
-        """The outputs that are compared."""
-        return {name: array for name, array in outputs.items() if name not in self.mixing}
+    def compiled(self) -> Forward:
+        """The forward pass, compiled by itself."""
+        graph, weights = self.program.graph, self.program.weights
+        types = {var.name: var.dtype for var in graph.inputs}
+        function = compile_forward(graph, weights, {var.name: np.zeros(var.shape, var.dtype) for var in graph.inputs})
+
+        def run(arrays: Arrays) -> dict[str, np.ndarray]:
+            with exact_types():
+                parts = [
+                    function(weights, {name: arrays[name][i : i + self.rows].astype(types[name]) for name in types})
+                    for i in range(0, len(next(iter(arrays.values()))), self.rows)
+                ]
+            results = [np.concatenate([_stacked(each, self.rows) for each in out]) for out in zip(*parts, strict=True)]
+            return dict(zip(graph.output_names, results, strict=True))
+
+        return Forward(run, self.mixing)
 
 
-def _forward(imported: Imported, feeds: Arrays, axes: Axes) -> _Forward:
-    """The model lowered for these inputs.
+def lowered(imported: Imported, feeds: Arrays, axes: Axes | None = None) -> Lowered:
+    """The import lowered for these inputs; nothing is compiled.
 
     Raises:
         MixedExamplesError: When it has no output that is told example by example.
     """
-    imported = kept(imported)
+    imported, axes = kept(imported), axes or dict.fromkeys(feeds, 0)
     first = batch_first(imported, axes)
     rows, shapes = rows_of(first.inputs), {name: array.shape[1:] for name, array in feeds.items()}
     leaving = leavings(imported, axes, shapes, max(rows, 2))
     whole = first.lower({name: (rows, *shape) for name, shape in shapes.items()})
     program = simplify(left(whole, leaving, rows))
-    graph, examples = program.graph, {var.name: np.zeros(var.shape, var.dtype) for var in program.graph.inputs}
-    mixing = frozenset(whole.graph.output_names) - {*graph.output_names}
-    return _Forward(program, compile_forward(graph, program.weights, examples), rows, mixing)
+    return Lowered(program, rows, frozenset(whole.graph.output_names) - {*program.graph.output_names})
 
 
 def _stacked(found: Any, rows: int) -> np.ndarray:

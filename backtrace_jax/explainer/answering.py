@@ -12,17 +12,18 @@ import numpy as np
 from backtrace_jax.batch import Leaving
 from backtrace_jax.batch.layout import axes_of, batch_first, rows_of
 from backtrace_jax.engine.compile import Constant
-from backtrace_jax.engine.compiled import Form
+from backtrace_jax.engine.compiled import Compiled, Form
 from backtrace_jax.engine.outline import Outline
 from backtrace_jax.errors import BacktraceError
 from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.importers.proof import Forward
 from backtrace_jax.ir.imported import Imported
 from backtrace_jax.question.constants import read_baseline
 from backtrace_jax.question.feeds import check_indices
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.rules import find_mode
 
-from .asking import Asked, Posed, grouped, shared, stacked, started, together, understood
+from .asking import Asked, Posed, grouped, outputs_of, shared, stacked, started, together, understood
 from .questions import Questions
 from .results import as_explanation
 from .stages import Known, Stages
@@ -88,7 +89,7 @@ class _Call:
         compiled = self.stages.compiled(self.known, form)
         examples, constant = stacked(compiled, self.feeds), constants[min(posed)]
         with self.about(min(posed)):
-            questions = started(compiled, [*posed.values()], examples, constant, self.seen)
+            questions = started(compiled, [*posed.values()], self.feeds, constant, self.seen)
         if self.many:
             asking = together(compiled, questions, [*constants.values()])
             results = compiled.run_many(examples, asking, constant._replace(masks={}), progress)
@@ -100,14 +101,49 @@ class _Call:
                 yield i, as_explanation(*given)
 
 
-def answers(
-    stages: Stages, settings: Settings, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
-) -> tuple[list[Explanation], int]:
-    """Explain a batch by an import as it is; mistakes in any question are named before anything is compiled.
+@dataclass(frozen=True)
+class Understood:
+    """What a call asks, found to have an answer; nothing is compiled yet."""
 
-    Returns:
-        The explanations, and the memory of what the function compiled last keeps of the weights.
-    """
+    call: _Call
+    forms: Mapping[Form, Mapping[int, Posed]]
+    constants: Mapping[Form, Mapping[int, Constant]]
+    progress: Progress
+
+    def explanations(self) -> list[Explanation]:
+        """The answers, in the order of the questions."""
+        found: dict[int, Explanation] = {}
+        for form, posed in self.forms.items():
+            progress = _part_of(self.progress, len(found), len(posed), sum(map(len, self.forms.values())))
+            found.update(self.call.answered(form, posed, self.constants[form], progress))
+        return [found[i] for i in sorted(found)]
+
+    @property
+    def derived_bytes(self) -> int:
+        """Memory of what the function compiled last keeps of the weights."""
+        return self._compiled([*self.forms][-1]).explain.derived_bytes
+
+    def forward(self, found: Explanation) -> Forward:
+        """The forward pass of the explanation that was found, for other inputs of the same shapes."""
+        form, posed = next(iter(self.forms.items()))
+        constant, question = self.constants[form][min(posed)], posed[min(posed)].question
+
+        def run(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            count = len(next(iter(arrays.values())))
+            if all(np.array_equal(array, self.call.feeds[name][:count]) for name, array in arrays.items()):
+                return {name: array[:count] for name, array in found.outputs.items()}
+            return outputs_of(self._compiled(form), arrays, question, constant, self.call.seen)
+
+        return Forward(run, [each.name for each in self.call.leaving or () if each.refused])
+
+    def _compiled(self, form: Form) -> Compiled:
+        return self.call.stages.compiled(Known.of(self.call.imported), form)
+
+
+def understand(
+    stages: Stages, settings: Settings, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
+) -> Understood:
+    """What a call asks of an import as it is; mistakes in any question are named before anything is compiled."""
     reference = read_baseline(asked.baseline, feeds, find_mode(settings.mode))
     known, rows = Known.of(imported), rows_of(batch_first(imported, axes_of(imported, settings.axes)).inputs)
     shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
@@ -117,11 +153,7 @@ def answers(
     call = _Call(stages, settings, imported, known, feeds, reference, seen, leaving, asked.many)
     forms = call.forms(asked)
     constants = {form: call.constants(form, posed) for form, posed in forms.items()}
-    found: dict[int, Explanation] = {}
-    for form, posed in forms.items():
-        progress = _part_of(asked.progress, len(found), len(posed), sum(map(len, forms.values())))
-        found.update(call.answered(form, posed, constants[form], progress))
-    return [found[i] for i in sorted(found)], stages.compiled(known, [*forms][-1]).explain.derived_bytes
+    return Understood(call, forms, constants, asked.progress)
 
 
 def _part_of(progress: Progress, before: int, now: int, total: int) -> Progress:

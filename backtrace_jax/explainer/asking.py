@@ -19,7 +19,7 @@ from backtrace_jax.question.constants import named_conditions, read_conditions
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.targets import read_question, read_start
 from backtrace_jax.question.tasks import QuestionForm, Task
-from backtrace_jax.question.words import BINARY_SEGMENTATION, Question
+from backtrace_jax.question.words import BINARY_SEGMENTATION, CUSTOM, Question
 
 from .results import unbatched
 
@@ -139,12 +139,12 @@ def grouped(compiled: Compiled, asked: Question) -> Question:
 
 
 def started(
-    compiled: Compiled, posed: Sequence[Posed], examples: Mapping[str, np.ndarray], constant: Constant, seen: Outline
+    compiled: Compiled, posed: Sequence[Posed], feeds: Mapping[str, np.ndarray], constant: Constant, seen: Outline
 ) -> list[Question]:
     """The questions, with the starts that the user's functions make of the output."""
     if not any(callable(one.asked.start) for one in posed):
         return [one.question for one in posed]
-    outputs = _outputs_of(compiled, examples, posed[0].question, constant, seen)
+    outputs = outputs_of(compiled, feeds, posed[0].question, constant, seen)[compiled.output_name]
     count = len(outputs)
     return [
         one.question._replace(start=read_start(one.asked.started(outputs), count, seen.one))
@@ -154,13 +154,17 @@ def started(
     ]
 
 
-def _outputs_of(
-    compiled: Compiled, examples: Mapping[str, np.ndarray], asked: Question, constant: Constant, seen: Outline
-) -> np.ndarray:
-    """Values of the output explained, from a run without start relevance."""
-    count = len(asked.target)
-    blank = grouped(compiled, asked._replace(start=np.zeros((count, *seen.one.shape), seen.one.dtype)))
-    return unbatched(compiled.outputs(examples, blank, constant)[compiled.output_name], compiled.rows, count)
+def outputs_of(
+    compiled: Compiled, feeds: Mapping[str, np.ndarray], asked: Question, constant: Constant, seen: Outline
+) -> dict[str, np.ndarray]:
+    """Outputs by name on inputs of the shapes compiled for, from a run whose relevance nobody reads."""
+    count = len(next(iter(feeds.values())))
+    custom = compiled.request.task.name == CUSTOM
+    start = np.zeros((count, *seen.one.shape), seen.one.dtype) if custom else None
+    target, against, position = (np.repeat(each[:1], count, axis=0) for each in asked[:3])
+    blank = Question(target, against, position, start)
+    found = compiled.outputs(stacked(compiled, feeds), grouped(compiled, blank), constant)
+    return {name: unbatched(array, compiled.rows, count) for name, array in found.items()}
 
 
 def together(compiled: Compiled, questions: Sequence[Question], constants: Sequence[Constant]) -> Asking:

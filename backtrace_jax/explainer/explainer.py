@@ -22,7 +22,7 @@ from backtrace_jax.question.settings import EVERY, FIRST, Settings
 from backtrace_jax.rules import MODES, Once, find_mode
 from backtrace_jax.runtime.processes import enter
 
-from .answering import answers
+from .answering import Understood, understand
 from .asking import Asked
 from .differentiating import check_gradient, halfway
 from .given import GivenQuestion, GivenQuestions, GivenSettings
@@ -66,7 +66,7 @@ class Explainer:
         refuse_datasets(example)
         self.settings = Settings.of(**settings)
         self.device = jax.devices()[0]
-        self._imported = read(model, example, self.settings.axes)
+        self._imported = read(model, example, self.settings.axes, proven=False)
         if example is not None and self._imported.feed is None:
             raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
         self._inputs_of(self._imported)
@@ -152,8 +152,12 @@ class Explainer:
         """
         assert imported.source is not None
         feeds = self._feeds(imported, inputs)
-        expected = imported.source.answer(feeds)  # first: what cannot be called is not compiled
-        found = self._explain(imported, inputs, asked)
+        ready = self._understood(imported, feeds, asked)
+        expected = imported.source.answer(feeds)  # before ours is compiled: there may be none
+        found = self._answered(ready)
+        if imported.prove is not None:
+            once = isinstance(find_mode(self.settings.mode).procedure, Once)  # a path takes many forward passes
+            imported.prove(feeds, ready.forward(found[0]) if once else None)
         floats = {
             name: array
             for name, array in expected.items()
@@ -196,20 +200,20 @@ class Explainer:
     def _explain_by_feeds(
         self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
     ) -> list[Explanation]:
-        """Explain a batch by an import, specialised to the inputs that decide what is computed."""
-        axes = axes_of(imported, self.settings.axes)
-        if imported.prove is not None:
-            imported.prove(feeds)
-        wrt = self.settings.wrt
-        return self._deciding.settled(
-            imported, axes, feeds, lambda settled: self._explain_as(settled, feeds, asked), wrt
-        )
+        return self._answered(self._understood(imported, feeds, asked))
 
-    def _explain_as(
-        self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
-    ) -> list[Explanation]:
-        """Explain a batch by an import as it is."""
-        found, self.derived_bytes = answers(self._stages, self.settings, imported, feeds, asked)
+    def _understood(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions) -> Understood:
+        """What is asked of an import, specialised to the inputs that decide what is computed; nothing is compiled."""
+        axes = axes_of(imported, self.settings.axes)
+
+        def attempt(settled: Imported) -> Understood:
+            return understand(self._stages, self.settings, settled, feeds, asked)
+
+        return self._deciding.settled(imported, axes, feeds, attempt, self.settings.wrt)
+
+    def _answered(self, ready: Understood) -> list[Explanation]:
+        found = ready.explanations()
+        self.derived_bytes = ready.derived_bytes
         return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:

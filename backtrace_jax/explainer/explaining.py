@@ -99,7 +99,7 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
     enter()
     refuse_datasets(inputs)
     asked, settings = Asked(**fields_of(Asked, chosen)), Settings.of(**fields_of(Settings, chosen))
-    imported = read(model, inputs, settings.axes)
+    imported = read(model, inputs, settings.axes, proven=False)
     return kept_explainer(Known.of(imported), settings).explained(imported, inputs, asked)[1][0]
 
 
@@ -127,7 +127,7 @@ def explain_each(model: Any, inputs: Inputs, targets: Any = None, **chosen: Unpa
     refuse_datasets(inputs)
     asked = Questions(**{"targets": targets, **fields_of(Questions, chosen)})
     settings = Settings.of(**fields_of(Settings, chosen))
-    imported = read(model, inputs, settings.axes)
+    imported = read(model, inputs, settings.axes, proven=False)
     return kept_explainer(Known.of(imported), settings).explained(imported, inputs, asked)[1]
 
 

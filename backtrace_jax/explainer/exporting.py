@@ -53,7 +53,7 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
     if imported.proto is None:
         raise SettingError(f"{imported.name} has more weights than one file holds; export it by torch.onnx.export")
     if inputs is not None and imported.prove is not None:
-        imported.prove(read_inputs(imported.arrays(inputs), imported.inputs))
+        imported.prove(read_inputs(imported.arrays(inputs), imported.inputs), None)
     large = imported.proto.ByteSize() > _LARGEST_FILE
     try:
         onnx.save(imported.proto, path, save_as_external_data=large, location=f"{path.name}.data")

@@ -90,7 +90,9 @@ class Imported:
         feed: Turns what users of the framework pass (tensors, encodings, text) into arrays by input name; None where
             they pass arrays.
         proto: The exported model, where there is one.
-        prove: Compares an import that was not proven yet with its source on inputs by name, batch first.
+        prove: Compares an import that was not proven yet with its source, on inputs by name, batch first, and on
+            others like them; takes these and the forward pass of the import (`importers.proof.Forward`), which it
+            compiles where it is None.
         source: The framework's own model; None where the import is all that there is, and after `let_go`.
         rounding: Relative rounding of the coarsest floats that the model computes in, where they are its own choice.
         alone: Whether the import is proven for the very inputs it was made for, and for no others.
@@ -105,7 +107,7 @@ class Imported:
     origin: Mapping[str, str] = field(default_factory=dict)
     feed: Callable[[Any], Any] | None = None
     proto: ModelProto | None = None
-    prove: Callable[[Mapping[str, np.ndarray]], None] | None = None
+    prove: Callable[[Mapping[str, np.ndarray], Any], None] | None = None
     source: Source | None = None
     rounding: float = 0.0
     alone: bool = False

@@ -18,6 +18,7 @@ from backtrace_jax.errors.arguments import check_plain_file
 from backtrace_jax.ir.imported import Imported, Source
 
 from ..onnx import read as read_onnx
+from ..proof import Forward, lowered, prove
 from . import (
     attention,  # noqa: F401  the tables of emitters are filled on import
     comparing,  # noqa: F401
@@ -141,13 +142,12 @@ def _stops(model: Any) -> Iterator[str]:
             yield from _stops(inner)
 
 
-def _prove(source: _Model, feeds: Mapping[str, np.ndarray]) -> None:
+def _prove(source: _Model, feeds: Mapping[str, np.ndarray], forward: Forward | None = None) -> None:
     """Compare an import with its model, until it was proven once."""
-    from ..proof import prove
-
     written, axes = source.written, dict.fromkeys(feeds) if source.together else None
     if not written.proven:
-        prove(written.imported, source.answer, feeds, axes=axes)
+        forward = forward or lowered(written.imported, feeds, axes).compiled()
+        prove(written.imported, source.answer, feeds, forward, axes=axes)
         written.proven = True
 
 

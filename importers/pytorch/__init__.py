@@ -25,7 +25,7 @@ def is_module(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def read(module: Any, example: Any, batch_axis: Any = 0) -> Imported:
+def read(module: Any, example: Any, batch_axis: Any = 0, *, proven: bool = True) -> Imported:
     """Import a torch module, in evaluation mode.
 
     A second call with the same module, unchanged, and inputs of the same shapes exports nothing.
@@ -36,6 +36,8 @@ def read(module: Any, example: Any, batch_axis: Any = 0) -> Imported:
             mapping of keyword arguments (None entries are left out). Everything in them that is no tensor or array is a
             constant of the import.
         batch_axis: Axis of the batch in the inputs, or one by input name; None where there is none.
+        proven: Whether its numbers are compared with the module's; otherwise what its graph tells is looked at, and
+            `Imported.prove` does the rest.
 
     Returns:
         The import; its inputs are named after the parameters of `forward`, its outputs after the fields returned.
@@ -48,4 +50,4 @@ def read(module: Any, example: Any, batch_axis: Any = 0) -> Imported:
     """
     from .reading import read_module
 
-    return read_module(module, example, batch_axis)
+    return read_module(module, example, batch_axis, proven=proven)

@@ -1,11 +1,20 @@
-"""A module in double precision, to measure what rounding does to it in its own."""
+"""What rounding does: a module in double precision to measure it, and how coarse the floats of a file are."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import torch
+from onnx import ModelProto, TensorProto
 from torch.func import functional_call
+
+_COARSE = {
+    TensorProto.FLOAT16: float(np.finfo(np.float16).eps),
+    TensorProto.BFLOAT16: float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps),
+}
+"""Relative rounding of the floats that a module may compute in while its outputs are of a finer type."""
 
 
 class Doubled(torch.nn.Module):
@@ -22,3 +31,10 @@ class Doubled(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module answers."""
         return functional_call(self.module, self._state, args, kwargs)
+
+
+def rounding_of(proto: ModelProto) -> float:
+    """Relative rounding of the coarsest floats that the file computes in."""
+    types: set[Any] = {tensor.data_type for tensor in proto.graph.initializer}
+    types |= {each.i for node in proto.graph.node if node.op_type == "Cast" for each in node.attribute}
+    return max((_COARSE[kind] for kind in types if kind in _COARSE), default=0.0)

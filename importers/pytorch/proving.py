@@ -1,4 +1,8 @@
-"""That an export computes what its module computes, in the ways in which exports of modules go wrong."""
+"""That an export computes what its module computes, in the ways in which exports of modules go wrong.
+
+What the graph of an export tells is looked at when it is made (`lowered`); what only its numbers tell, when there is a
+forward pass to run (`prove`).
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,15 @@ from backtrace_jax.errors import InputError, MixedExamplesError, UnsupportedErro
 from backtrace_jax.ir.imported import Imported
 
 from .. import proof
-from ..comparison import Arrays
-from ..proof import Run
+from ..comparison import Arrays, check_shapes
+from ..proof import Forward, Lowered, Run
 from .exporters import Attempt
 
 _SAME = 1e-4  # of the largest entry: what counts as the same answer in a batch of another size
 
 
-def prove(imported: Imported, run: Run, feeds: Arrays, axes: Axes, attempt: Attempt, examples: int) -> None:
-    """Compare an export with its module, on all that the way it was exported could have got wrong.
+def lowered(imported: Imported, run: Run, feeds: Arrays, axes: Axes, attempt: Attempt) -> Lowered:
+    """An export lowered, with all that its graph says of how it was exported; XLA is not needed.
 
     Args:
         imported: The export as an import.
@@ -29,22 +33,45 @@ def prove(imported: Imported, run: Run, feeds: Arrays, axes: Axes, attempt: Atte
         feeds: Inputs by name, batch first.
         axes: The axis of the batch in each input.
         attempt: How it was exported.
+
+    Raises:
+        ImportMismatchError: When its outputs have other shapes than those of the module.
+        UnsupportedError: When the file fixes a batch that it was to leave open, or mixes examples.
+    """
+    if not attempt.alone and attempt.rows is None:
+        _check_open(imported, axes)
+    if not attempt.alone and (attempt.rows or 1) > 1:
+        check_apart(imported, axes, {name: array.shape[1:] for name, array in feeds.items()})
+        _check_any_size(imported.name, run, feeds)
+    found = proof.lowered(imported, feeds, axes)
+    answer = {name: array for name, array in run(feeds).items() if name not in found.mixing}
+    check_shapes(imported, found.shapes(len(next(iter(feeds.values())))), answer)
+    return found
+
+
+def prove(
+    imported: Imported, run: Run, feeds: Arrays, forward: Forward, axes: Axes, attempt: Attempt, examples: int
+) -> None:
+    """Compare the outputs of an export with its module's, on all that the way it was exported could have got wrong.
+
+    Args:
+        imported: The export as an import.
+        run: The module.
+        feeds: Inputs by name, batch first.
+        forward: The forward pass of the export.
+        axes: The axis of the batch in each input.
+        attempt: How it was exported.
         examples: How many examples are compared at most.
 
     Raises:
         ImportMismatchError: When they disagree.
-        UnsupportedError: When the file fixes a batch that it was to leave open, or mixes examples.
+        MixedExamplesError: When the examples of a trace are not apart.
     """
     if attempt.alone:
-        proof.prove_alone(imported, run, feeds, axes)
+        proof.prove_alone(imported, run, feeds, forward, axes)
         return
-    if attempt.rows is None:
-        _check_open(imported, axes)
-    if (attempt.rows or 1) > 1:
-        check_apart(imported, axes, {name: array.shape[1:] for name, array in feeds.items()})
-        _check_any_size(imported.name, run, feeds)
     for trial in _trials(feeds, attempt):
-        proof.prove(imported, run, trial, examples, axes)
+        proof.prove(imported, run, trial, forward, examples, axes)
 
 
 def _check_open(imported: Imported, axes: Axes) -> None:

@@ -6,13 +6,12 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import ml_dtypes
 import numpy as np
 import torch
-from onnx import ModelProto, TensorProto
 
 from backtrace_jax.batch import TOGETHER
 from backtrace_jax.batch.layout import BatchAxis, moved_first
@@ -33,19 +32,12 @@ from .calls import Call, names_of, read_call
 from .exporters import Attempt, Export, attempts, export
 from .gradients import gradient
 from .names import describe
-from .precision import Doubled
-from .proving import prove
+from .precision import Doubled, rounding_of
+from .proving import lowered, prove
 from .state import state_of
 from .substitutions import evaluating, exportable, training_note
 
 Feeds = Mapping[str, np.ndarray]
-
-_COARSE = {
-    TensorProto.FLOAT16: float(np.finfo(np.float16).eps),
-    TensorProto.BFLOAT16: float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps),
-}
-"""Relative rounding of the floats that a module may compute in while its outputs are of a finer type."""
-
 
 _REWRITE = "Rewrite this, or export it to ONNX yourself"
 _CUT = "pad_packed_sequence cuts to the longest example of a batch: pass it total_length=x.shape[1]"
@@ -71,13 +63,25 @@ class _Form:
     axes: tuple[int | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Kept:
-    """An import and, where it is good for those inputs alone, the hash of the inputs it was made with."""
+    """An import, and what is known of it.
+
+    Attributes:
+        imported: The import.
+        outputs: The axis of the batch in each output.
+        attempt: How it was exported.
+        inputs: Hash of the inputs it was made with, where it is good for those alone.
+        proven: Whether its numbers were compared with those of its module.
+        failure: How they were found to differ.
+    """
 
     imported: Imported
     outputs: dict[str, int | None]
+    attempt: Attempt
     inputs: str
+    proven: bool = False
+    failure: BacktraceError | None = None
 
     def takes(self, call: Call, feeds: Feeds) -> bool:
         """Whether it may be used for these inputs: a batch that the file fixes is one of the module's own."""
@@ -85,6 +89,10 @@ class _Kept:
         pairs = ((entry.dims, call.axis(entry.name)) for entry in self.imported.inputs)
         fits = all(dims is None or axis is None or dims[axis] in (None, 1, rows) for dims, axis in pairs)
         return fits and (not self.imported.alone or self.inputs == _hash(feeds))
+
+    def failed(self, call: Call, feeds: Feeds) -> dict[Attempt, BaseException]:
+        """The way it was exported, where it was found to differ on inputs that it takes."""
+        return {self.attempt: self.failure} if self.failure is not None and self.takes(call, feeds) else {}
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class _Source(Source):
                 f"input {', '.join(missing)} is missing, with which {type(self.module).__name__} was imported; "
                 "pass it, or give explain the module itself for a call without it"
             )
-        return read_module(self.module, inputs, axes, anew=anew)
+        return read_module(self.module, inputs, axes, anew=anew, proven=anew)
 
     def answer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         with evaluating(self.module):
@@ -142,7 +150,9 @@ class _Source(Source):
 _KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, _Kept]] = WeakKeyDictionary()
 
 
-def read_module(module: torch.nn.Module, example: Any, batch_axis: BatchAxis = 0, *, anew: bool = False) -> Imported:
+def read_module(
+    module: torch.nn.Module, example: Any, batch_axis: BatchAxis = 0, *, anew: bool = False, proven: bool = True
+) -> Imported:
     """Import a module for inputs like these, or find the import of it that there is; `read` says more."""
     if example is None:
         raise InputError(
@@ -156,13 +166,36 @@ def read_module(module: torch.nn.Module, example: Any, batch_axis: BatchAxis = 0
     types = tuple((name, array.shape[1:], str(array.dtype)) for name, array in feeds.items())
     form = _Form(state_of(module), repr(call.arguments), types, call.axes)
     kept = {known: found for known, found in _KEPT.get(module, {}).items() if known.state == form.state}
-    if anew or form not in kept or not kept[form].takes(call, feeds):
-        rows = len(next(iter(feeds.values())))
-        traced = form in kept and kept[form].imported.alone
-        kept[form] = _import(module, call, feeds, rows if anew else proof.EXAMPLES, traced=traced)
-    _KEPT[module] = kept
-    source = _Source(module, call, kept[form].outputs)
-    return replace(kept[form].imported, source=source, notes=(*filter(None, [training_note(module)]),))
+    last = kept.get(form)
+    if anew or last is None or not last.takes(call, feeds) or (proven and not last.proven):
+        examples = len(next(iter(feeds.values()))) if anew else proof.EXAMPLES
+        kept[form] = _import(module, call, feeds, examples if proven else None, last)
+    _KEPT[module], found = kept, kept[form]
+    source, notes = _Source(module, call, found.outputs), (*filter(None, [training_note(module)]),)
+    pending = None if found.proven else partial(_prove_later, found, source)
+    return replace(found.imported, source=source, notes=notes, prove=pending)
+
+
+def _prove_later(kept: _Kept, source: _Source, feeds: Feeds, forward: proof.Forward | None = None) -> None:
+    """Compare an import with its module, until it was proven once.
+
+    Raises:
+        ImportMismatchError: When they differ, or the examples of a trace are not apart.
+    """
+    if kept.proven:
+        return
+    axes = dict(zip(source.call.names, source.call.axes, strict=True))
+    try:
+        _prove(kept, source, feeds, forward or proof.lowered(kept.imported, feeds, axes).compiled(), proof.EXAMPLES)
+    except (ImportMismatchError, MixedExamplesError) as error:
+        kept.failure = error
+        raise ImportMismatchError(str(error)) from error
+
+
+def _prove(kept: _Kept, source: _Source, feeds: Feeds, forward: proof.Forward, examples: int) -> None:
+    axes = dict(zip(source.call.names, source.call.axes, strict=True))
+    prove(replace(kept.imported, source=source), source.answer, feeds, forward, axes, kept.attempt, examples)
+    kept.proven = True
 
 
 def _check_loaded(module: torch.nn.Module) -> None:
@@ -181,8 +214,10 @@ def _hash(feeds: Feeds) -> str:
     return found.hexdigest()
 
 
-def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *, traced: bool) -> _Kept:
-    """The first export that is proven, on this many examples at most; or the first trace, where others were in vain.
+def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int | None, last: _Kept | None) -> _Kept:
+    """The first export that is proven, on this many examples at most (None: as far as graphs tell).
+
+    Where a trace was all that could be had the last time, or an export was found to differ, no other is tried first.
 
     Raises:
         ImportMismatchError: When files were written, and none computes what the module computes.
@@ -191,22 +226,26 @@ def _import(module: torch.nn.Module, call: Call, feeds: Feeds, examples: int, *,
     with evaluating(module):
         outputs = batched_answers(module, call, feeds)
         seen = observed(module, call, feeds)
-    failures: dict[Attempt, BaseException] = {}
+    failures = dict[Attempt, BaseException]() if last is None else last.failed(call, feeds)
+    traced = last is not None and last.imported.alone
     axes = dict(zip(call.names, call.axes, strict=True))
     batched = set(call.axes) != {None}
     ways = attempts(module, len(next(iter(feeds.values()))), frozen=traced or seen.found, batched=batched)
-    for attempt in [way for way in ways if way.alone or not traced]:
+    for attempt in [way for way in ways if way not in failures and (way.alone or not traced)]:
         if attempt.rows != 1 and not attempt.alone and _mixing(failures):
             continue  # what mixes in a batch of any size does so in one of this size
         try:
             exported = export(module, call, feeds, outputs, attempt)
             imported = _imported(module, call, exported, attempt, failures)
             source = _Source(module, call, outputs)
-            prove(replace(imported, source=source), source.answer, feeds, axes, attempt, examples)
+            graph = lowered(imported, source.answer, feeds, axes, attempt)
+            found = _Kept(imported, outputs, attempt, _hash(feeds) if attempt.alone else "")
+            if examples is not None:
+                _prove(found, source, feeds, graph.compiled(), examples)
         except Exception as error:  # exporters raise anything; what was raised is recorded, or raised in the end
             failures[attempt] = error
         else:
-            return _Kept(imported, outputs, _hash(feeds) if attempt.alone else "")
+            return found
     with exportable(module):
         run(module, call, {name: _with_a_gap(array) for name, array in feeds.items()})
     raise _refusal(type(module).__name__, failures, _CUT if seen.cut else _REWRITE)
@@ -237,16 +276,9 @@ def _imported(
         origin=origin,
         feed=call.arrays,
         proto=None if folder else exported.proto,
-        rounding=_rounding(exported.proto),
+        rounding=rounding_of(exported.proto),
         alone=attempt.alone,
     )
-
-
-def _rounding(proto: ModelProto) -> float:
-    """Relative rounding of the coarsest floats that the file computes in."""
-    types: set[Any] = {tensor.data_type for tensor in proto.graph.initializer}
-    types |= {each.i for node in proto.graph.node if node.op_type == "Cast" for each in node.attribute}
-    return max((_COARSE[kind] for kind in types if kind in _COARSE), default=0.0)
 
 
 def _mixing(failures: Mapping[Attempt, BaseException]) -> str:

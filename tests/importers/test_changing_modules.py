@@ -54,7 +54,7 @@ def test_modules_that_decide_by_values(name):
 def test_modules_whose_examples_have_a_say_in_each_other_are_refused(build):
     """The sum of a batch decides, or its mean is taken away: what an example gave to others is no part of its row."""
     with pytest.raises(MixedExamplesError, match="batch_axis=None"):
-        _explainer(build(), examples())
+        _explainer(build(), examples())(examples(), target=TARGET)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
