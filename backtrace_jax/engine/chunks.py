@@ -41,14 +41,14 @@ def run_chunks(
     Raises:
         SettingError: When a call, or all results together, do not fit into memory.
     """
-    joined, done = _Joined(count), 0
+    joined, done = _Joined(count, sizes), 0
 
     def explain(examples: slice) -> int:
         size = examples.stop - examples.start
         used = -(-size // sizes.chunk)
         part = jax.tree.map(lambda array: _whole_chunks(array[examples], used, sizes), arrays)
         with within_memory(sizes.chunk):  # some of what fails is only told when the result is waited for
-            joined.write(examples, jax.block_until_ready(call(part, used)), sizes)
+            joined.write(examples, jax.block_until_ready(call(part, used)))
         return size
 
     def after(size: int) -> None:
@@ -62,7 +62,7 @@ def run_chunks(
             after(explain(examples))
     else:
         side_by_side(explain, sizes.calls(count), sizes.lanes, after)
-    return joined.whole
+    return joined.whole()
 
 
 def padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:
@@ -86,25 +86,27 @@ def _whole_chunks(part: np.ndarray, used: int, sizes: Sizes) -> np.ndarray:
 
 
 class _Joined:
-    """The results of a batch, written into their places as they come.
+    """The results of a batch, written into their places as they come."""
 
-    Attributes:
-        whole: Pytree of arrays, batch first; None before anything has come.
-    """
+    def __init__(self, count: int, sizes: Sizes) -> None:
+        self._count, self._flat, self._lock = count, sizes.chunks > 1, Lock()
+        self._wholes: list[np.ndarray] = []
+        self._tree: Any = None
 
-    def __init__(self, count: int) -> None:
-        self.whole: Any = None
-        self._count, self._lock = count, Lock()
-
-    def write(self, examples: slice, found: Any, sizes: Sizes) -> None:
+    def write(self, examples: slice, found: Any) -> None:
         """Write what a call gave for these examples."""
-        found = jax.tree.map(lambda array: _flat(np.asarray(array), sizes), found)
+        leaves, tree = jax.tree.flatten(found)
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        if self._flat:
+            arrays = [array.reshape(-1, *array.shape[2:]) for array in arrays]
         with self._lock:
-            if self.whole is None:
-                self.whole = jax.tree.map(lambda each: np.empty((self._count, *each.shape[1:]), each.dtype), found)
+            if not self._wholes:
+                self._wholes = [np.empty((self._count, *array.shape[1:]), array.dtype) for array in arrays]
+                self._tree = tree
         size = examples.stop - examples.start
-        jax.tree.map(lambda whole, each: np.copyto(whole[examples], each[:size]), self.whole, found)
+        for whole, array in zip(self._wholes, arrays, strict=True):
+            whole[examples] = array[:size]
 
-
-def _flat(array: np.ndarray, sizes: Sizes) -> np.ndarray:
-    return array if sizes.chunks == 1 else array.reshape(-1, *array.shape[2:])
+    def whole(self) -> Any:
+        """All of them, batch first."""
+        return jax.tree.unflatten(self._tree, self._wholes)

@@ -86,7 +86,13 @@ def surroundings(device: Device) -> dict[str, Any]:
 
 def fingerprint(model_hash: str, settings: Mapping[str, Any], compiled: Mapping[str, Any]) -> dict[str, Any]:
     """Model hash, settings, and the surroundings in which the function was compiled, as JSON gives them back."""
-    return {"model_sha256": model_hash, **{name: _as_json(value) for name, value in {**settings, **compiled}.items()}}
+    chosen = {name: _as_json(value) for name, value in settings.items()}
+    return {"model_sha256": model_hash, **chosen, **_copied(compiled)}
+
+
+def _copied(surroundings: Mapping[str, Any]) -> dict[str, Any]:
+    """Surroundings, which are JSON as they are, for an owner who may change them."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in surroundings.items()}
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -112,6 +112,8 @@ def _indices(name: str, value: Any, count: int, output: Var, task: Task) -> np.n
     if _is_span(task) and value is not None:
         raise SettingError("task 'span-qa' on an output of starts and ends takes target=(start, end)")
     _check_one_axis(name, value, shape, output, task)
+    if value is None:
+        return np.full(count, UNSET, np.int64)
     classes = 2 if two_in_one else task.classes
     found = _per_example(name, value, count, -classes, classes, output)
     if task.name in _ALL_AT_ONCE and (found == ALL_UNITS).any():
