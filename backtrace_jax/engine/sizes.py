@@ -11,7 +11,7 @@ _LIGHT, _HEAVY = 1e7, 1e9  # floating-point operations of one forward pass
 _GPU_FACTOR = 100.0  # a GPU needs that much more work before one example fills it
 _GROUP = 2  # divides every chunk above 1
 
-_CHUNK = 2e6  # floating-point operations of the forward passes of a chunk: more rows gain little, and pad more
+_CHUNK = 4e6  # floating-point operations of the forward passes of a chunk: more rows gain little, and pad more
 _MOST_ROWS = 64
 _CALL = 2e7  # those of a call, beside which it costs little to make it
 _MOST_CHUNKS = 16

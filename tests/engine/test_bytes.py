@@ -13,6 +13,7 @@ import pytest
 from backtrace_jax import Explainer, Explanation, explain
 from backtrace_jax.engine import compiled
 from backtrace_jax.engine.sizes import Sizes
+from tests.tiny import convolutional, images, random
 from tests.zoo import exported
 
 pytestmark = pytest.mark.optimised
@@ -52,7 +53,8 @@ def rows(inputs: Inputs, chosen) -> Inputs:
 def row_bytes(explanation: Explanation) -> list[bytes]:
     """Everything an explanation says of each example: relevance, outputs, target, books."""
     ledger, target = explanation.ledger, explanation.target
-    arrays = [*explanation.relevance.values(), *explanation.outputs.values(), ledger.signed, ledger.absolute, target]
+    books = [] if ledger is None else [ledger.signed, ledger.absolute]
+    arrays = [*explanation.relevance.values(), *explanation.outputs.values(), *books, target]
     return [b"".join(array[i].tobytes() for array in arrays) for i in range(len(explanation))]
 
 
@@ -101,6 +103,30 @@ def test_any_chunk_that_is_allowed_gives_rows_of_its_own(chunk):
     together = row_bytes(call(rows(inputs, range(19))))
     for i in (0, 5, 18):
         assert row_bytes(call(rows(inputs, [i]))) == [together[i]]
+
+
+@pytest.mark.parametrize("ledger", ["nodes", "total"])
+@pytest.mark.parametrize("mode", ["default", "lrp-epsilon", "contrastive", "gradient", "integrated-gradients"])
+def test_bytes_at_the_borders_of_chunks_and_calls(mode, ledger, monkeypatch):
+    """Of one example, of a whole chunk, of a whole call, and of one more; from any place on."""
+    used: list[Sizes] = []
+    run_chunks = compiled.run_chunks
+
+    def noted(call, arrays, count, sizes, progress):
+        used.append(sizes)
+        return run_chunks(call, arrays, count, sizes, progress)
+
+    monkeypatch.setattr(compiled, "run_chunks", noted)
+    call = Explainer(convolutional(), mode=mode, ledger=ledger, chunk=8)
+    call(images())
+    capacity = used[0].chunk * used[0].chunks
+    assert capacity > used[0].chunk == 8
+    x = random(2 * capacity + 9, *images().shape[1:])
+    together = row_bytes(call(x))
+    assert len(set(together)) == len(x)
+    for count in (1, 2, 7, 8, 9, capacity, capacity + 1):
+        for first in (0, 5, len(x) - count):
+            assert row_bytes(call(x[first : first + count])) == together[first : first + count]
 
 
 @contextmanager

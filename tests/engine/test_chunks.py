@@ -121,8 +121,8 @@ def test_progress_counts_what_is_done_side_by_side():
 
 
 def test_heavier_models_run_in_smaller_chunks():
-    flops = (0.0, 1e3, 1e5, 3e5, 1e6, 1e8, 1e12)
-    assert [default_chunk(each, "cpu") for each in flops] == [64, 64, 16, 1, 1, 1, 1]
+    flops = (0.0, 1e3, 1e5, 2e5, 4e5, 6e5, 1e8, 1e12)
+    assert [default_chunk(each, "cpu") for each in flops] == [64, 64, 32, 16, 8, 1, 1, 1]
     for platform in ("cpu", "gpu"):
         for each in 10.0 ** np.arange(14):
             check_chunk(default_chunk(float(each), platform))

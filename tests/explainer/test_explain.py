@@ -172,7 +172,7 @@ def test_fingerprint_tells_what_the_bytes_depend_on():
     _, explanation = _explained("mlp")
     fingerprint = explanation.fingerprint
     assert fingerprint["mode"] == "default"
-    assert fingerprint["chunk"] == 32
+    assert fingerprint["chunk"] == 64
     assert fingerprint["backend"] == "cpu"
     assert len(fingerprint["model_sha256"]) == 64
     assert {"jax", "jaxlib", "backtrace_jax", "precision", "dtype", "threads"} <= set(fingerprint)
