@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 import backtrace_jax
 from backtrace_jax.explainer.asking import Asked
+from backtrace_jax.explainer.questions import LISTS
 from backtrace_jax.question.settings import Settings
 
 LONGEST = 1000
@@ -98,6 +99,8 @@ def calls(folder: Path) -> dict[str, Callable[[Any], Any]]:
         "explain": lambda v: backtrace_jax.explain(v, inputs),
         "inputs": explainer,
         "each": lambda v: explainer.each(inputs, v),
+        **{f"each({name}=)": lambda v, name=name: explainer.each(inputs, **{name: v}) for name in LISTS},
+        **{f"each([{name}])": lambda v, name=name: explainer.each(inputs, **{name: [v]}) for name in LISTS},
         "check": backtrace_jax.check,
         "check(inputs)": lambda v: backtrace_jax.check(small, v),
         "check(mode=)": lambda v: backtrace_jax.check(small, mode=v),
