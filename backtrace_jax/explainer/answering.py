@@ -21,9 +21,10 @@ from backtrace_jax.ir.imported import Imported
 from backtrace_jax.question.constants import read_baseline
 from backtrace_jax.question.feeds import check_indices
 from backtrace_jax.question.settings import Settings
+from backtrace_jax.question.words import Question
 from backtrace_jax.rules import find_mode
 
-from .asking import Asked, Posed, grouped, outputs_of, shared, stacked, started, together, understood
+from .asking import Asked, Posed, grouped, outputs_of, shared, stacked, together, understood
 from .questions import Questions
 from .results import as_explanation
 from .stages import Known, Stages
@@ -82,14 +83,25 @@ class _Call:
                 found[i] = shared(planned, self.reference, one.restricted)
         return found
 
+    def started(self, compiled: Compiled, posed: Mapping[int, Posed], constant: Constant) -> list[Question]:
+        """The questions, with the starts that the user's functions make of the output."""
+        if not any(callable(one.asked.start) for one in posed.values()):
+            return [one.question for one in posed.values()]
+        blank = posed[min(posed)].question
+        outputs = outputs_of(compiled, self.feeds, blank, constant, self.seen)[compiled.output_name]
+        found = []
+        for i, one in posed.items():
+            with self.about(i):
+                found.append(one.started(outputs, self.seen))
+        return found
+
     def answered(
         self, form: Form, posed: Mapping[int, Posed], constants: Mapping[int, Constant], progress: Progress
     ) -> Iterator[tuple[int, Explanation]]:
         """Explanations with the places of their questions, which are of one form."""
         compiled = self.stages.compiled(self.known, form)
         examples, constant = stacked(compiled, self.feeds), constants[min(posed)]
-        with self.about(min(posed)):
-            questions = started(compiled, [*posed.values()], self.feeds, constant, self.seen)
+        questions = self.started(compiled, posed, constant)
         if self.many:
             asking = together(compiled, questions, [*constants.values()])
             results = compiled.run_many(examples, asking, constant._replace(masks={}), progress)

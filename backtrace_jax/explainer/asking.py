@@ -86,6 +86,12 @@ class Posed:
     question: Question
     restricted: Mapping[str, Any]
 
+    def started(self, outputs: np.ndarray, seen: Outline) -> Question:
+        """The question, with the start that the user's function makes of the outputs if it is one."""
+        if not callable(self.asked.start):
+            return self.question
+        return self.question._replace(start=read_start(self.asked.started(outputs), len(outputs), seen.one))
+
     def form(self, shapes: Shapes, reference: Collection[str], rows: int, leaving: Any, *, many: bool) -> Form:
         """What of it decides what is compiled."""
         return Form(
@@ -136,22 +142,6 @@ def grouped(compiled: Compiled, asked: Question) -> Question:
         return asked
     plain = asked if asked.start is None else asked._replace(start=asked.start[:, 0])
     return Question(*(None if array is None else compiled.grouped(array) for array in plain))
-
-
-def started(
-    compiled: Compiled, posed: Sequence[Posed], feeds: Mapping[str, np.ndarray], constant: Constant, seen: Outline
-) -> list[Question]:
-    """The questions, with the starts that the user's functions make of the output."""
-    if not any(callable(one.asked.start) for one in posed):
-        return [one.question for one in posed]
-    outputs = outputs_of(compiled, feeds, posed[0].question, constant, seen)[compiled.output_name]
-    count = len(outputs)
-    return [
-        one.question._replace(start=read_start(one.asked.started(outputs), count, seen.one))
-        if callable(one.asked.start)
-        else one.question
-        for one in posed
-    ]
 
 
 def outputs_of(

@@ -259,6 +259,11 @@ def test_an_interrupt_ends_it_between_two_walks():
     assert len(call.each(PAIR, [1, None, 1])) == 3
 
 
+def test_a_function_that_fails_is_named_by_its_question():
+    with pytest.raises(SettingError, match=r"^question 1: start= fails on outputs"):
+        made(convolutional, mode="lrp-epsilon").each(images(), starts=[lambda y: y, lambda y: y[7]])
+
+
 def test_numbers_beyond_the_range_name_the_question():
     call = Explainer(convolutional(), mode="lrp-epsilon")
     huge = np.full((3, 5), 3e38, np.float32)
