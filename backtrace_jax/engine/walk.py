@@ -150,8 +150,17 @@ _Received: TypeAlias = "tuple[Array, list[Total]]"
 def _added(received: tuple[_Received, _Received]) -> _Received:
     """What a value has received, and what it receives now, with their totals, added up."""
     (R, entry), (share, new) = received
-    # XLA would add up anew, for every reader, all that a residual stream has received: the square of the depth
-    return lax.optimization_barrier(R + share), jax.tree.map(jnp.add, entry, new)
+    return _plus(R, share), jax.tree.map(jnp.add, entry, new)
+
+
+def _plus(R: Array, share: Array) -> Array:
+    """The sum of two shares, each rounded before.
+
+    XLA would add up anew, for every reader, all that a residual stream has received: the square of the depth. And where
+    no books read a share that is a product, it would multiply and add at once, without rounding the product.
+    """
+    R, share = lax.optimization_barrier((R, share))
+    return lax.optimization_barrier(R + share)
 
 
 def site_of(step: Step, values: Values, reference: Values | None = None) -> Site:
@@ -221,7 +230,7 @@ class _Backwards:
         (behind, summed), (moving, compared, results) = carried, given
         shares, books = self._walk(moving, compared, by_name(self.plan, behind, results))
         kept = {i: shares.get(i, jnp.zeros_like(R)) for i, R in behind.items()}
-        summed = {i: summed[i] + shares[i] for i in self.constants}
+        summed = {i: _plus(summed[i], shares[i]) for i in self.constants}
         series = {i: R for i, R in shares.items() if i not in kept and i not in summed}
         return (kept, summed), (series, books)
 
