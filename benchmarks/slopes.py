@@ -1,7 +1,7 @@
 """AttnLRP as slopes, as quotients, and the gradient of the same forward pass: time per call and of the first call.
 
     python -m benchmarks.slopes
-    python -m benchmarks.slopes --networks bert_base_layers_2 --batches 1 --rounds 20
+    python -m benchmarks.slopes --networks bert_base_layers_2 --batches 1 --rounds 20 --set ledger=total
 
 All run in one process, taking turns, round by round; what is told are medians, and medians of the ratios of each round.
 The first call is what it takes longer than a later one: lowering, tracing, XLA. Both explanations are called as users
@@ -31,6 +31,13 @@ FORMS = {"slopes": 0.0, "quotients": 1e-9}
 GRADIENT = "gradient"
 
 
+class Seconds(NamedTuple):
+    """What a call takes, by the clock and of the processors, which is steadier where others work as well."""
+
+    wall: float
+    processor: float
+
+
 class Contestant(NamedTuple):
     """Something to call, and the seconds that its first call took longer than the next."""
 
@@ -44,7 +51,7 @@ def explained(given: Stored, batch: int, name: str, settings: dict[str, Any]) ->
     explainer = Explainer(given.onnx, mode=chosen, task=given.workload.task, **settings)
     inputs = given.inputs(batch)
     first, second = (timed(lambda: explainer(inputs)) for _ in range(2))
-    return Contestant(lambda: explainer(inputs), first - second)
+    return Contestant(lambda: explainer(inputs), first.wall - second.wall)
 
 
 def gradient(given: Stored, batch: int) -> Contestant:
@@ -53,11 +60,17 @@ def gradient(given: Stored, batch: int) -> Contestant:
     return Contestant(prepared.call, prepared.compile_seconds or 0.0)
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds that a call takes until its result is there."""
-    before = time.perf_counter()
+def timed(call: Callable[[], Any]) -> Seconds:
+    """What a call takes until its result is there."""
+    wall, processor = time.perf_counter(), time.process_time()
     jax.block_until_ready(call())
-    return time.perf_counter() - before
+    return Seconds(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def medians(times: dict[str, list[Seconds]], name: str, other: str) -> dict[str, float]:
+    """Medians of the ratios of two contestants in each round."""
+    pairs = list(zip(times[name], times[other], strict=True))
+    return {clock: median(getattr(a, clock) / getattr(b, clock) for a, b in pairs) for clock in Seconds._fields}
 
 
 def compare(network: str, batch: int, rounds: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,20 +78,18 @@ def compare(network: str, batch: int, rounds: int, settings: dict[str, Any]) -> 
     given, settings = stored(network), {"chunk": explanation.chunk_of(batch), **settings}
     contestants = {name: explained(given, batch, name, settings) for name in FORMS}
     contestants[GRADIENT] = gradient(given, batch)
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[Seconds]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, each in contestants.items():
             times[name].append(timed(each.call))
-    ratios = {name: median(a / b for a, b in zip(times[name], times[GRADIENT], strict=True)) for name in FORMS}
-    saved = median(a / b for a, b in zip(times["slopes"], times["quotients"], strict=True))
     return {
         "network": network,
         "batch": batch,
         "settings": settings,
-        "seconds": {name: median(each) for name, each in times.items()},
+        "seconds": {name: Seconds(*map(median, zip(*each, strict=True)))._asdict() for name, each in times.items()},
         "first_call": {name: each.first for name, each in contestants.items()},
-        "gradients": ratios,
-        "slopes / quotients": saved,
+        "gradients": {name: medians(times, name, GRADIENT) for name in FORMS},
+        "slopes / quotients": medians(times, "slopes", "quotients"),
     }
 
 

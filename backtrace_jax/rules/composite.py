@@ -87,12 +87,11 @@ class Rule:
         """Refuse what could not be applied.
 
         Raises:
-            SettingError: When the function is none.
+            SettingError: When what should be a function is none.
         """
-        if not callable(self.function):
-            raise SettingError(
-                f"rule {self.name!r}: function must be callable as (site, R), found {shown(self.function)}"
-            )
+        for name, arguments, given in (("function", "(site, R)", self.function), ("slopes", "(eqn)", self.slopes)):
+            if not (callable(given) or (name == "slopes" and given is None)):
+                raise SettingError(f"rule {self.name!r}: {name} must be callable as {arguments}, found {shown(given)}")
 
     def apply(self, site: Site, R: Array) -> Any:
         """Shares of the operands, and what was kept back."""

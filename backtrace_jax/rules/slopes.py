@@ -64,14 +64,18 @@ def numerator(site: Site, g: Array) -> tuple[Shares, Kept]:
 
 
 def through(site: Site, g: Array) -> tuple[Shares, Kept]:
-    """The identity rule where f(0) = 0: relevance f(x) g is x times f(x)/x g; nothing at 0."""
-    x = site.operands[site.bearer]
-    if site.op.name in _UNCHANGED:
+    """The identity rule where f(0) = 0: relevance f(x) g is x times f(x)/x g; nothing at 0.
+
+    A cast that rounds is such a function, too.
+    """
+    x, y = site.operands[site.bearer], site.result
+    if site.op.name == "gate":
         return {site.bearer: fit(g, x)}, {}
     if site.op.name == "relu":
         return {site.bearer: jnp.where(x > 0, g, 0)}, {}
-    wide, y = same_rank(x, site.result)
-    return {site.bearer: fit(g * jnp.where(wide == 0, 0, y / jnp.where(wide == 0, 1, wide)), x)}, {}
+    wide = jnp.promote_types(x.dtype, y.dtype)
+    below, above, g = same_rank(*(each.astype(wide) for each in (x, y, g)))
+    return {site.bearer: fit(g * jnp.where(below == 0, 0, above / jnp.where(below == 0, 1, below)), x)}, {}
 
 
 def select(site: Site, g: Array) -> tuple[Shares, Kept]:
@@ -170,10 +174,11 @@ def _holds_zero(*, low: int | float | None, high: int | float | None) -> bool:
     return (low is None or low <= 0) and (high is None or high >= 0)
 
 
-_UNCHANGED = ("cast", "gate")
 _FROM_ZERO: dict[str, Callable[..., bool]] = {
-    **dict.fromkeys((*_UNCHANGED, "abs", "neg", "relu", "prelu", "leaky_relu", "thresholded_relu", "shrink"), _always),
-    **dict.fromkeys(("celu", "elu", "selu", "gelu", "silu", "swish", "hard_swish", "mish", "softsign"), _always),
+    **dict.fromkeys(("cast", "gate", "abs", "neg", "relu", "prelu", "leaky_relu", "thresholded_relu"), _always),
+    **dict.fromkeys(
+        ("celu", "elu", "selu", "gelu", "silu", "swish", "hard_swish", "mish", "softsign", "shrink"), _always
+    ),
     **dict.fromkeys(("asinh", "atan", "erf", "sin", "sinh", "sqrt", "tan", "tanh"), _always),
     "integer_pow": _is_power,
     "clip": _holds_zero,

@@ -474,6 +474,7 @@ def of_relu(function):
         (lambda: composite(3, []), ["name must be text", "3"]),
         (lambda: Selector(op=3), ["a selector's op must be str", "3"]),
         (lambda: Rule("r", "f"), ["rule 'r': function must be callable as (site, R)", "'f'"]),
+        (lambda: Rule("r", print, slopes="s"), ["rule 'r': slopes must be callable as (eqn)", "'s'"]),
         (lambda: of_relu(lambda site, R: {0: R}), ["rule 'mine' should return two dicts", "found dict"]),
         (lambda: of_relu(lambda site, R: None), ["rule 'mine' should return two dicts", "found NoneType"]),
         (lambda: of_relu(lambda site, R: 1 / 0), ["rule 'mine' fails: division by zero"]),
