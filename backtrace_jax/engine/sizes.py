@@ -13,7 +13,7 @@ _GROUP = 2  # divides every chunk above 1
 
 _CHUNK = 4e6  # floating-point operations of the forward passes of a chunk: more rows gain little, and pad more
 _MOST_ROWS = 64
-_CALL = 2e7  # those of a call, beside which it costs little to make it
+_CALL = 4e7  # those of a call, beside which it costs little to make it
 _MOST_CHUNKS = 16
 _INPUTS = 2**17  # bytes of the inputs of a call: all of them travel, however few hold examples
 _BRIEF = 4e6  # those of a batch that is explained before another thread has begun

@@ -74,6 +74,10 @@ def conv_back(
     if _is_patchwise(shape, K, strides, padding, dilation):
         pushed = jnp.einsum("...o,io->...i", R, K.reshape(-1, K.shape[-1]))
         return _image(pushed, shape, strides)
+    if _is_narrow(shape[1:-1], K) and K.shape[-2] < K.shape[-1]:  # products first: less to copy than all channels of R
+        settings = R.shape[1:-1], strides, padding, dilation
+        (back,) = jax.linear_transpose(lambda x: _gathered(x, K, *settings), jax.ShapeDtypeStruct(shape, R.dtype))(R)
+        return back
     turned = jnp.swapaxes(jnp.flip(K, tuple(range(K.ndim - 2))), -1, -2)
     reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
     low = [r - before for r, (before, _) in zip(reach, padding, strict=True)]
@@ -95,6 +99,11 @@ def _is_patchwise(shape: Sizes, K: Array, strides: Sizes, padding: Padding, dila
     """Whether every entry belongs to one window."""
     even = not any(size % stride for size, stride in zip(shape[1:-1], strides, strict=True))
     return even and K.shape[:-2] == strides and not any(map(any, padding)) and set(dilation) == {1}
+
+
+def _is_narrow(counts: Sequence[int], K: Array) -> bool:
+    """Whether so few columns are computed, of windows so small, that a matrix product is faster than a convolution."""
+    return counts[-1] <= _NARROW and math.prod(K.shape[:-2]) <= _FEW
 
 
 def _patches(x: Array, window: Sizes) -> Array:
@@ -168,7 +177,7 @@ def _tiled(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes
         (size + sum(pad) - r - 1) // stride + 1
         for size, pad, r, stride in zip(x.shape[1:-1], padding, reach, strides, strict=True)
     ]
-    if counts[-1] <= _NARROW and math.prod(K.shape[:-2]) <= _FEW:
+    if _is_narrow(counts, K):
         return _gathered(x, K, counts, strides, padding, dilation)
     bands = _bands(counts, K.shape[-1])
     if bands == 1:
