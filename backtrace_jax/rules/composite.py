@@ -33,7 +33,7 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.ir import Eqn
 from backtrace_jax.ops import CONTROL, KINDS, NONE, OPS
 
-from .site import EMBEDDING, INDEX, Kept, Shares, Site, Slopes
+from .site import EMBEDDING, INDEX, Kept, Shares, Site
 
 RuleFunction: TypeAlias = Callable[..., tuple[Shares, Kept]]
 Takers: TypeAlias = Callable[[tuple[bool, ...], int | None], tuple[bool, ...]]
@@ -81,7 +81,7 @@ class Rule:
     paired: bool = False
     takers: Takers = every
     bounded: Callable[..., Array] | None = None
-    slopes: Callable[[Eqn], Slopes | None] | None = None
+    slopes: Any = None  # Callable[[Eqn], Slopes | None], which may be the user's
 
     def __post_init__(self) -> None:
         """Refuse what could not be applied.
