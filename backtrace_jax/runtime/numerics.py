@@ -12,7 +12,9 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import count
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import jax
@@ -32,6 +34,12 @@ PRECISIONS = ("highest", "high", "default")
 _TRACES_KEPT = 64  # lowered functions after which traces are evicted
 _lowered = count(1)
 _Jitted = type(jax.jit(lambda: None))
+_REMEMBERING = (type(lru_cache(lambda: None)), FunctionType)  # as functools makes them, and as JAX wraps those
+_OF_TYPES = {
+    *(f"jax._src.{each}" for each in ("core", "pjit", "api", "sharding", "sharding_impls", "named_sharding", "layout")),
+    *("jax._src.interpreters.pxla", "jax._src.lax.lax", "jax._src.lax.slicing", "jax._src.lax.utils"),
+}
+"""Modules of JAX whose remembered results follow from types and settings; none is a compiled function."""
 
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {
@@ -141,11 +149,16 @@ def forget_traces() -> None:
     """Evict what JAX's own jitted functions (`jnp.where`, `jnp.add`, ...) keep of every type they were called with.
 
     JAX has no bound on it: some 100 kB to 2 MB for each shape of a model's inputs. Nothing of the caller's own
-    functions is touched; where they call one of JAX's outside of `jit`, that one is compiled anew.
+    functions is touched; where they call one of JAX's outside of `jit`, that one is compiled anew. What JAX works out
+    of types alone while it traces and lowers (shardings, layouts, shapes) is bounded, but by thousands of entries for
+    each of many functions: 0.3 MB for each shape. It is evicted as well.
     """
     for each in gc.get_objects():
-        if type(each) is _Jitted and getattr(each, "__module__", "").startswith("jax."):
+        kind = type(each)
+        if kind is _Jitted and getattr(each, "__module__", "").startswith("jax."):
             each.clear_cache()  # type: ignore[attr-defined]
+        elif kind in _REMEMBERING and each.__module__ in _OF_TYPES and hasattr(each, "cache_clear"):
+            each.cache_clear()
 
 
 def return_memory() -> None:

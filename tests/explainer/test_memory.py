@@ -7,6 +7,7 @@ import weakref
 
 import jax
 import numpy as np
+from jax._src import core, pjit
 from onnx import TensorProto
 
 from backtrace_jax import Explainer
@@ -62,3 +63,12 @@ def test_traces_of_jax_are_evicted_and_functions_of_the_caller_are_not():
     assert jax.nn.sigmoid._cache_size() == 0  # type: ignore[attr-defined]
     jitted(x)
     assert traced == [(3,)]
+
+
+def test_what_jax_works_out_of_types_is_evicted():
+    """JAX keeps thousands of these for each of many functions, some 3,000 objects for each shape of a model."""
+    jax.jit(lambda x: x * 2).lower(np.ones((3, 7), np.float32))
+    remembering = (pjit._process_in_axis_resources, pjit.create_meta_ty, core.get_sharding)
+    assert all(each.cache_info().currsize > 0 for each in remembering)
+    forget_traces()
+    assert all(each.cache_info().currsize == 0 for each in remembering)
