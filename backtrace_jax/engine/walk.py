@@ -112,12 +112,9 @@ class _Tour:
         """How an equation shares, and the rows of its body."""
         if step.rule is None:
             return self._over_time(step, reference, conditions)
-        result, slopes = step.eqn.outvars[0].name, self.plan.slopes
-        turned = [
-            i for i, var in enumerate(step.eqn.invars) if step.slopes and step.bears[i] and var.name not in slopes
-        ]
+        result, plan = step.eqn.outvars[0].name, self.plan
         R, site = self.carried[result], site_of(step, self.values, reference)
-        conditions = conditions._replace(arriving=result in slopes, turned=tuple(turned))
+        conditions = conditions._replace(arriving=result in plan.slopes, turned=plan.turned(step))
         key = self.forms.setting((*form_of(step), *conditions))
         return self.traces.call(key, partial(share, step, site, conditions), (R, arrays_of(site))), None
 

@@ -4,8 +4,9 @@ Where every share is its operand times something, that something, g = R/x, can t
 evidence, and there is no stabiliser. It is the limit of the quotient form for ε → 0, since y g = Σ x g_x + b g for
 y = Σ K x + b and g_x = Kᵀ g. What is kept back is still relevance: a bias takes b g.
 
-Each function takes a site and the slope of its result, and gives the slopes of its operands, and what was kept. The
-functions below it say at which equations there is such a form.
+A form is a function of a site and the slope of its result; it gives the slopes of the operands, and what was kept. At
+which equations a rule has a form, functions called `of_...` say at the end. docs/slopes.md shows how slopes and
+relevance meet.
 """
 
 from __future__ import annotations
