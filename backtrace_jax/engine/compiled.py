@@ -231,7 +231,7 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     sizes = sizes_of(chunk, planned.work, device.platform)
     known: dict[str, Any] = {each.name: getattr(planned, each.name) for each in fields(planned)}
     if form.many:
-        known["at_once"] = questions_at_once(graph, sizes.chunk, paired=planned.request.plan.paired)
+        known["at_once"] = questions_at_once(graph, sizes.chunk, device.platform, paired=planned.request.plan.paired)
     types = _chunk_types(graph, planned.output, sizes.chunk, form, known.get("at_once"))
     constant = _constant_types(graph, form, planned.masked)
     with within_memory(chunk):

@@ -27,14 +27,17 @@ from .halves import halve
 from .pieces import Flat, compile_traced
 from .prepare import Split, size_of, split
 
-AT_ONCE, FEW = 8, 4
-"""Questions per walk: where all values of a walk fit into a core's cache, and where they do not.
+FEWEST, MOST = 2, 8
+"""Questions per walk; fewer than the fewest only for want of memory."""
 
-More make a walk of ResNet-18 or BERT-base no faster, by processor time, and a single question waits for all of them.
+RECYCLED, LARGEST = 6 * 2**20, 2**28
+"""Bytes of the largest value of a walk, for all its questions at once: up to which there are more than the fewest, and
+beyond which there are fewer.
+
+A walk holds about four such values. What is larger than 32 MiB glibc returns to the system after every call, and to get
+it back takes a fifth of a walk: ResNet-18, mode "default", two questions 31 ms each, four 36 (29 where memory is kept).
+BERT-base gains nothing from four.
 """
-
-CACHED, LARGEST = 2**22, 2**28
-"""Bytes that all values of a walk, and that the largest of them, may take for all questions at once."""
 
 
 class Asking(NamedTuple):
@@ -49,13 +52,12 @@ class Asking(NamedTuple):
     masks: Mapping[str, Any]
 
 
-def questions_at_once(graph: Graph, chunk: int, *, paired: bool) -> int:
+def questions_at_once(graph: Graph, chunk: int, platform: str, *, paired: bool) -> int:
     """Questions per walk, a power of two that follows from the sizes of the graph's values."""
     each = chunk * (2 if paired else 1)
-    sizes = [each * math.prod(var.shape) * var.dtype.itemsize for eqn in graph.eqns for var in eqn.outvars]
-    wanted = AT_ONCE if AT_ONCE * sum(sizes) <= CACHED else FEW
-    fitting = LARGEST // max(1, *sizes)
-    return min(wanted, 2 ** (max(1, fitting).bit_length() - 1))
+    largest = max([1, *(each * math.prod(v.shape) * v.dtype.itemsize for eqn in graph.eqns for v in eqn.outvars)])
+    wanted = min(MOST, max(FEWEST, RECYCLED // largest)) if platform == "cpu" else MOST
+    return 2 ** (max(1, min(wanted, LARGEST // largest)).bit_length() - 1)
 
 
 @dataclass(frozen=True)

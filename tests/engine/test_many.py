@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 
 from backtrace_jax.engine.compile import Constant, Request
 from backtrace_jax.engine.halves import Halves, halve
-from backtrace_jax.engine.many import AT_ONCE, FEW, Asking, compile_many, explain_questions, questions_at_once
+from backtrace_jax.engine.many import FEWEST, MOST, Asking, compile_many, explain_questions, questions_at_once
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.engine.prepare import split
 from backtrace_jax.ir import Program
@@ -150,7 +150,9 @@ def test_memory_follows_from_the_questions_of_one_walk():
 
 def test_questions_at_once_follow_from_sizes():
     small = program(lambda b, x: b.emit("matmul", x, weights(4, 5)), x=((1, 4), SINGLE)).graph
-    assert questions_at_once(small, 8, paired=False) == AT_ONCE
-    wide = program(lambda b, x: b.emit("relu", b.emit("relu", x)), x=((1, 2**18), SINGLE)).graph
-    assert [questions_at_once(wide, chunk, paired=False) for chunk in (1, 8, 64, 128, 2**10)] == [FEW, FEW, FEW, 2, 1]
-    assert [questions_at_once(wide, chunk, paired=True) for chunk in (32, 64)] == [FEW, 2]
+    assert questions_at_once(small, 8, "cpu", paired=False) == MOST
+    wide = program(lambda b, x: b.emit("relu", b.emit("relu", x)), x=((1, 2**18), SINGLE)).graph  # 1 MiB
+    found = {chunk: questions_at_once(wide, chunk, "cpu", paired=False) for chunk in (1, 2, 8, 128, 256, 1024)}
+    assert found == {1: 4, 2: 2, 8: FEWEST, 128: FEWEST, 256: 1, 1024: 1}
+    assert [questions_at_once(wide, chunk, "cpu", paired=True) for chunk in (1, 64, 128)] == [2, 2, 1]
+    assert [questions_at_once(wide, chunk, "gpu", paired=False) for chunk in (1, 32, 64)] == [MOST, MOST, 4]
