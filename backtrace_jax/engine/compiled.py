@@ -99,8 +99,9 @@ class Planned:
     @property
     def work(self) -> Work:
         """What one run takes."""
-        size = sum(math.prod(var.shape) * var.dtype.itemsize for var in self.program.graph.inputs)
-        return Work(self.effort, size, self.request.mode.walks, loops=work(self.program, self.effort) > self.effort)
+        types = self.program.graph.inputs, self.program.graph.params
+        size, weights = (sum(math.prod(v.shape) * v.dtype.itemsize for v in some) for some in types)
+        return Work(self.effort, size, weights, self.request.mode.walks, work(self.program, self.effort) > self.effort)
 
     @property
     def output_name(self) -> str:
@@ -158,9 +159,8 @@ class Compiled(Planned):
         """Outputs on all examples."""
         if isinstance(self.explain, Explain):
             return self.run(inputs, asked, constant).outputs
-        begin = self._placed(self.explain.begin, self._put(constant._replace(masks={})))
-        count, sizes = len(asked.target), Sizes(self.sizes.chunk)
-        return run_chunks(lambda part, _: begin(part)[0], inputs, count, sizes, None)["outputs"]
+        begin, sizes = self._placed(self.explain.begin, self._put(constant._replace(masks={}))), Sizes(self.sizes.chunk)
+        return run_chunks(lambda part, _: begin(part)[0], inputs, len(asked.target), sizes, None)["outputs"]
 
     def _put(self, constant: Constant) -> Constant:
         if not any(constant):
@@ -227,7 +227,7 @@ def _check_work(operations: float) -> None:
 def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
     """Compile what is planned."""
     graph, weights = planned.program.graph, kept.put(planned.program.weights)
-    chunk = settings.chunk or default_chunk(planned.effort, device.platform)
+    chunk = settings.chunk or default_chunk(planned.work, device.platform)
     sizes = sizes_of(chunk, planned.work, device.platform)
     known: dict[str, Any] = {each.name: getattr(planned, each.name) for each in fields(planned)}
     if form.many:

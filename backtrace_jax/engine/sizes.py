@@ -13,6 +13,7 @@ _GROUP = 2  # divides every chunk above 1
 
 _CHUNK = 4e6  # floating-point operations of the forward passes of a chunk: more rows gain little, and pad more
 _MOST_ROWS = 64
+_USES = 8  # floating-point operations per byte of the weights, below which reading them takes longer
 _CALL = 4e7  # those of a call, beside which it costs little to make it
 _MOST_CHUNKS = 16
 _INPUTS = 2**17  # bytes of the inputs of a call: all of them travel, however few hold examples
@@ -48,26 +49,34 @@ class Work(NamedTuple):
 
     Attributes:
         flops: Floating-point operations of its forward pass, those of loops counted once.
-        size: Bytes of what is asked about it, inputs included.
+        size: Bytes of its inputs.
+        weights: Bytes of the model's weights.
         walks: How often its relevance is walked back.
         loops: Whether the graph has loops.
     """
 
     flops: float
     size: int
+    weights: int = 0
     walks: int = 1
     loops: bool = False
 
 
-def default_chunk(flops: float, platform: str) -> int:
-    """Examples that are explained at a time: 1 where a single example fills the machine, more where padding is free."""
+def default_chunk(work: Work, platform: str) -> int:
+    """Examples that are explained at a time: 1 where a single example fills the machine, more where padding is free.
+
+    Padding is free where there is little to compute, and where each weight is used so seldom that reading it takes
+    longer than computing with it, as in dense layers and in each step of a recurrence.
+    """
+    flops = work.flops
     if platform != "cpu":
         effort = flops / _GPU_FACTOR
         return 1 if effort >= _HEAVY else ROWS if effort >= _LIGHT else 4 * ROWS
     rows = _MOST_ROWS
     while rows > ROWS and rows * flops > _CHUNK:
         rows //= 2
-    return rows if rows * flops <= _CHUNK else 1
+    free = rows * flops <= _CHUNK or (flops < _HEAVY and flops < _USES * work.weights)
+    return rows if free else 1
 
 
 def sizes_of(chunk: int, work: Work, platform: str) -> Sizes:

@@ -109,6 +109,7 @@ LIGHT = (
     _small_cnn(48, "CNN, 46 MFLOP"),
 )
 """What `benchmarks.light` measures beside the digits: a single example, and a million."""
+LIGHT_FAMILIES = frozenset({"digits", *(workload.family for workload in LIGHT)})
 
 WORKLOADS = {workload.name: workload for workload in (*_ALL, *LIGHT)}
 STANDARD = tuple(workload.name for workload in _ALL if not workload.name.startswith("bert_base_"))

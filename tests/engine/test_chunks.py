@@ -122,11 +122,17 @@ def test_progress_counts_what_is_done_side_by_side():
 
 def test_heavier_models_run_in_smaller_chunks():
     flops = (0.0, 1e3, 1e5, 2e5, 4e5, 6e5, 1e8, 1e12)
-    assert [default_chunk(each, "cpu") for each in flops] == [64, 64, 32, 16, 8, 1, 1, 1]
+    assert [default_chunk(Work(each, 1), "cpu") for each in flops] == [64, 64, 32, 16, 8, 1, 1, 1]
     for platform in ("cpu", "gpu"):
         for each in 10.0 ** np.arange(14):
-            check_chunk(default_chunk(float(each), platform))
-    assert default_chunk(1e9, "gpu") > 1
+            check_chunk(default_chunk(Work(float(each), 1), platform))
+    assert default_chunk(Work(1e9, 1), "gpu") > 1
+
+
+def test_models_that_use_each_weight_once_run_in_chunks():
+    """What is read for one example serves eight, unless the model is so heavy that one fills the machine."""
+    assert [default_chunk(Work(each, 1, int(2 * each)), "cpu") for each in (1e3, 1e6, 1e8, 1e10)] == [64, 8, 8, 1]
+    assert [default_chunk(Work(each, 1, int(each / 25)), "cpu") for each in (1e3, 1e6, 1e8, 1e10)] == [64, 1, 1, 1]
 
 
 def test_light_models_take_many_chunks_per_call():

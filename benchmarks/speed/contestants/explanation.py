@@ -7,6 +7,7 @@ import time
 from backtrace_jax import Explainer
 
 from ..stored import Stored
+from ..workloads import LIGHT_FAMILIES
 from . import Prepared
 from .jax_programs import xla_seconds
 
@@ -18,12 +19,13 @@ def chunk_of(batch: int) -> int:
 
 def prepare(stored: Stored, batch: int, mode: str, device: str) -> Prepared:
     """Call it twice: what the first call takes longer than the second is lowering and compilation."""
-    chunk, inputs = chunk_of(batch), stored.inputs(batch)
+    chunk = None if stored.workload.family in LIGHT_FAMILIES else chunk_of(batch)
+    inputs = stored.inputs(batch)
     explainer = Explainer(stored.onnx, mode=mode, task=stored.workload.task, chunk=chunk)
     xla, seconds = xla_seconds(), []
     for _ in range(2):
         before = time.perf_counter()
         explainer(inputs)
         seconds.append(time.perf_counter() - before)
-    notes = {"chunk": chunk, "xla_seconds": round(xla(), 3)}
+    notes = {"chunk": chunk or "default", "xla_seconds": round(xla(), 3)}
     return Prepared(lambda: explainer(inputs), seconds[0] - seconds[1], notes)
