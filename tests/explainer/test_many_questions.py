@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from backtrace_jax import Explainer, Explanation, NumericsError, SettingError, explain, explain_each
-from backtrace_jax.engine import many
+from backtrace_jax.engine import many, pieces
 from tests.tiny import convolutional, images, network, node, random
 
 MODES = [
@@ -257,6 +257,14 @@ def test_an_interrupt_ends_it_between_two_walks():
     with pytest.raises(KeyboardInterrupt):
         call.each(PAIR, [1, None, 1], progress=interrupt)
     assert len(call.each(PAIR, [1, None, 1])) == 3
+
+
+def test_long_functions_are_compiled_in_pieces(monkeypatch):
+    expected = made(open_batch).each(PAIR, [1, None])
+    for name, value in {"WHOLE": 100, "SHORTEST": 20, "LONGEST": 60}.items():
+        monkeypatch.setattr(pieces, name, value)
+    for found, each in zip(Explainer(open_batch()).each(PAIR, [1, None]), expected, strict=True):
+        assert_agree(found, each)
 
 
 def test_a_function_that_fails_is_named_by_its_question():
