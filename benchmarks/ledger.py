@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ledger"
@@ -58,11 +59,8 @@ def returned_bytes(call: Callable[[], Any]) -> int:
         results.append(run(self, *arguments))
         return results[-1]
 
-    Compiled.run = kept
-    try:
+    with patch.object(Compiled, "run", kept):
         call()
-    finally:
-        Compiled.run = run
     return sum(array.nbytes for array in jax.tree.leaves(results))
 
 
