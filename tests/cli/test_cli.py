@@ -211,7 +211,7 @@ def test_check_says_that_a_model_can_be_explained(run):
     ("name", "options", "rule"),
     [
         ("lrp-gamma", ["gamma=0.5", "epsilon=1e-3"], "gamma(gamma=0.5, epsilon=0.001, bias=keep)"),
-        ("lrp-epsilon", ["bias = ignore"], "epsilon(epsilon=1e-09, bias=ignore)"),
+        ("lrp-epsilon", ["bias = ignore"], "epsilon(epsilon=0.0, bias=ignore)"),
         ("lrp-epsilon-gamma-box", ["low=-1,-2", "high=3"], "z-box(low=(-1, -2), high=3,"),
         ("lrp-flat", ["epsilon=1.0", "epsilon=2.0"], "flat(epsilon=2.0)"),
     ],
