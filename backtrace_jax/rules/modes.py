@@ -52,7 +52,7 @@ _LIMIT = 0.0
 
 def _limit(form: Any, epsilon: float, bias: str = KEEP) -> Any:
     """The slope form of a rule, which is the limit of a vanishing stabiliser, and lets the bias take its share."""
-    return form if epsilon == _LIMIT and bias == KEEP else None
+    return form if number("epsilon", epsilon) == _LIMIT and options.bias(bias) == KEEP else None
 
 
 def _epsilon(epsilon: float = lrp.EPSILON, bias: str = KEEP) -> Rule:
