@@ -252,7 +252,7 @@ def test_a_value_takes_relevance_as_soon_as_one_reader_hands_it():
         ("gradient", False),
         (composite("mine", [], base="default"), False),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "name", str(each)),
 )
 def test_which_modes_carry_slopes(chosen, travel):
     assert bool(NETWORKS["convolutional"].plan(chosen).slopes) == travel
