@@ -78,8 +78,8 @@ class Contestant:
 
 
 _JAX, _TORCH = ("jax", "jaxlib", "backtrace-jax"), ("torch",)
-_OURS = ("explanation",)
-_BLACK_BOX = {"batches": (1,), "against": _OURS, "slow": True, "limit": 7200.0}  # they take one example at a time
+_OURS = ("explanation", "explanation-total")
+_BLACK_BOX = {"batches": (1,), "against": _OURS[:1], "slow": True, "limit": 7200.0}  # they take one example at a time
 
 _ALL = (
     Contestant("forward", _JAX, against=("torch-forward", "onnxruntime-forward"), ours=True),
@@ -87,8 +87,9 @@ _ALL = (
     Contestant("torch-forward", _TORCH),
     Contestant("torch-gradient", _TORCH, against=("torch-forward",)),
     Contestant("onnxruntime-forward", ("onnxruntime",)),
-    Contestant(
-        "explanation", _JAX, modes={mode: mode for mode in MODES}, against=("forward", "jax-gradient"), ours=True
+    *(
+        Contestant(name, _JAX, modes={mode: mode for mode in MODES}, against=("forward", "jax-gradient"), ours=True)
+        for name in _OURS
     ),
     Contestant(
         "zennit",

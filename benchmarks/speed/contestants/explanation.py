@@ -17,11 +17,11 @@ def chunk_of(batch: int) -> int:
     return batch if batch % 8 == 0 else 1
 
 
-def prepare(stored: Stored, batch: int, mode: str, device: str) -> Prepared:
+def prepare(stored: Stored, batch: int, mode: str, device: str, ledger: str | None = "nodes") -> Prepared:
     """Call it twice: what the first call takes longer than the second is lowering and compilation."""
     chunk = None if stored.workload.family in LIGHT_FAMILIES else chunk_of(batch)
     inputs = stored.inputs(batch)
-    explainer = Explainer(stored.onnx, mode=mode, task=stored.workload.task, chunk=chunk)
+    explainer = Explainer(stored.onnx, mode=mode, task=stored.workload.task, chunk=chunk, ledger=ledger)
     xla, seconds = xla_seconds(), []
     for _ in range(2):
         before = time.perf_counter()
