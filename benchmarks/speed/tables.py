@@ -21,7 +21,8 @@ Made by `python -m benchmarks.speed.tables` from `benchmarks/results`; `python -
 Contestants are processes that are alive together and take turns; seconds are medians of their runs with quartiles, of
 runs that follow another one at once, as within a dataset; a ratio is the median of the ratios within a round. Where a
 ratio is marked † the two did not take turns, because memory had no room for both or one of them takes minutes.
-`explanation` is the public call, transfers to and from the host included; `forward` is the same graph's forward pass,
+`explanation` is the public call, transfers to and from the host included (`explanation-total`: with the books of the
+whole graph alone); `forward` is the same graph's forward pass,
 `jax-gradient` its gradient of each example's top logit. Memory is the most that the whole process held, packages and
 compiler included. Where figures are marked ‡ the machine had other work to do, which harms those most whose threads
 wait by spinning, as PyTorch's do.

@@ -63,7 +63,7 @@ def test_every_contestant_has_a_row(rows):
 def test_what_is_compiled_is_told(rows):
     assert all(rows[name]["compile_seconds"] > 0 for name in ("forward", "jax-gradient", "explanation"))
     assert rows["torch-forward"]["compile_seconds"] is None
-    assert rows["explanation"]["notes"]["chunk"] == 1
+    assert rows["explanation"]["notes"]["chunk"] == "default"
 
 
 def test_ratios_are_of_the_same_round(rows):
