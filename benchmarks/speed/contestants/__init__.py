@@ -78,8 +78,8 @@ class Contestant:
 
 
 _JAX, _TORCH = ("jax", "jaxlib", "backtrace-jax"), ("torch",)
-_OURS = ("explanation", "explanation-total")
-_BLACK_BOX = {"batches": (1,), "against": _OURS[:1], "slow": True, "limit": 7200.0}  # they take one example at a time
+_OURS, _ANCHORS = ("explanation",), ("forward", "jax-gradient")
+_BLACK_BOX = {"batches": (1,), "against": _OURS, "slow": True, "limit": 7200.0}  # they take one example at a time
 
 _ALL = (
     Contestant("forward", _JAX, against=("torch-forward", "onnxruntime-forward"), ours=True),
@@ -87,10 +87,8 @@ _ALL = (
     Contestant("torch-forward", _TORCH),
     Contestant("torch-gradient", _TORCH, against=("torch-forward",)),
     Contestant("onnxruntime-forward", ("onnxruntime",)),
-    *(
-        Contestant(name, _JAX, modes={mode: mode for mode in MODES}, against=("forward", "jax-gradient"), ours=True)
-        for name in _OURS
-    ),
+    Contestant("explanation", _JAX, modes={mode: mode for mode in MODES}, against=_ANCHORS, ours=True),
+    Contestant("explanation-total", _JAX, modes={"attnlrp": "attnlrp"}, against=_ANCHORS, ours=True),
     Contestant(
         "zennit",
         ("zennit", *_TORCH),
@@ -101,7 +99,14 @@ _ALL = (
     ),
     Contestant("captum-lrp", ("captum", *_TORCH), "captum", {"lrp-epsilon": "LRP"}, CONVOLUTIONAL, against=_OURS),
     Contestant("captum-ig", ("captum", *_TORCH), "captum", {ALONG_PATH: "IntegratedGradients"}, FLOATS, against=_OURS),
-    Contestant("lxt", ("lxt", "transformers", *_TORCH), "lxt", {"attnlrp": "efficient"}, TRANSFORMERS, against=_OURS),
+    Contestant(
+        "lxt",
+        ("lxt", "transformers", *_TORCH),
+        "lxt",
+        {"attnlrp": "efficient"},
+        TRANSFORMERS,
+        against=(*_OURS, "explanation-total"),
+    ),
     Contestant(
         "dl-backtrace-0.0.24",
         ("dl-backtrace", "tensorflow"),
