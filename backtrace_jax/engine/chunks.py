@@ -98,7 +98,7 @@ class _Joined:
         leaves, tree = jax.tree.flatten(found)
         arrays = [np.asarray(leaf) for leaf in leaves]
         if self._flat:
-            arrays = [array.reshape(-1, *array.shape[2:]) for array in arrays]
+            arrays = [array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]) for array in arrays]
         with self._lock:
             if not self._wholes:
                 self._wholes = [np.empty((self._count, *array.shape[1:]), array.dtype) for array in arrays]

@@ -49,6 +49,14 @@ def test_absent_parts_stay_absent():
     assert result[1] is None
 
 
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_results_without_entries_keep_their_shapes(chunks):
+    """Books of a graph that has no nodes, say."""
+    shape = (8, 0, 2) if chunks == 1 else (chunks, 8, 0, 2)
+    found = run_chunks(lambda part, used: np.zeros(shape), np.arange(20.0)[:, None], 20, Sizes(8, chunks), None)
+    assert found.shape == (20, 0, 2)
+
+
 def test_progress_counts_examples():
     seen = []
     arrays = {"values": np.arange(20), "pairs": np.zeros((20, 1))}
