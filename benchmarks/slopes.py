@@ -5,7 +5,7 @@
 
 All run in one process, taking turns, round by round; what is told are medians, and medians of the ratios of each round.
 The first call is what it takes longer than a later one: lowering, tracing, XLA. Both explanations are called as users
-call them, with arrays on the host; the gradient keeps them on the device. Results go to benchmarks/results/slopes.json.
+call them, with arrays on the host; the gradient keeps them on the device. Results go to benchmarks/results/slopes/.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.speed.contestants import explanation, jax_gradient
 from benchmarks.speed.machine import environment
 from benchmarks.speed.stored import Stored, stored
 
-RESULTS = Path(__file__).parent / "results" / "slopes.json"
+RESULTS = Path(__file__).parent / "results" / "slopes" / "bert_base.json"
 FORMS = {"slopes": 0.0, "quotients": 1e-9}
 """Epsilon of each form."""
 GRADIENT = "gradient"
