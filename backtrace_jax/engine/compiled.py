@@ -96,7 +96,7 @@ class Planned:
         """The value explained."""
         return self.request.plan.output
 
-    @property
+    @cached_property
     def work(self) -> Work:
         """What one run takes."""
         types = self.program.graph.inputs, self.program.graph.params
