@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Unpack
 
@@ -98,9 +99,7 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
     """
     enter()
     refuse_datasets(inputs)
-    asked, settings = Asked(**fields_of(Asked, chosen)), Settings.of(**fields_of(Settings, chosen))
-    imported = read(model, inputs, settings.axes, proven=False)
-    return kept_explainer(Known.of(imported), settings).explained(imported, inputs, asked)[1][0]
+    return _explained(model, inputs, Asked(**fields_of(Asked, chosen)), fields_of(Settings, chosen))[0]
 
 
 @with_fields(Questions, Settings, elsewhere=OPTIONS | ENTRIES)
@@ -126,7 +125,12 @@ def explain_each(model: Any, inputs: Inputs, targets: Any = None, **chosen: Unpa
     enter()
     refuse_datasets(inputs)
     asked = Questions(**{"targets": targets, **fields_of(Questions, chosen)})
-    settings = Settings.of(**fields_of(Settings, chosen))
+    return _explained(model, inputs, asked, fields_of(Settings, chosen))
+
+
+def _explained(model: Any, inputs: Inputs, asked: Asked | Questions, chosen: Mapping[str, Any]) -> list[Explanation]:
+    """What is asked about inputs, by the explainer that is kept for this model and these settings."""
+    settings = Settings.of(**chosen)
     imported = read(model, inputs, settings.axes, proven=False)
     return kept_explainer(Known.of(imported), settings).explained(imported, inputs, asked)[1]
 
