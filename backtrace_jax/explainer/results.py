@@ -184,7 +184,7 @@ def _shared(totals: np.ndarray, rows: int, count: int) -> np.ndarray:
 _AT_ONCE = 2**15  # entries that are added up at a time, so that they stay in the cache
 
 
-def _totals(array: np.ndarray) -> np.ndarray:
+def totals(array: np.ndarray) -> np.ndarray:
     """Totals of examples, signed and of magnitudes, [examples, 2], in float64."""
     flat = array.reshape(len(array), -1)
     found, step = np.empty((len(flat), 2)), max(1, _AT_ONCE // max(1, flat.shape[1]))
@@ -207,16 +207,16 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
     if result.books is None:
         return None
     pick = (slice(None), *channel)
-    totals, start = np.zeros((len(result.start), 2)), result.start[pick]
+    arrived, start = np.zeros((len(result.start), 2)), result.start[pick]
     for array in result.relevance.values():
-        totals += _totals(array[pick])
+        arrived += totals(array[pick])
     signed, absolute = (book[(..., *channel)] for book in result.books[:2])
     plan, level = compiled.request.plan, compiled.request.ledger
     rows = rows_of(plan, level)
     whole = []
     for k, book in enumerate((signed, absolute)):
         kept = book[:, rows[0], 2:] if len(rows) == 1 else book[:, rows, 2:].sum(axis=1)
-        whole.append(np.concatenate([start[:, k : k + 1], totals[:, k : k + 1], kept], axis=1))
+        whole.append(np.concatenate([start[:, k : k + 1], arrived[:, k : k + 1], kept], axis=1))
 
     signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (signed, absolute, *whole))
     if level == TOTAL:

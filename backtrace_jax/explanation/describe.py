@@ -15,8 +15,10 @@ from backtrace_jax.question.words import (
     CLASS_SEGMENTATION,
     CLASSIFICATION,
     NODES,
+    REGRESSION,
     SPAN,
     TOKENS,
+    UNIT,
 )
 
 from .ledger import NEGATIVE, POSITIVE, Channel
@@ -25,6 +27,7 @@ from .record import Record
 SIDES = {"for": POSITIVE, "against": NEGATIVE}
 """What a report calls the channels of a contrastive explanation."""
 
+_NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN, UNIT)  # tasks in which a row of numbers is none of classes
 _EVERY = {BINARY_SEGMENTATION: "the mask of", TOKENS: "every position of"}
 
 
@@ -76,6 +79,31 @@ def answers_for_two(explanation: Record) -> bool:
     """Whether a single unit is explained whose value is that of class 1, and reversed that of class 0."""
     shape = explanation.outputs[explanation.output].shape[1:]
     return explanation.fingerprint.get("task") == CLASSIFICATION and math.prod(shape) == 1
+
+
+def classes_of(task: str, shape: tuple[int, ...]) -> int | None:
+    """How many classes an output of this shape tells apart, of which it predicts one; None: it is no row of classes."""
+    if math.prod(shape) == 1:
+        return 2 if task == CLASSIFICATION else None
+    return shape[0] if len(shape) == 1 and task not in _NO_CLASSES else None
+
+
+def predicted_classes(explanation: Record) -> np.ndarray:
+    """The class that each example was predicted to be of, [batch] int64.
+
+    That of the largest output; of a single unit, class 1 where it exceeds the setting `thresholding`.
+
+    Raises:
+        SettingError: The output is no row of classes (`classes_of`).
+    """
+    values = explanation.outputs[explanation.output]
+    classes = classes_of(explanation.task, values.shape[1:])
+    if classes is None:
+        raise SettingError(f"the output {printable(explanation.output)!r} is no row of classes: none is predicted")
+    flat = values.reshape(len(values), -1)
+    if flat.shape[1] == 1:
+        return (flat[:, 0] > explanation.fingerprint.get("thresholding", 0.5)).astype(np.int64)
+    return flat.argmax(axis=1).astype(np.int64)
 
 
 def speaks_for_other(explanation: Record, example: int) -> bool:

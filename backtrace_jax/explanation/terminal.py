@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from backtrace_jax.errors.texts import printable
-from backtrace_jax.question.words import BINARY_SEGMENTATION, REGRESSION, SPAN
 
 from .describe import (
     SIDES,
     answers_for_two,
     arrived,
     check_example,
+    classes_of,
     no_books,
     number,
     position,
@@ -25,7 +25,6 @@ from .explanation import Explanation
 from .ledger import COLUMNS, Channel
 
 WIDEST_BAR = 20
-_NO_CLASSES = (REGRESSION, BINARY_SEGMENTATION, SPAN)
 
 
 def summary(
@@ -70,7 +69,7 @@ def prediction(
     """What the model said and which unit is explained, one fact per line."""
     values = np.asarray(explanation.outputs[explanation.output][example], np.float64)
     lines = [f"example      {example}"]
-    if values.ndim == 1 and values.size > 1 and explanation.fingerprint.get("task") not in _NO_CLASSES:
+    if values.size > 1 and classes_of(explanation.task, values.shape) is not None:
         lines.append(f"prediction   {_class(int(values.argmax()), class_names)}, {_score(values.max())}")
     elif values.size == 1:
         lines.append(f"prediction   {_score(values.item())}{' for class 1' if answers_for_two(explanation) else ''}")
