@@ -10,6 +10,7 @@ if TWO_DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {TWO_DEVICES}=2".strip()
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # for torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["BACKTRACE_JAX_CACHE"] = "off"  # what is compiled is neither taken from the user's home nor left there
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):  # a core for each worker, or their thread pools are in each other's way

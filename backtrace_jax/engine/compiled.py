@@ -26,7 +26,7 @@ from backtrace_jax.runtime.numerics import Device, below_normal, exact_types, fl
 
 from .chunks import run_chunks
 from .compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost, work
-from .fingerprint import surroundings, threads
+from .fingerprint import surroundings
 from .layers import select_layers, select_value
 from .many import Asking, ExplainMany, compile_many, questions_at_once, run_questions
 from .outline import own_name, pick_output
@@ -233,7 +233,7 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     if form.many:
         known["at_once"] = questions_at_once(graph, sizes.chunk, device.platform, paired=planned.request.plan.paired)
     types = _chunk_types(graph, planned.output, sizes.chunk, form, known.get("at_once"))
-    constant = _constant_types(graph, form, planned.masked)
+    constant, around = _constant_types(graph, form, planned.masked), surroundings(device)
     with within_memory(chunk):
         if form.many:
             masks = {n: jax.ShapeDtypeStruct((known["at_once"], *t.shape), t.dtype) for n, t in constant.masks.items()}
@@ -242,10 +242,10 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
         else:
             how = {"prepare": settings.prepare, "chunks": sizes.chunks}
             explain = compile_explain(planned.request, weights, constant, types, device, **how)
-            sizes = replace(sizes, lanes=lanes_of(planned.work, explain.call_bytes, device.platform, threads()))
+            sizes = replace(sizes, lanes=lanes_of(planned.work, explain.call_bytes, device.platform, around["threads"]))
         prepared = explain.prepare(weights)
     known |= {"weights": prepared, "chunk": chunk, "sizes": sizes, "device": device, "explain": explain}
-    return Compiled(**known, surroundings=surroundings(device))
+    return Compiled(**known, surroundings=around)
 
 
 def arranged(program: Program, platform: str, keep: Collection[str] = ()) -> Program:

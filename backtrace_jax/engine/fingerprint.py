@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from backtrace_jax.ops import compile_on_host, host_devices
+from backtrace_jax.ops import compile_on_host
+from backtrace_jax.runtime.machine import jax_settings, simd, threads, versions, xla_flags
 from backtrace_jax.runtime.numerics import COMPILER_OPTIONS, Device
-
-_JAX_SETTINGS = (
-    *("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_level"),
-    *("jax_memory_fitting_effort", "jax_compiler_enable_remat_pass", "jax_disable_most_optimizations"),
-    *("jax_enable_pgle", "jax_xla_profile_version", "jax_use_shardy_partitioner", "jax_use_direct_linearize"),
-)
-"""Settings that reach the compiler, or what it is given, beside those that are pinned (see `numerics`)."""
 
 _FEATURES = re.compile(rb"[+-][a-z0-9.-]+(?:,[+-][a-z0-9.-]+)+")
 """Features of a processor, as LLVM lists them in a compiled function: `+avx2,-sse4a`."""
-
-
-def threads() -> int:
-    """Threads of XLA's CPU backend; its narrowest convolutions (up to 16 channels) split their sums by them."""
-    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(int(os.environ.get("PJRT_NPROC", 0)) or visible, len(host_devices()))
-
-
-@cache
-def xla_flags() -> str:
-    """The flags that XLA has read, once in a process: those of XLA_FLAGS, or those in the file that it names."""
-    given = os.environ.get("XLA_FLAGS", "").strip()
-    if given.startswith("-") or not Path(given).is_file():
-        return given
-    return " ".join(Path(given).read_text().split())
 
 
 @cache
@@ -53,7 +29,7 @@ def instruction_set() -> str:
     trivial = compile_on_host(jnp.negative, jax.ShapeDtypeStruct((), np.float32))
     listed = max(_FEATURES.findall(trivial.runtime_executable().serialize()), key=len, default=b"").decode()  # type: ignore[attr-defined]
     found = [each[1:] for each in listed.split(",") if each.startswith("+")]
-    return " ".join(found or np.show_config(mode="dicts")["SIMD Extensions"]["found"])
+    return " ".join(found or simd())
 
 
 def digest(array: np.ndarray) -> str:
@@ -66,9 +42,7 @@ def digest(array: np.ndarray) -> str:
 def surroundings(device: Device) -> dict[str, Any]:
     """Versions, device, processor, flags and settings as they are: to be asked for when a function is compiled."""
     return {
-        "backtrace_jax": version("backtrace-jax"),
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
+        **versions(),
         "backend": device.platform,
         "device": device.device_kind,
         "platform_version": device.client.platform_version,
@@ -76,11 +50,7 @@ def surroundings(device: Device) -> dict[str, Any]:
         "instruction_set": instruction_set(),
         "compiler_options": dict(COMPILER_OPTIONS.get(device.platform, {})),
         "xla_flags": xla_flags(),
-        "jax_settings": {
-            name: str(getattr(jax.config, name, jax.config.values[name]))  # the second is that of the whole process
-            for name in _JAX_SETTINGS
-            if name in jax.config.values
-        },
+        "jax_settings": jax_settings(),
     }
 
 

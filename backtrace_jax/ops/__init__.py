@@ -14,7 +14,7 @@ from . import (
     trees,
 )
 from .control import compute, run
-from .host import compile_on_host, host_devices, run_on_host
+from .host import compile_on_host, run_on_host
 from .known import evaluate
 from .registry import (
     CONTROL,
@@ -60,7 +60,6 @@ __all__ = [
     "converting",
     "evaluate",
     "evaluate_by_xla",
-    "host_devices",
     "linear",
     "moving",
     "normalising",

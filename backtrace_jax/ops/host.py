@@ -9,24 +9,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from backtrace_jax.errors import SettingError
+from backtrace_jax.runtime.machine import host_devices
 from backtrace_jax.runtime.numerics import compiled, exact_types
-
-
-def host_devices() -> list[Any]:
-    """The host's processors, as JAX counts them.
-
-    Raises:
-        SettingError: When JAX has been told to leave them out.
-    """
-    try:
-        return jax.local_devices(backend="cpu")
-    except RuntimeError as error:
-        raise SettingError(
-            f"JAX may not use the host's CPU here ({error}), but the constants of a model are computed there; "
-            "add it after the device that is to run the model: JAX_PLATFORMS=cuda,cpu"
-        ) from error
-
 
 _AS_BYTES = {
     np.dtype(narrow): np.dtype(wide)

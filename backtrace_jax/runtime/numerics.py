@@ -24,6 +24,7 @@ import numpy as np
 from backtrace_jax.errors import SettingError
 from backtrace_jax.errors.arguments import choice
 
+from .executables import compiled_or_kept
 from .interrupting import interruptible
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
@@ -136,13 +137,13 @@ def within_memory(chunk: int) -> Iterator[None]:
 
 
 def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:
-    """Compile a function for arguments of these types (or arrays of them), on one device."""
+    """Compile a function for arguments of these types (or arrays of them), on one device; or find it compiled."""
     with exact_types(precision), jax.default_device(device):
-        lowered = jax.jit(function).lower(*types)
+        lowered = jax.jit(function, keep_unused=True).lower(*types)  # so that its text tells all of its arguments
     if next(_lowered) % _TRACES_KEPT == 0:
         forget_traces()
         return_memory()
-    return interruptible(lowered.compile, compiler_options=COMPILER_OPTIONS.get(device.platform, {}))
+    return interruptible(compiled_or_kept, lowered, device, COMPILER_OPTIONS.get(device.platform, {}))
 
 
 def forget_traces() -> None:

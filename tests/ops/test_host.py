@@ -8,7 +8,7 @@ import sys
 
 SCRIPT = """
 from backtrace_jax import SettingError
-from backtrace_jax.ops import host_devices
+from backtrace_jax.runtime.machine import host_devices
 
 try:
     host_devices()
