@@ -9,6 +9,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from .keeping import type_of
 
+_DERIVED = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
+"""Parameters that say how a function would be differentiated: nobody does, and every call has another one."""
+
 
 class Forms:
     """What traced functions compute whatever their variables are called: equal forms are the same function."""
@@ -32,7 +35,7 @@ class Forms:
                     eqn.primitive,
                     tuple(map(told, eqn.invars)),
                     tuple(type_of(var) for var in eqn.outvars),
-                    tuple((name, self.setting(value)) for name, value in sorted(eqn.params.items())),
+                    tuple((n, self.setting(value)) for n, value in sorted(eqn.params.items()) if n not in _DERIVED),
                 )
                 for eqn in jaxpr.eqns
             ),
