@@ -107,7 +107,7 @@ def explain_example(
     request: Request, weights: Weights, constant: Constant, inputs: Mapping[str, Any], asked: Question
 ) -> Result:
     """Explain one example; pure, for `vmap` and `jit`."""
-    values = forward(request.plan.graph, weights, inputs)
+    values = forward(request.plan.graph, weights, inputs, kept=request.plan.kept)
     return answer(request, weights, constant, inputs, values, asked)._replace(**unasked(request, values))
 
 

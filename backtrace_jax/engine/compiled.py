@@ -202,7 +202,7 @@ def plan(named: Program, settings: Settings, device: Device, form: Form) -> Plan
     """
     output = pick_output(named.graph, settings.output, form.leaving)
     program = arranged(named, device.platform, [output.name])
-    walked = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt)
+    walked = plan_walk(program.graph, find_mode(settings.mode), output, settings.wrt, memory=settings.memory)
     request = _request(named.graph, walked, settings, form)
     masked = {name: _masked(named.graph, walked, name) for name in form.conditions}
     channels = channel_axes(named.graph) if masked else {}
@@ -238,9 +238,9 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
         if form.many:
             masks = {n: jax.ShapeDtypeStruct((known["at_once"], *t.shape), t.dtype) for n, t in constant.masks.items()}
             given = constant._replace(masks={}), types[0], Asking(types[1], masks)
-            explain = compile_many(planned.request, weights, *given, device, prepare=settings.prepare)
+            explain = compile_many(planned.request, weights, *given, device, prepare=settings.hoists)
         else:
-            how = {"prepare": settings.prepare, "chunks": sizes.chunks}
+            how = {"prepare": settings.hoists, "chunks": sizes.chunks}
             explain = compile_explain(planned.request, weights, constant, types, device, **how)
             sizes = replace(sizes, lanes=lanes_of(planned.work, explain.call_bytes, device.platform, around["threads"]))
         prepared = explain.prepare(weights)

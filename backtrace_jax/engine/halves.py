@@ -39,16 +39,17 @@ class Halves:
         return self.early.out_avals[self.first :]
 
 
-def halve(closed: ClosedJaxpr, asked: Collection[int], first: int) -> Halves:
+def halve(closed: ClosedJaxpr, asked: Collection[int], first: int, *, anew: bool = False) -> Halves:
     """Split a traced function.
 
     Args:
         closed: The function.
         asked: Positions of the arguments that the second part alone depends on.
         first: How many of its results, from the first one on, do not depend on them.
+        anew: Whether what a barrier holds back until relevance is there is left to the second part.
     """
     given = closed.jaxpr.invars
-    eqns, results, dependent = _unmixed(closed, {given[i] for i in asked})
+    eqns, results, dependent = _unmixed(closed, {given[i] for i in asked}, anew)
     late, read = _read_late(eqns, dependent, results[first:])
     made = {var for eqn in eqns for var in eqn.outvars if var not in dependent}
     held = [var for var in read if var in made]
@@ -61,10 +62,11 @@ def halve(closed: ClosedJaxpr, asked: Collection[int], first: int) -> Halves:
     )
 
 
-def _unmixed(closed: ClosedJaxpr, asked: set[Var]) -> tuple[list[JaxprEqn], list[Any], set[Var]]:
+def _unmixed(closed: ClosedJaxpr, asked: set[Var], anew: bool) -> tuple[list[JaxprEqn], list[Any], set[Var]]:
     """The equations, the results, and the variables that depend on what is asked.
 
-    A barrier that holds values back until relevance is there only holds back what depends on it.
+    A barrier that holds values back until relevance is there only holds back what depends on it, unless they are to be
+    computed anew.
     """
     dependent, same, eqns = set(asked), {}, []
 
@@ -74,7 +76,7 @@ def _unmixed(closed: ClosedJaxpr, asked: set[Var]) -> tuple[list[JaxprEqn], list
     for eqn in closed.jaxpr.eqns:
         eqn = eqn.replace(invars=settled(eqn.invars))
         depends = [isinstance(var, Var) and var in dependent for var in eqn.invars]
-        if any(depends) and eqn.primitive.name == _BARRIER:
+        if any(depends) and eqn.primitive.name == _BARRIER and not anew:
             pairs = list(zip(eqn.invars, eqn.outvars, depends, strict=True))
             same.update((out, var) for var, out, late in pairs if not late)
             eqn = eqn.replace(invars=[v for v, _, late in pairs if late], outvars=[v for _, v, late in pairs if late])

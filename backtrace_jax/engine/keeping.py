@@ -30,7 +30,7 @@ def keep_wide(closed: ClosedJaxpr) -> ClosedJaxpr:
     kept: dict[Any, Any] = {}
     eqns: list[JaxprEqn] = []
     for eqn in closed.jaxpr.eqns:
-        many = max(len(eqn.invars), len(eqn.outvars)) > MANY
+        many = max(len(eqn.invars), len(eqn.outvars)) > MANY and eqn.primitive is not _template().primitive
         eqns += _barrier(_arrays(eqn.invars), kept) if many else []
         now = [kept.get(var, var) if isinstance(var, Var) else var for var in eqn.invars] if kept else eqn.invars
         eqns.append(eqn.replace(invars=now) if now != eqn.invars else eqn)

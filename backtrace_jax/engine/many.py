@@ -85,7 +85,7 @@ def explain_questions(
     """Explain a chunk of examples, some questions about each: what is unasked, and the results, questions second."""
 
     def example(inputs: Mapping[str, Any], questions: Question) -> tuple[dict[str, Any], Result]:
-        values = forward(request.plan.graph, weights, inputs)
+        values = forward(request.plan.graph, weights, inputs, kept=request.plan.kept)
 
         def one(asked: Question, masks: Mapping[str, Any]) -> Result:
             return answer(request, weights, constant._replace(masks=masks), inputs, values, asked)
@@ -114,7 +114,7 @@ def compile_many(
         parts = split(explained, weights, constant, inputs, asking, hoist=prepare)
     seen, result = jax.tree.unflatten(parts.tree, range(parts.tree.num_leaves))
     asked = _places((weights, constant, inputs), asking)
-    halves = halve(parts.calling, asked, len(jax.tree.leaves(seen)))
+    halves = halve(parts.calling, asked, len(jax.tree.leaves(seen)), anew=bool(request.plan.segments))
     derived, held = (_types(each) for each in (parts.deriving.out_avals, halves.held))
     where = {"device": device, "precision": request.precision}
     derive = compile_traced(parts.deriving, lambda run, weights: run(jax.tree.leaves(weights)), weights, **where)

@@ -22,12 +22,14 @@ from backtrace_jax.analysis.quantities import forgotten_quantities, has_unfollow
 from backtrace_jax.errors import SettingError, UnsupportedError
 from backtrace_jax.ir import Eqn, Graph, Var
 from backtrace_jax.ops import CONTROL, FUNCTION, LINEAR, MOVE, OPS, SELECT, SUM
+from backtrace_jax.question.words import HIGH
 from backtrace_jax.rules import EMBEDDING, INDEX, PASSING_ON, WEIGHTED, Mode, Node, Once, Rule, Slopes
 
+from .segments import segmented
 from .steps import Plan, Step
 
 
-def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None = None) -> Plan:
+def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None = None, *, memory: str = HIGH) -> Plan:
     """Plan the walk from one value back to the inputs.
 
     Args:
@@ -36,6 +38,7 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
         output: Where relevance starts.
         wrt: Names of the inputs that bear relevance; None: all that are floats or look up rows, and if there are none,
             integers and truths as the quantities they stand for. Those that are named do so where they look up nothing.
+        memory: Whether the values of the forward pass are kept, or most of them computed anew, segment by segment.
 
     Raises:
         UnsupportedError: Naming an equation without a rule in this mode.
@@ -51,7 +54,8 @@ def plan_walk(graph: Graph, mode: Mode, output: Var, wrt: Collection[str] | None
     _check_reached(graph, output, plan.inputs, wrt)
     reached = {var.name for var in plan.inputs}
     plan = replace(plan, forgotten=forgotten_quantities(graph, carrying, reached) if wrt is None else ())
-    return plan if mode.procedure == Once() else _ending_at_rows(plan, mode)
+    plan = plan if mode.procedure == Once() else _ending_at_rows(plan, mode)
+    return plan if memory == HIGH else replace(plan, segments=segmented(graph, {var.name for var in plan.inputs}))
 
 
 def _planned(

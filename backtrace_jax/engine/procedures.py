@@ -82,7 +82,7 @@ class Job:
 
     def forward(self, ends: Values) -> dict[str, Array]:
         """Every value when those at which the walk ends are these."""
-        return forward(self.plan.graph, self.weights, self.inputs, ends)
+        return forward(self.plan.graph, self.weights, self.inputs, ends, self.plan.kept)
 
     def answer(self, values: Values) -> Array:
         """What is explained, as one number: the output weighed by the start relevance."""

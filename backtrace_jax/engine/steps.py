@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 from backtrace_jax.ir import Eqn, Graph, Var
 from backtrace_jax.rules import Rule, Slopes
+
+from .segments import Segment
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Plan:
         tokens: Where the walk ends at rows: the rest of the way, from the rows to the integers that look them up.
         forgotten: Names of the inputs that bear no relevance because nobody said that they hold quantities.
         slopes: Names of the values whose slopes travel: all their consumers hand those on. Of others relevance does.
+        segments: Runs of equations whose values the walk computes anew, in the order of computation; none: all values
+            are kept.
     """
 
     graph: Graph
@@ -93,6 +97,7 @@ class Plan:
     tokens: Plan | None = None
     forgotten: tuple[str, ...] = ()
     slopes: frozenset[str] = frozenset()
+    segments: tuple[Segment, ...] = ()
 
     @property
     def output(self) -> Var:
@@ -103,6 +108,21 @@ class Plan:
         """Positions of the operands whose slopes a step hands on as relevance, since other consumers hand on that."""
         names = [var.name for var in step.eqn.invars]
         return tuple(i for i, name in enumerate(names) if step.slopes and step.bears[i] and name not in self.slopes)
+
+    @cached_property
+    def stretches(self) -> tuple[tuple[Segment | None, tuple[Step, ...]], ...]:
+        """The steps by the segment whose values they read; None: values as the forward pass has left them."""
+        if not self.segments:
+            return ((None, self.steps),)
+        owners = {eqn.outvars[0].name: place for place, each in enumerate(self.segments) for eqn in each.eqns}
+        last = len(self.segments) - 1
+        groups = groupby(self.steps, key=lambda step: owners[step.eqn.outvars[0].name])
+        return tuple((None if place == last else self.segments[place], tuple(steps)) for place, steps in groups)
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Names of what segments read that others have made."""
+        return frozenset(name for each in self.segments for name in each.reads)
 
     @cached_property
     def bounded(self) -> tuple[tuple[Step, Rule], ...]:

@@ -6,7 +6,7 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -21,6 +21,8 @@ from backtrace_jax.rules import CONSTANT, DEAD, Shares, Site
 from .body import Relevance, Values, arriving, blank, body_of, by_name, positions, steps_values
 from .books import KEPT, Booking, Books, Total, kept_in, relevance_of
 from .forms import Forms
+from .forward import computed, stored
+from .segments import Segment
 from .sharing import Conditions, Shared, arrays_of, form_of, share
 from .steps import Plan, Step
 from .tracing import Traces
@@ -59,8 +61,10 @@ def walk(
     """
     conditions = Conditions(nonnegative, plan.paired, plan.conserving, ledger)
     tour = _Tour(plan, values, starts, conditions, masks or {})
-    for step in plan.steps:
-        tour.visit(step, reference)
+    for segment, steps in plan.stretches:
+        reference = tour.enter(segment, steps, reference)
+        for step in steps:
+            tour.visit(step, reference)
     names = [name for name in tour.carried if wanted is None or name in wanted]
     return Walked({name: tour.relevance(name) for name in names}, tour.booking.closed())
 
@@ -79,12 +83,31 @@ class _Tour:
         self.signless = dict.fromkeys(starts, conditions.sure)
         self.received = {name: conditions.booked(start, travels=True) for name, start in starts.items()}
         self.traces, self.forms = Traces(), Forms()
+        self.stored = stored(plan.graph) if plan.segments else frozenset()
         self.booking = Booking(self.traces, conditions.ledger, paired=plan.paired)
 
     def relevance(self, name: str) -> Array:
         """Relevance of a value, whatever travels."""
         found = self.carried[name]
         return relevance_of(found, self.values[name]) if name in self.plan.slopes else found
+
+    def enter(self, segment: Segment | None, steps: Sequence[Step], reference: Values | None) -> Values | None:
+        """Compute the values of a segment anew, once relevance is there, and give those at the reference input.
+
+        Behind the barrier XLA cannot take them for those that the forward pass has computed.
+        """
+        names = [var.name for step in steps for var in step.eqn.outvars if var.name in self.carried]
+        if segment is None or not names:
+            return reference
+        known = [each for each in (self.values, reference) if each is not None]
+        read = [[each[name] for name in segment.reads] for each in known]
+        arriving, read = lax.optimization_barrier(([self.carried[name] for name in names], read))
+        self.carried.update(zip(names, arriving, strict=True))
+        self.values, *compared = (
+            {**each, **computed(segment.eqns, dict(zip(segment.reads, arrays, strict=True)), self.stored)}
+            for each, arrays in zip(known, read, strict=True)
+        )
+        return compared[0] if compared else None
 
     def visit(self, step: Step, reference: Values | None) -> None:
         """Hand on what an equation's results have received, and add a row to the books, and those of its body."""

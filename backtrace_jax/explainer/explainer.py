@@ -56,7 +56,7 @@ class Explainer:
             model: As `explain` takes it.
             example: Inputs that a PyTorch module is traced with.
             settings: As `explain` takes them: mode, task, output, scaler, thresholding, class_axis, layers, wrt, chunk,
-                dtype, precision, batch_axis, prepare, prove, ledger.
+                dtype, precision, batch_axis, prepare, prove, ledger, memory.
 
         Raises:
             ModelError: When the model cannot be read.

@@ -89,6 +89,9 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
             graph alone, for less time and memory; None, none. Relevance is the same. Where relevance was lost "total"
             may not name the node, and None does not notice what only books show (see docs/ledger.md). Gradient modes
             keep no books, whatever is asked for.
+        memory: "high" keeps every value of the forward pass until relevance comes by. "low" keeps those between the
+            blocks of the network, computes the others anew, block by block, and makes nothing of the weights in advance
+            (`prepare` has no effect): for deep models and long sequences (see docs/memory.md).
         progress: Called with (examples done, examples in all).
 
     Returns:

@@ -33,6 +33,7 @@ class GivenSettings(TypedDict, total=False):
     prepare: bool
     prove: str
     ledger: str | None
+    memory: str
 
 
 class GivenShared(TypedDict, total=False):

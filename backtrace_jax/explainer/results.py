@@ -137,6 +137,7 @@ def _resolved(compiled: Compiled, settings: Settings) -> dict[str, object]:
     axis = request.task.place.axis
     return {
         **{each.name: getattr(settings, each.name) for each in fields(settings)},
+        "prepare": settings.hoists,
         "mode": request.mode.name,
         "mode_options": dict(request.mode.options),
         "rules": request.mode.own_rules,

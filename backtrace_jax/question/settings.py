@@ -14,7 +14,7 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.rules import find_mode
 from backtrace_jax.runtime.numerics import PRECISIONS, float_type
 
-from .words import LEDGERS, NODES, canonical_task
+from .words import HIGH, LEDGERS, MEMORIES, NODES, canonical_task
 
 EVERY, FIRST = "every", "first"
 PROOFS = (EVERY, FIRST)
@@ -49,6 +49,7 @@ class Settings:
     prepare: bool = True
     prove: str = EVERY
     ledger: str | None = NODES
+    memory: str = HIGH
 
     @classmethod
     def of(cls, **given: Any) -> Settings:
@@ -60,6 +61,11 @@ class Settings:
         names = {name: as_names(name, given[name]) for name in ("layers", "wrt") if name in given}
         axes = {"batch_axis": as_axes(given["batch_axis"])} if "batch_axis" in given else {}
         return cls(**{**given, **names, **axes})
+
+    @property
+    def hoists(self) -> bool:
+        """Whether what follows from the weights is made once and kept; in low memory it is not."""
+        return self.prepare and self.memory == HIGH
 
     @property
     def axes(self) -> Any:
@@ -79,6 +85,7 @@ class Settings:
         choice("prove", self.prove, PROOFS)
         if self.ledger is not None:
             choice("ledger", self.ledger, LEDGERS)
+        choice("memory", self.memory, MEMORIES)
         if not isinstance(self.prepare, bool):
             raise SettingError(f"prepare must be True or False, found {shown(self.prepare)}")
         if self.output is not None and (not isinstance(self.output, str | int) or isinstance(self.output, bool)):

@@ -45,6 +45,10 @@ NODES, TOTAL = "nodes", "total"
 LEDGERS = (NODES, TOTAL)
 """Of what books are kept: of every node, or of the graph as a whole; None stands for no books."""
 
+HIGH, LOW = "high", "low"
+MEMORIES = (HIGH, LOW)
+"""How much memory a walk takes: all values of the forward pass are kept, or most of them computed anew."""
+
 
 class Question(NamedTuple):
     """What is asked about one example (about a chunk of them: one more axis in front).
