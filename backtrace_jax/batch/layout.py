@@ -119,6 +119,17 @@ def _repeated(array: np.ndarray, count: int) -> np.ndarray:
     return np.broadcast_to(array, (count, *array.shape[1:]))
 
 
+def examples_in_front(axes: Axes) -> Axes:
+    """Where the arrays of many examples hold them: in front where the model itself has no batch at all."""
+    return dict.fromkeys(axes, 0) if all(axis is None for axis in axes.values()) else axes
+
+
+def own_inputs(inputs: Mapping[str, np.ndarray], axes: Axes) -> dict[str, np.ndarray]:
+    """Inputs whose examples are in front, as the user of the model has them."""
+    places = axes.items()
+    return {name: inputs[name][0] if axis is None else np.moveaxis(inputs[name], 0, axis) for name, axis in places}
+
+
 class _Kept:
     """Lowers a model; what it was lowered to last is given out once more before it is lowered anew."""
 

@@ -66,6 +66,10 @@ class SettingError(BacktraceError):
     """A setting of the call is wrong: mode, task, target, output, layers, wrt, chunk and the like."""
 
 
+class UnfitExampleError(SettingError):
+    """A setting does not fit some of the examples: an empty mask, a class that does not exist, bounds they exceed."""
+
+
 class MissingNameError(SettingError, KeyError):
     """Nothing of this name is there; the message lists the names there are."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from backtrace_jax.batch import Leaving
 from backtrace_jax.batch.layout import axes_of, batch_first, rows_of
-from backtrace_jax.engine.compile import Constant
+from backtrace_jax.engine.compile import Constant, work
 from backtrace_jax.engine.compiled import Compiled, Form
 from backtrace_jax.engine.outline import Outline
 from backtrace_jax.errors import BacktraceError
@@ -134,6 +134,12 @@ class Understood:
     def derived_bytes(self) -> int:
         """Memory of what the function compiled last keeps of the weights."""
         return self._compiled([*self.forms][-1]).explain.derived_bytes
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the forward passes that explaining one example takes, loops as often as run."""
+        compiled = self._compiled([*self.forms][-1])
+        return work(compiled.program, compiled.effort) * compiled.request.mode.walks / compiled.rows
 
     def forward(self, found: Explanation) -> Forward:
         """The forward pass of the explanation that was found, for other inputs of the same shapes."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, Unpack
 
 import jax
 import numpy as np
 
-from backtrace_jax.batch.layout import axes_of, batch_first, inputs_first
+from backtrace_jax.batch.layout import axes_of, batch_first, examples_in_front, inputs_first, own_inputs
 from backtrace_jax.errors import ImportMismatchError, NumericsError, SettingError
-from backtrace_jax.errors.arguments import with_fields
+from backtrace_jax.errors.arguments import choice, with_fields
 from backtrace_jax.explanation.cautions import warn
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.importers import read
@@ -21,6 +21,7 @@ from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 from backtrace_jax.question.settings import EVERY, FIRST, Settings
 from backtrace_jax.rules import MODES, Once, find_mode
 from backtrace_jax.runtime.processes import enter
+from backtrace_jax.sources import Source, source_of
 
 from .answering import Understood, understand
 from .asking import Asked
@@ -29,6 +30,7 @@ from .given import GivenQuestion, GivenQuestions, GivenSettings
 from .questions import Questions
 from .specialising import Deciding
 from .stages import Known, Stages
+from .streaming import ON_ERROR, RAISE, Asking, streamed
 
 OPTIONS = {
     option: f"mode=mode({name!r}, {option}=...)" for name, entry in [*MODES.items()][::-1] for option in entry.defaults
@@ -111,6 +113,56 @@ class Explainer:
             BacktraceError: What `explain` raises, naming the question by its place in the list, from 0.
         """
         return self._called(inputs, Questions(targets, **asked))
+
+    @with_fields(Asked, elsewhere=OPTIONS | _SETTINGS)
+    def stream(
+        self,
+        source: Any,
+        *,
+        batch: int | None = None,
+        on_error: str = RAISE,
+        carry: Collection[str] = (),
+        **asked: Unpack[GivenQuestion],
+    ) -> Iterator[Explanation]:
+        """Explain a source of any length, consecutive examples at a time; the next are read meanwhile.
+
+        Args:
+            source: What `explain_dataset` takes.
+            batch: Examples of an explanation; by default as many as are some 16 MiB of inputs, 4,096 at most.
+            on_error: "raise", or "record": examples that cannot be explained are left out.
+            carry: As `explain_dataset` takes it.
+            asked: As `explain` takes it; target, against, position and start may be arrays with an entry for each
+                example of the source, and the first three the name of a column of it.
+
+        Returns:
+            An iterator of explanations. Texts of different lengths come in an explanation for each length.
+
+        Raises:
+            BacktraceError: What `explain` raises, naming the example by its place in the source.
+        """
+        asking = Asking(Asked(**asked))
+        choice("on_error", on_error, ON_ERROR)
+        opened = self.source(source, (*carry, *asking.columns))
+        asking.check(opened.count)
+        return streamed(self.explain_first, opened, asking, batch, on_error)
+
+    def source(self, given: Any, carry: Collection[str] = ()) -> Source:
+        """What the user gives as a source of this model's inputs, and of columns that travel along."""
+        declared, axes = self._imported.inputs, axes_of(self._imported, self.settings.axes)
+        return source_of(given, declared, axes=examples_in_front(axes), carry=tuple(dict.fromkeys(carry)))
+
+    def explain_first(self, inputs: Mapping[str, np.ndarray], asked: Asked) -> Explanation:
+        """Explain inputs by name, examples in front whatever axis the model has them on; nothing is warned of."""
+        enter()
+        if self._imported.source is not None:
+            own = own_inputs(inputs, axes_of(self._imported, self.settings.axes))
+            return self._called(own, asked)[0]
+        return self._answered(self.understood_first(inputs, asked))[0]
+
+    def understood_first(self, inputs: Mapping[str, np.ndarray], asked: Asked) -> Understood:
+        """What is asked of such inputs."""
+        feeds = read_inputs(inputs, self._inputs_of(self._imported).inputs)
+        return self._understood(self._imported, feeds, asked)
 
     def _called(self, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
         enter()

@@ -14,7 +14,7 @@ import numpy as np
 from backtrace_jax.engine.books import Books
 from backtrace_jax.engine.compile import Result
 from backtrace_jax.engine.compiled import Compiled
-from backtrace_jax.errors import NumericsError, SettingError
+from backtrace_jax.errors import NumericsError, UnfitExampleError
 from backtrace_jax.ir import Eqn, Graph
 from backtrace_jax.ops import OPS, evaluate
 from backtrace_jax.question.words import BINARY_SEGMENTATION, CLASS_SEGMENTATION, NODES
@@ -102,7 +102,7 @@ def check_result(
 
     Raises:
         NumericsError: Naming the input or node, and the examples, where relevance or its books are NaN or Inf.
-        SettingError: When there is nothing to explain in some examples, or inputs lie beyond a rule's bounds.
+        UnfitExampleError: When there is nothing to explain in some examples, or inputs lie beyond a rule's bounds.
     """
     _check_started(compiled, result, unanswered, named)
     _check_bounds(compiled, result, unanswered)
@@ -138,7 +138,7 @@ def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) ->
             low, high = found[beyond, 0].min(), found[beyond, 1].max()
             given = ", ".join(f"{key}={value}" for key, value in rule.settings if key in ("low", "high"))
             inputs = ", ".join(repr(var.name) for var in compiled.request.plan.inputs)
-            raise SettingError(
+            raise UnfitExampleError(
                 f"input {inputs} lies beyond the bounds {given:.120} of mode {compiled.request.mode.name!r}: the first "
                 f"layer reads from {low:.6g} to {high:.6g} in examples {listed_few(beyond)}; pass bounds that it keeps"
             )
@@ -150,9 +150,9 @@ def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray, n
     started[unanswered] = True
     empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
     if empty and compiled.request.contrasted and not named:
-        raise SettingError(f"against= is the very class predicted in examples {empty}; pass target= as well")
+        raise UnfitExampleError(f"against= is the very class predicted in examples {empty}; pass target= as well")
     if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):
-        raise SettingError(
+        raise UnfitExampleError(
             f"the mask of examples {empty} is empty: no unit of output {compiled.output_name!r} is above thresholding "
             "or of the target class; lower thresholding, choose another target, or leave those examples out"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import SettingError
+from backtrace_jax.errors import SettingError, UnfitExampleError
 from backtrace_jax.errors.arguments import more_than_numbers
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.ir import Var
@@ -150,7 +150,7 @@ def _per_example(name: str, value: Any, count: int, low: int, high: int, output:
         raise SettingError(f"{name} must be an integer or one integer per example ({count}), found {found}")
     wrong = array[(array < low) | (array >= high)]
     if wrong.size:
-        raise SettingError(
+        raise (UnfitExampleError if array.ndim else SettingError)(
             f"{name} {wrong[0]} is out of range: output {output.name!r} takes {name} from {low} to {high - 1}"
         )
     return np.broadcast_to(array, (count,)).astype(np.int64)

@@ -14,7 +14,7 @@ from backtrace_jax.errors.arguments import more_than_numbers
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.ir.imported import InputType
 
-from .protocol import Examples, Group, Schema
+from .protocol import Examples, Group, Schema, typed
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Coll
     count = next(iter(sizes.values()), 1)
     if not count:
         raise InputError("the source is empty: its arrays hold no example")
-    typed = {name: (_one(array.shape, axes[name]), array.dtype.name) for name, array in inputs.items()}
-    schema = Schema(typed, {name: (a.shape[1:], a.dtype.name) for name, a in carried.items()}, identity=_IDENTITY)
+    kinds = {name: (_one(array.shape, axes[name]), array.dtype.name) for name, array in inputs.items()}
+    schema = Schema(kinds, {name: typed(array) for name, array in carried.items()}, identity=_IDENTITY)
     return Arrays(schema, count, inputs, axes, carried)
 
 

@@ -52,6 +52,7 @@ class Schema:
         features: By input name, what its columns are called, where they have names.
         kept: Names of integer inputs (token ids) that are stored beside the relevance, and the word of every id, where
             that is known.
+        lengths: Where texts are padded to several lengths, these; shapes of examples differ then.
         identity: Of what kind the source is, and what it does to examples (size, mean, tokenizer ...), as JSON.
     """
 
@@ -59,20 +60,29 @@ class Schema:
     carried: Mapping[str, Typed] = field(default_factory=dict)
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+def typed(array: np.ndarray, *, batched: bool = True) -> Typed:
+    """Shape of one of the examples, and the name of their type."""
+    kind = array.dtype
+    return array.shape[batched:], kind.str if kind.kind in "SUmM" else kind.name
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where examples come from.
+    """Where examples come from."""
 
-    Attributes:
-        schema: What is known of them.
-        count: How many there are; None for a stream, which is read once, from the front.
-    """
+    @property
+    def schema(self) -> Schema:
+        """What is known of the examples."""
+        ...
 
-    schema: Schema
-    count: int | None
+    @property
+    def count(self) -> int | None:
+        """How many there are; None for a stream, which is read once, from the front."""
+        ...
 
     def read(self, first: int, last: int) -> Examples:
         """Examples from `first` to before `last`; several threads may read at once. Not of streams."""
