@@ -1,10 +1,12 @@
 """Why did the network answer that? Relevance of every input, walked back from the prediction, for any ONNX model.
 
 `explain(model, inputs)` returns an `Explanation`, and `explain_each` one for each of several questions; `Explainer`
-compiles once for many calls; `check` says beforehand what a model consists of and whether everything in it has a rule;
-`show` prints the graph that is explained.
+compiles once for many calls; `explain_dataset` explains a whole dataset into a folder, which a `Run` reads; `check`
+says beforehand what a model consists of and whether everything in it has a rule; `show` prints the graph that is
+explained.
 """
 
+from .datasets import Run, explain_dataset
 from .errors import (
     BacktraceError,
     ImportMismatchError,
@@ -43,6 +45,7 @@ __all__ = [
     "NumericsError",
     "RelevanceWarning",
     "Rule",
+    "Run",
     "Selector",
     "SettingError",
     "SupportReport",
@@ -50,6 +53,7 @@ __all__ = [
     "check",
     "composite",
     "explain",
+    "explain_dataset",
     "explain_each",
     "export",
     "mode",

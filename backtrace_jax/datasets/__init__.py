@@ -1,1 +1,6 @@
 """Whole datasets in one call: read, explained and stored block by block, so that it can be killed and go on."""
+
+from .explaining import explain_dataset
+from .run import Run
+
+__all__ = ["Run", "explain_dataset"]

@@ -36,12 +36,17 @@ class GivenSettings(TypedDict, total=False):
     memory: str
 
 
-class GivenShared(TypedDict, total=False):
-    """What all questions of one call share besides its inputs; `explain` says what it means."""
+class GivenStart(TypedDict, total=False):
+    """Where relevance starts, and what it is measured from; `explain` says what it means."""
 
     position: ArrayLike | None
     start: ArrayLike | Callable[[NDArray[Any]], ArrayLike] | None
     baseline: ArrayLike | Mapping[str, ArrayLike | None] | None
+
+
+class GivenShared(GivenStart, total=False):
+    """What all questions of one call share besides its inputs."""
+
     progress: Callable[[int, int], object] | None
 
 
@@ -68,3 +73,11 @@ class Given(GivenSettings, GivenQuestion):
 
 class GivenEach(GivenSettings, GivenQuestions):
     """Settings and questions at once, as `explain_each` takes them."""
+
+
+class GivenDataset(GivenSettings, GivenStart, total=False):
+    """Settings and the question of all examples, as `explain_dataset` takes them."""
+
+    target: ArrayLike | None
+    against: ArrayLike | None
+    conditions: Mapping[str, ArrayLike] | None

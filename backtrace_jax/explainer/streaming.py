@@ -7,12 +7,12 @@ explained, and what is left has the bytes it would have had.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +33,9 @@ AHEAD = 2
 
 OF_EXAMPLES = (InputError, NumericsError, UnfitExampleError)
 """Errors that single examples are to blame for."""
+
+OF_EACH = ("target", "against", "position", "start")
+"""What may be asked of each example by an entry of its own."""
 
 Call: TypeAlias = Callable[[Mapping[str, np.ndarray], Asked], Explanation]
 """Explains inputs by name, batch first."""
@@ -84,12 +87,17 @@ class Asking:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are asked by."""
-        given = (getattr(self.asked, name) for name in _OF_EACH)
+        given = (getattr(self.asked, name) for name in OF_EACH)
         return tuple(dict.fromkeys(value for value in given if isinstance(value, str)))
+
+    @property
+    def of_each(self) -> tuple[str, ...]:
+        """What is asked of each example by an entry of its own."""
+        return tuple(name for name in OF_EACH if _is_of_each(getattr(self.asked, name)))
 
     def listed(self) -> dict[str, np.ndarray]:
         """What is asked by an array with an entry for every example."""
-        given = {name: getattr(self.asked, name) for name in _OF_EACH}
+        given = {name: getattr(self.asked, name) for name in OF_EACH}
         return {name: np.asarray(value) for name, value in given.items() if _is_listed(value)}
 
     def check(self, count: int | None) -> None:
@@ -109,7 +117,7 @@ class Asking:
             SettingError: When a stream has more examples than an array has entries.
         """
         found = {}
-        for name in _OF_EACH:
+        for name in OF_EACH:
             value = getattr(self.asked, name)
             if isinstance(value, str):
                 found[name] = carried[value][places]
@@ -118,7 +126,8 @@ class Asking:
         return replace(self.asked, progress=None, **found)
 
 
-_OF_EACH = ("target", "against", "position", "start")
+def _is_of_each(value: Any) -> bool:
+    return isinstance(value, str) or _is_listed(value)
 
 
 def _is_listed(value: Any) -> bool:
@@ -135,23 +144,35 @@ def _chosen(name: str, array: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def read_ahead(reads: Iterable[Callable[[], Examples | None]], ahead: int = AHEAD) -> Iterator[Examples]:
     """What is read by one thread while what was read before is worked on; ends where None is read.
 
+    Nobody waits for the thread: a stream may never give its next example.
+
     Args:
         reads: Each reads one block; they are called one after the other.
         ahead: Blocks that are read before they are asked for.
     """
-    waiting, pending = iter(reads), deque[Future]()
-    with ThreadPoolExecutor(1, "reading") as reader:
+    found, room, left = SimpleQueue[tuple[Examples | None, BaseException | None]](), Semaphore(ahead), Event()
+
+    def work() -> None:
         try:
-            pending.extend(reader.submit(read) for read in islice(waiting, ahead))
-            while pending:
-                found = pending.popleft().result()
-                pending.extend(reader.submit(read) for read in islice(waiting, 1))
-                if found is None:
+            for read in reads:
+                room.acquire()
+                if left.is_set():
                     return
-                yield found
-                del found
-        finally:
-            reader.shutdown(wait=False, cancel_futures=True)
+                found.put((read(), None))
+            found.put((None, None))
+        except BaseException as error:  # raised again where it is waited for
+            found.put((None, error))
+
+    Thread(target=work, name="reading", daemon=True).start()
+    try:
+        while (each := found.get())[0] is not None:
+            yield each[0]
+            room.release()
+        if each[1] is not None:
+            raise each[1]
+    finally:
+        left.set()
+        room.release()
 
 
 def explain_block(call: Call, asking: Asking, first: int, examples: Examples, on_error: str) -> Explained:
@@ -196,7 +217,7 @@ class _Explaining:
         except OF_EXAMPLES as error:
             return self._cut(group, error)
         answers = explanation.outputs[explanation.output]
-        fine = np.isfinite(answers).reshape(len(answers), -1).all(axis=1)
+        fine = np.asarray(np.isfinite(answers).reshape(len(answers), -1).all(axis=1))
         return [Part(group.places, explanation)] if fine.all() else self._each(group, fine)
 
     def _each(self, group: Group, which: np.ndarray) -> list[Part]:
@@ -217,7 +238,7 @@ class _Explaining:
 
 def blocks_of(
     source: Source, size: int, wanted: Callable[[int], bool] = lambda block: True
-) -> Iterator[tuple[int, Examples]]:
+) -> Generator[tuple[int, Examples]]:
     """Blocks of so many examples, the last one shorter, with their numbers; they are read ahead.
 
     Args:
@@ -261,4 +282,4 @@ def _some(group: Group, which: np.ndarray) -> Group:
 def _sound(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which examples hold finite numbers only."""
     found = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in inputs.values() if a.dtype.kind == "f"]
-    return np.all([np.ones(len(next(iter(inputs.values()))), bool), *found], axis=0)
+    return np.asarray(np.all([np.ones(len(next(iter(inputs.values()))), bool), *found], axis=0))

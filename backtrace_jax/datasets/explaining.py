@@ -1,0 +1,108 @@
+"""`explain_dataset`: a whole dataset in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Unpack
+
+import numpy as np
+
+from backtrace_jax.errors import InputError, SettingError
+from backtrace_jax.errors.arguments import as_path, choice, fields_of, shown_path, takes, with_fields
+from backtrace_jax.errors.texts import shown
+from backtrace_jax.explainer.asking import Asked
+from backtrace_jax.explainer.explainer import OPTIONS, Explainer
+from backtrace_jax.explainer.given import GivenDataset
+from backtrace_jax.explainer.streaming import ON_ERROR, RECORD, Asking
+from backtrace_jax.question.settings import Settings
+from backtrace_jax.question.words import TOTAL
+
+from .identity import refuse_other
+from .job import Job
+from .layout import STATUS
+from .locking import written
+from .reducing import Reducing
+from .run import Run
+from .store import Store, create, zarr_module
+
+
+@with_fields(Asked, Settings, elsewhere=OPTIONS)
+def explain_dataset(
+    model: Any,
+    source: Any,
+    out: Any,
+    *,
+    carry: Collection[str] = (),
+    reduce: str | Callable[[str, np.ndarray], Any] | None = None,
+    store_dtype: str | None = None,
+    on_error: str = RECORD,
+    progress: Callable[[int, int | None], object] | None = None,
+    **chosen: Unpack[GivenDataset],
+) -> Run:
+    """Explain a whole dataset into a folder, block by block; the same call goes on where it was stopped.
+
+    The folder is a Zarr group that xarray, zarr and others read without this package (docs/datasets.md). It has the
+    same bytes however often the call was stopped, and by however many threads and devices it was made.
+
+    Args:
+        model: As `explain` takes it.
+        source: Where the examples come from: an array, a tuple of arrays in the model's order, a dict by input name.
+        out: The folder. If it holds what this very call has begun, it goes on; anything else in it is refused.
+        carry: Names of columns of the source (labels, say) that are stored beside.
+        reduce: What relevance of inputs and layers is made smaller by: "channels", summed over them, or a function of
+            (name, relevance with examples in front) that treats each example alone.
+        store_dtype: "float16" or "float32": what relevance is stored in; the largest rounding error is recorded.
+        on_error: "record": an example that cannot be read or explained gets status 2 and a reason; or "raise".
+        progress: Called with (examples done, examples in all; None for a stream) when a block has been written.
+        chosen: The settings of `explain`, but that ledger is "total" where it is not given; and what it asks: target,
+            against, position and start may be arrays with an entry for every example, and the first three the name of a
+            column of the source.
+
+    Returns:
+        What was stored.
+
+    Raises:
+        BacktraceError: Naming what is wrong; what is stored already stays.
+        MissingDependencyError: When zarr is not installed.
+    """
+    zarr_module()
+    path = as_path("out", out)
+    choice("on_error", on_error, ON_ERROR)
+    if progress is not None and not takes(progress, 2):
+        raise SettingError(f"progress must be a function of (examples done, examples in all), found {shown(progress)}")
+    asking = Asking(Asked(**fields_of(Asked, chosen)))
+    settings: dict[str, Any] = {"ledger": TOTAL, **fields_of(Settings, chosen)}
+    explainer = Explainer(model, **settings)
+    opened = explainer.source(source, (*carry, *asking.columns))
+    job = Job.of(explainer, opened, asking, Reducing(reduce, store_dtype), on_error)
+    with written(path, lambda folder: create(folder, job.about, job.layout, job.partials)):
+        store = Store(path, write=True)
+        refuse_other(path, store.about, job.about)
+        _explain(job, store, progress)
+    return Run(path, opened)
+
+
+def _explain(job: Job, store: Store, progress: Callable[[int, int | None], object] | None) -> None:
+    """Explain what is still to be done."""
+    finished, total = store.finished(), job.about["count"]
+    if store.about["count"] is not None and len(finished) == -(-len(store) // store.block):
+        return
+    done = sum(len(store.rows(STATUS, n * store.block, (n + 1) * store.block)) for n in finished)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        reached = job.explain(store, lambda number: number not in finished, advance)
+    except KeyboardInterrupt:
+        of = "" if total is None else f" of {total}"
+        raise KeyboardInterrupt(
+            f"stopped: {done}{of} examples are stored in '{shown_path(store.path)}'; the same call goes on from there"
+        ) from None
+    if total is None:
+        if max(reached, done) < done:
+            raise InputError("the stream ends early")
+        store.end(max(reached, done))

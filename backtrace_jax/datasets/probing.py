@@ -1,0 +1,99 @@
+"""The first example that can be explained: what a store holds of each follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import numpy as np
+
+from backtrace_jax.errors import BacktraceError, InputError
+from backtrace_jax.explainer.explainer import Explainer
+from backtrace_jax.explainer.streaming import OF_EXAMPLES, Asking
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.sources import Examples, Schema, Source
+
+TRIED = 64
+"""Examples from the front of a source of which one must be sound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """An example that was explained, padded to the longest shape.
+
+    Attributes:
+        explanation: Its explanation.
+        flops: Floating-point operations of the forward passes that it took.
+    """
+
+    explanation: Explanation
+    flops: float
+
+
+@dataclass(frozen=True, eq=False)
+class _PutBack:
+    """A stream of which the beginning has been looked at."""
+
+    schema: Schema
+    beginning: list[Examples]
+    rest: Iterator[Examples]
+    count: int | None = None
+
+    def read(self, first: int, last: int) -> Examples:
+        raise InputError("a stream is read from the front")
+
+    def stream(self) -> Iterator[Examples]:
+        return chain(self.beginning, self.rest)
+
+
+def beginning_of(source: Source) -> tuple[Examples, Source]:
+    """The first examples, and the source with all of them still to come.
+
+    Raises:
+        InputError: When there are none.
+    """
+    if source.count is not None:
+        if not source.count:
+            raise InputError("the source is empty: there is no example in it")
+        return source.read(0, min(source.count, TRIED)), source
+    stream = source.stream()
+    first = list(islice(stream, 1))
+    if not first:
+        raise InputError("the source is empty: the stream ends before its first example")
+    return first[0], _PutBack(source.schema, first, stream)
+
+
+def probed(explainer: Explainer, source: Source, examples: Examples, asking: Asking) -> Probe:
+    """Explain the first example that can be.
+
+    Raises:
+        BacktraceError: The first error, where there is none among the first `TRIED`.
+    """
+    found: BacktraceError | None = None
+    for place, inputs in islice(_each(examples, source.schema), TRIED):
+        asked = asking.of(0, np.asarray([place]), examples.carried)
+        try:
+            explanation = explainer.explain_first(inputs, asked)
+            return Probe(explanation, explainer.understood_first(inputs, asked).flops)
+        except OF_EXAMPLES as error:
+            found = found or error
+    unread = next(iter(examples.failed.values()), "it is empty")
+    raise found or InputError(f"none of the first examples of the source can be read: {unread}")
+
+
+def _each(examples: Examples, schema: Schema) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Single examples, zeros behind those that are shorter than the longest."""
+    for group in examples.groups:
+        for i, place in enumerate(group.places.tolist()):
+            yield (
+                place,
+                {name: _padded(array[i : i + 1], schema.inputs[name][0]) for name, array in group.inputs.items()},
+            )
+
+
+def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One example at this shape; left as it is where it is none of that rank or larger, which is told later."""
+    if array.ndim != len(shape) + 1 or any(a > b for a, b in zip(array.shape[1:], shape, strict=True)):
+        return array
+    return np.pad(array, [(0, 0), *((0, most - size) for most, size in zip(shape, array.shape[1:], strict=True))])

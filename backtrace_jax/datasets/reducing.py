@@ -1,0 +1,90 @@
+"""What makes relevance smaller before it is stored: summed over channels, by the user's function, in fewer bits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.errors import SettingError
+from backtrace_jax.errors.arguments import choice, takes
+from backtrace_jax.errors.texts import shown
+
+from .taking import shared_out
+
+CHANNELS = "channels"
+STORED = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class Reducing:
+    """How relevance is stored.
+
+    Attributes:
+        reduce: None, "channels", or a function of (name, relevance [examples, ...]).
+        dtype: "float16", "float32", or None: what it was computed in.
+    """
+
+    reduce: str | Callable[[str, np.ndarray], Any] | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not exist.
+
+        Raises:
+            SettingError: Naming the choices.
+        """
+        if self.dtype is not None:
+            choice("store_dtype", self.dtype, STORED)
+        if callable(self.reduce) and not takes(self.reduce, 2):
+            raise SettingError("reduce must be a function of (name, relevance): reduce=lambda name, relevance: ...")
+        if self.reduce is not None and not callable(self.reduce):
+            choice("reduce", self.reduce, (CHANNELS,))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What it is known by: a function by its name and code."""
+        return {"reduce": known(self.reduce) if callable(self.reduce) else self.reduce, "store_dtype": self.dtype}
+
+    def reduced(self, key: str, array: np.ndarray) -> np.ndarray:
+        """An array as it is stored, before its type is changed.
+
+        Raises:
+            SettingError: When the user's function fails, or does not keep the examples apart.
+        """
+        name = shared_out(key)
+        if self.reduce is None or name is None:
+            return array
+        if not callable(self.reduce):
+            return array.sum(axis=1) if array.ndim > 2 else array
+        try:
+            found = np.asarray(self.reduce(name, array))
+        except Exception as error:
+            raise SettingError(
+                f"reduce= fails on {name!r} {list(array.shape)}: {type(error).__name__}: {error!s:.150}"
+            ) from error
+        if found.shape[:1] != array.shape[:1] or found.dtype.kind != "f":
+            raise SettingError(
+                f"reduce= must return floats with the {len(array)} examples in front, found {shown(found.dtype.name)} "
+                f"{list(found.shape)} for {name!r}"
+            )
+        return found
+
+    def stored(self, key: str, array: np.ndarray) -> tuple[np.ndarray, float]:
+        """An array in the type in which it is stored, and the largest rounding error of that; inf beyond its range."""
+        if self.dtype is None or shared_out(key) is None or array.dtype.itemsize <= np.dtype(self.dtype).itemsize:
+            return array, 0.0
+        with np.errstate(over="ignore"):
+            found = array.astype(self.dtype)
+        return found, float(np.abs(found.astype(array.dtype) - array).max(initial=0.0))
+
+
+def known(function: Callable[..., Any]) -> str:
+    """What a function is known by: its name and a hash of its code."""
+    code = getattr(function, "__code__", None)
+    constants = [each for each in getattr(code, "co_consts", ()) if isinstance(each, int | float | str | tuple | None)]
+    known = hashlib.sha256(code.co_code + repr(constants).encode()).hexdigest()[:16] if code else ""
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)} {known}"

@@ -1,0 +1,133 @@
+"""`Run`: what was explained of a dataset, read from its store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backtrace_jax.errors import InputError, MissingDependencyError, SettingError
+from backtrace_jax.errors.arguments import as_path, is_whole, shown_path
+from backtrace_jax.errors.texts import shown
+from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.sources import Source
+
+from .job import ASKED
+from .layout import DONE, FAILED, LENGTH, REASON, STATUS
+from .store import SUMMARY, Store
+from .taking import explanation_of, named
+
+if TYPE_CHECKING:
+    import xarray
+
+
+class Run:
+    """The explanations of a dataset, finished or not.
+
+    Attributes:
+        path: The folder of the store.
+        source: Where the examples came from, which `run[i]` reads inputs from that the store does not hold.
+    """
+
+    def __init__(self, path: Any, source: Source | None = None) -> None:
+        """Open a store.
+
+        Args:
+            path: Its folder.
+            source: The source as `Explainer.source` makes it; without it `run[i]` has the inputs that are stored.
+
+        Raises:
+            InputError: When there is none.
+            MissingDependencyError: When zarr is not installed.
+        """
+        self.path, self.source = as_path("path", path), source
+        self._store = Store(self.path)
+
+    def __len__(self) -> int:
+        """Count the examples; of a stream under way, those so far."""
+        return len(self._store)
+
+    @property
+    def status(self) -> np.ndarray:
+        """[examples], 0 where an example is still to be explained, 1 where it was, 2 where it could not be."""
+        return self._store.rows(STATUS, 0, len(self))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every example was explained or failed."""
+        return self._store.about["count"] is not None and bool(self.status.all())
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """By its index, why an example could not be explained."""
+        indices = np.flatnonzero(self.status == FAILED).tolist()
+        return {i: str(self._store.rows(REASON, i, i + 1)[0]) for i in indices}
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the bytes of the store depend on, as JSON."""
+        return self._store.about
+
+    def open(self) -> xarray.Dataset:
+        """Everything by example, read when it is asked for: `run.open()["relevance.x"][17]`.
+
+        Variables are called by what they hold and the name of the input, output or layer: `relevance.x`, `outputs.y`,
+        `layers.conv1`, `inputs.ids`, `carried.label`; `target`, `ledger.signed`, `ledger.absolute`, `status`, `reason`.
+
+        Raises:
+            MissingDependencyError: When xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            advice = 'pip install "backtrace-jax[datasets]"'
+            raise MissingDependencyError(f"run.open() needs xarray, which is not installed: {advice}") from error
+        return xarray.open_zarr(str(self.path), chunks=None, consolidated=False, drop_variables=SUMMARY)
+
+    def __getitem__(self, index: int) -> Explanation:
+        """One explanation, of the bytes that `explain` gives of this example.
+
+        Raises:
+            SettingError: When there is no such example, it is still to be explained, or the store does not hold enough.
+            InputError: When it could not be explained, with the reason.
+        """
+        if not is_whole(index) or not -len(self) <= index < len(self):
+            raise SettingError(f"run[{shown(index)}]: examples are numbered from 0 to {len(self) - 1}")
+        i = int(index) % len(self)
+        self._check_status(i)
+        about, group = self._store.about, self._store.group
+        skipped = (STATUS, REASON, SUMMARY)
+        rows = {key: self._store.rows(key, i, i + 1) for key in group if key not in skipped}
+        arrays = {key: _cut(array, rows.get(f"{LENGTH}.{key}")) for key, array in rows.items()}
+        fingerprint = {**about["fingerprint"], **{n: a.tolist() for n, a in named(arrays, ASKED).items()}}
+        inputs = self._inputs(i) | named(arrays, "inputs")
+        return explanation_of(arrays, inputs, about["nodes"], output=about["output"], fingerprint=fingerprint)
+
+    def _check_status(self, index: int) -> None:
+        status = self._store.rows(STATUS, index, index + 1)[0]
+        if status == FAILED:
+            raise InputError(f"example {index} could not be explained: {self._store.rows(REASON, index, index + 1)[0]}")
+        if status != DONE:
+            raise SettingError(
+                f"example {index} is still to be explained; the call that made the store goes on with it"
+            )
+        if self._store.about["stored"]["reduce"] is not None:
+            raise SettingError(
+                f"run[{index}] would need relevance as it was, and the store has it reduced: run.open() gives that"
+            )
+
+    def _inputs(self, index: int) -> dict[str, np.ndarray]:
+        if self.source is None or self.source.count is None:
+            return {}
+        return dict(self.source.read(index, index + 1).groups[0].inputs)
+
+    def __repr__(self) -> str:
+        """How many examples, and where."""
+        counts = np.bincount(self.status, minlength=3).tolist()
+        words = [f"{n} {word}" for n, word in zip(counts, ("pending", "explained", "failed"), strict=True) if n]
+        return f"Run('{shown_path(self.path)}', {len(self)} examples: {', '.join(words) or 'none'})"
+
+
+def _cut(array: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+    """An entry without the zeros behind it."""
+    return array if lengths is None else array[(slice(None), *(slice(size) for size in lengths[0].tolist()))]

@@ -1,0 +1,155 @@
+"""The store on the disk: a Zarr group whose arrays are written block by block, each block's status last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backtrace_jax.errors import InputError, MissingDependencyError
+from backtrace_jax.errors.arguments import shown_path
+
+from .layout import BLOCK, EXAMPLE, STATUS, TEXT, Stored, chunks_of
+
+ATTRIBUTE = "backtrace_jax"
+"""The attribute of the group that says what the store holds."""
+
+VERSION = 1
+SUMMARY = "summary"
+_LEVEL = 1  # of compression: relevance hardly gets smaller by more of it
+
+
+def zarr_module() -> Any:
+    """The library that stores.
+
+    Raises:
+        MissingDependencyError: When it is not installed.
+    """
+    try:
+        import zarr
+    except ImportError as error:
+        advice = 'pip install "backtrace-jax[datasets]"'
+        raise MissingDependencyError(f"a store needs zarr, which is not installed: {advice}") from error
+    return zarr
+
+
+class Store:
+    """A store that has been opened.
+
+    Attributes:
+        path: Its folder.
+        group: Its Zarr group.
+        about: What it holds: fingerprint, layout, block size, count.
+    """
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        """Open it.
+
+        Raises:
+            InputError: When there is none.
+        """
+        zarr = zarr_module()
+        self.path = path
+        try:
+            self.group: Any = zarr.open_group(str(path), mode="r+" if write else "r", zarr_format=3)
+            self.about: dict[str, Any] = dict(self.group.attrs[ATTRIBUTE])
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"'{shown_path(path)}' is no store of explanations, nor empty; choose another folder"
+            ) from error
+        if self.about.get("version") != VERSION:
+            raise InputError(f"'{shown_path(path)}' has version {self.about.get('version')!r}, this reads {VERSION}")
+
+    @property
+    def block(self) -> int:
+        """Examples of a block."""
+        return self.about["block"]
+
+    def __len__(self) -> int:
+        """Examples that it has room for: all of them, or those so far of a stream."""
+        return self.group[STATUS].shape[0]
+
+    def finished(self) -> frozenset[int]:
+        """Blocks that are whole, by their numbers; the last one of a stream under way is not, unless it is full."""
+        names = os.listdir(folder) if (folder := self.path / STATUS / "c").is_dir() else []
+        found = {int(name) for name in names if name.isdigit()}
+        return frozenset(
+            found if self.about["count"] is not None else {n for n in found if (n + 1) * self.block <= len(self)}
+        )
+
+    def rows(self, key: str, first: int, last: int) -> np.ndarray:
+        """Entries of an array."""
+        return np.asarray(self.group[key][first:last])
+
+    def write(self, block: int, arrays: Mapping[str, np.ndarray], partials: Mapping[str, np.ndarray]) -> None:
+        """Write a block: its status when all else is on the disk."""
+        first = block * self.block
+        status = arrays[STATUS]
+        if self.about["count"] is None:
+            self._grow(first + len(status), block + 1)
+        files = [self._put(key, first, array) for key, array in arrays.items() if key != STATUS]
+        files += [self._put(f"{SUMMARY}/{key}", block, array[None]) for key, array in partials.items()]
+        for file in files:
+            _settle(file)
+        _settle(self._put(STATUS, first, status))
+
+    def _put(self, key: str, first: int, array: np.ndarray) -> Path:
+        """Write entries of an array; the file that holds them."""
+        into = self.group[key]
+        into[first : first + len(array)] = array
+        size = (into.shards or into.chunks)[0]
+        return self.path / key / "c" / "/".join(map(str, [first // size, *[0] * (array.ndim - 1)]))
+
+    def _grow(self, count: int, blocks: int) -> None:
+        """Room for so many examples and blocks, in a stream."""
+        for name, array in self.group.members(max_depth=None):
+            if hasattr(array, "shape"):
+                wanted = blocks if name.startswith(f"{SUMMARY}/") else count
+                if array.shape[0] != wanted:
+                    array.resize((wanted, *array.shape[1:]))
+
+    def end(self, count: int) -> None:
+        """Say how many examples a stream had."""
+        self.about = {**self.about, "count": count}
+        self.group.attrs[ATTRIBUTE] = self.about
+
+
+def _settle(file: Path) -> None:
+    """Wait until a file is on the disk, and its name in the folder. What holds nothing but zeros has none."""
+    for path in (file, file.parent):
+        if path.exists():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def create(path: Path, about: Mapping[str, Any], layout: Mapping[str, Stored], partials: Mapping[str, Stored]) -> None:
+    """Lay out a new store in a folder, which has nothing in it."""
+    zarr = zarr_module()
+    group = zarr.open_group(str(path), mode="w", zarr_format=3, attributes={ATTRIBUTE: {"version": VERSION, **about}})
+    count, block = about["count"], about["block"]
+    blocks = 0 if count is None else -(-count // block)
+    for key, stored in layout.items():
+        _array(group, key, count or 0, stored, chunks_of(stored, block), block, EXAMPLE)
+    summary = group.create_group(SUMMARY)
+    for key, stored in partials.items():
+        _array(summary, key, blocks, stored, (1, *stored.shape), 1, BLOCK)
+
+
+def _array(group: Any, key: str, count: int, stored: Stored, chunks: tuple[int, ...], block: int, axis: str) -> None:
+    from zarr.codecs import ZstdCodec
+
+    group.create_array(
+        key,
+        shape=(count, *stored.shape),
+        dtype=str if stored.dtype == TEXT else stored.dtype,
+        chunks=tuple(max(1, size) for size in chunks),
+        shards=(block, *chunks[1:]) if chunks[0] < block else None,
+        compressors=ZstdCodec(level=_LEVEL),
+        dimension_names=(axis, *stored.axes),
+    )

@@ -1,0 +1,140 @@
+"""A whole dataset in one call: the same bytes as `explain`, in a store that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from backtrace_jax import InputError, Run, SettingError, explain, explain_dataset
+from backtrace_jax.datasets import job
+from backtrace_jax.engine.fingerprint import differences
+from tests import tiny
+
+COUNT, BLOCK = 40, 16
+MODEL = tiny.convolutional()
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(job, "block_size", lambda size, flops: BLOCK)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).standard_normal((COUNT, 2, 5, 5)).astype(np.float32)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def same(found, expected):
+    assert differences(found.fingerprint, expected.fingerprint).keys() <= {"threads", "xla_flags"}
+    for part in ("relevance", "inputs", "outputs", "layers"):
+        assert [*getattr(found, part)] == [*getattr(expected, part)]
+        for name, array in getattr(expected, part).items():
+            assert getattr(found, part)[name].tobytes() == array.tobytes()
+            assert getattr(found, part)[name].dtype == array.dtype
+    assert found.target.tobytes() == expected.target.tobytes()
+    assert found.output == expected.output
+
+
+@pytest.mark.parametrize("settings", [{"layers": "hidden"}, {"mode": "contrastive", "ledger": "nodes"}])
+def test_an_example_of_a_run_is_what_explain_gives(tmp_path, images, settings):
+    run = explain_dataset(MODEL, images, tmp_path / "store", **settings)
+    assert len(run) == COUNT
+    assert run.finished
+    for index in (0, 17, -1):
+        found = run[index]
+        index %= COUNT
+        expected = explain(MODEL, images[index : index + 1], **{"ledger": "total", **settings})
+        same(found, expected)
+        assert found.ledger.signed.tobytes() == expected.ledger.signed.tobytes()
+        assert [*found.ledger.by_node] == [*expected.ledger.by_node]
+        for name, book in expected.ledger.by_node.items():
+            assert found.ledger.by_node[name].absolute.tobytes() == book.absolute.tobytes()
+        for name, channel in expected.channels.items():
+            assert found.channels[name].relevance["x"].tobytes() == channel.relevance["x"].tobytes()
+            assert found.channels[name].ledger.signed.tobytes() == channel.ledger.signed.tobytes()
+
+
+def test_a_run_opens_in_xarray(tmp_path, images):
+    labels = np.arange(COUNT)
+    run = explain_dataset(MODEL, {"x": images, "label": labels}, tmp_path / "store", carry=["label"])
+    found = Run(tmp_path / "store").open()
+    assert found["relevance.x"].dims == ("example", "x.0", "x.1", "x.2")
+    assert found["relevance.x"][17].values.tobytes() == run[17].relevance["x"].tobytes()
+    assert found["carried.label"].values.tolist() == labels.tolist()
+    assert found["status"].values.tolist() == [1] * COUNT
+
+
+def test_what_is_asked_of_each_example(tmp_path, images):
+    targets, columns = np.arange(COUNT) % 5, {"x": images, "label": np.arange(COUNT) % 4}
+    by_array = explain_dataset(MODEL, images, tmp_path / "array", target=targets, against=(targets + 1) % 5)
+    by_column = explain_dataset(MODEL, columns, tmp_path / "column", target="label")
+    shared = explain_dataset(MODEL, images, tmp_path / "one", target=3)
+    for i in (0, 21):
+        one = images[i : i + 1]
+        same(by_array[i], explain(MODEL, one, target=targets[i], against=(targets[i] + 1) % 5, ledger="total"))
+        same(by_column[i], explain(MODEL, one, target=i % 4, ledger="total"))
+        same(shared[i], explain(MODEL, one, target=3, ledger="total"))
+
+
+def test_a_run_that_was_stopped_goes_on_and_has_the_same_bytes(tmp_path, images):
+    class StopError(Exception):
+        pass
+
+    def stop(done, total):
+        raise StopError
+
+    explain_dataset(MODEL, images, tmp_path / "whole")
+    with pytest.raises(StopError):
+        explain_dataset(MODEL, images, tmp_path / "stopped", progress=stop)
+    begun = Run(tmp_path / "stopped")
+    assert 0 < np.count_nonzero(begun.status) < COUNT
+    assert not begun.finished
+    with pytest.raises(SettingError, match="example 39 is still to be explained"):
+        begun[39]
+    (tmp_path / "stopped" / "target" / "c" / "1.abc.partial").write_bytes(b"half")
+    seen = []
+    explain_dataset(MODEL, images, tmp_path / "stopped", progress=lambda done, total: seen.append((done, total)))
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+    assert seen[-1] == (COUNT, COUNT)
+
+
+def test_bad_examples_are_recorded_and_the_others_explained(tmp_path, images):
+    bad = images.copy()
+    bad[[3, 20], 0, 0, 0] = np.nan, np.inf
+    run = explain_dataset(MODEL, bad, tmp_path / "store")
+    good = explain_dataset(MODEL, images, tmp_path / "good")
+    assert [*run.failed] == [3, 20]
+    assert "nan at index" in run.failed[3]
+    assert run[4].relevance["x"].tobytes() == good[4].relevance["x"].tobytes()
+    assert not run.open()["relevance.x"][3].any()
+    with pytest.raises(InputError, match="example 3 could not be explained: input 'x' has nan"):
+        run[3]
+    with pytest.raises(InputError, match="example 3: input 'x' has nan"):
+        explain_dataset(MODEL, bad, tmp_path / "raised", on_error="raise")
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path, images):
+    explain_dataset(MODEL, images, tmp_path / "store")
+    with pytest.raises(SettingError, match="another run: mode is 'default' there and 'lrp-gamma' here"):
+        explain_dataset(MODEL, images, tmp_path / "store", mode="lrp-gamma")
+    with pytest.raises(SettingError, match=r"source\.count is 40 there and 20 here"):
+        explain_dataset(MODEL, images[:20], tmp_path / "store")
+    with pytest.raises(SettingError, match="model_sha256"):
+        explain_dataset(tiny.convolutional(("y", "box")), images, tmp_path / "store")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "diary.txt").write_text("dear diary")
+    with pytest.raises(InputError, match="is no store of explanations"):
+        explain_dataset(MODEL, images, tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["diary.txt"]
+
+
+def test_the_package_imports_no_zarr():
+    asked = "import sys, backtrace_jax; print({'zarr', 'xarray'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "set()\n"
