@@ -3,7 +3,7 @@
 `explain(model, inputs)` returns an `Explanation`, and `explain_each` one for each of several questions; `Explainer`
 compiles once for many calls; `explain_dataset` explains a whole dataset into a folder, which a `Run` reads; `check`
 says beforehand what a model consists of and whether everything in it has a rule; `show` prints the graph that is
-explained.
+explained; `verify` proves that bytes are the same in any batch, position and process.
 """
 
 from .datasets import Run, explain_dataset
@@ -23,6 +23,8 @@ from .explainer.explainer import Explainer
 from .explainer.explaining import explain, explain_each
 from .explainer.exporting import export
 from .explainer.support import SupportReport, check, show
+from .explainer.verification import Verification
+from .explainer.verifying import verify
 from .explanation.explanation import Explanation
 from .explanation.ledger import Channel, Ledger
 from .question.words import TASKS
@@ -50,6 +52,7 @@ __all__ = [
     "SettingError",
     "SupportReport",
     "UnsupportedError",
+    "Verification",
     "check",
     "composite",
     "explain",
@@ -58,4 +61,5 @@ __all__ = [
     "export",
     "mode",
     "show",
+    "verify",
 ]

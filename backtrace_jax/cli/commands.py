@@ -16,6 +16,7 @@ from backtrace_jax.question.constants import ZERO
 from backtrace_jax.question.settings import Settings
 
 from .streams import progress, say, tell
+from .values import TORCH
 
 if TYPE_CHECKING:
     from backtrace_jax.ir.imported import Imported
@@ -101,6 +102,24 @@ def export(arguments: argparse.Namespace) -> int:
     imported = export(model, arguments.file, inputs)
     say("\n".join([f"written  {arguments.file}", *(f"{name}  {value}" for name, value in imported.origin.items())]))
     return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Explain once more in every way that must not matter, and compare."""
+    from backtrace_jax.importers import read
+
+    model, given = read(arguments.model), arguments.against
+    rivals = [each for each in given if each != TORCH]
+    if len(rivals) > 1:
+        raise SettingError("--against names the contrasted class more than once")
+    asked = _settings(arguments) | {"baseline": _baseline(arguments, model), "against": rivals[0] if rivals else None}
+    inputs = _read_file(arguments.inputs, model, arguments).inputs
+    compare_with = TORCH if TORCH in given else None
+    found = backtrace_jax.verify(
+        arguments.model, inputs, compare_with=compare_with, told=lambda each: say(str(each)), **asked
+    )
+    say(found.conclusion)
+    return 0 if found.ok else 1
 
 
 def modes(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""The command line: `backtrace-jax explain | check | modes | show | export | demo`.
+"""The command line: `backtrace-jax explain | check | modes | show | export | verify | demo`.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a mistake that the library can name, in one
-line, or a model that `check` finds something missing in; 2 a wrong command line.
+line, a model that `check` finds something missing in, or bytes that `verify` finds to differ; 2 a wrong command line.
 """
 
 from __future__ import annotations

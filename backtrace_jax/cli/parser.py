@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from . import commands
-from .values import batch_axis, ledger, natural, numbers, option, per_example, picture_size, scaler, target, whole
+from .values import (
+    batch_axis,
+    ledger,
+    natural,
+    numbers,
+    option,
+    per_example,
+    picture_size,
+    rival,
+    scaler,
+    target,
+    whole,
+)
 
 
 def _version() -> str:
@@ -45,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     modes.set_defaults(command=commands.modes)
     _add_model_command(added, "show", commands.show, "print the graph that is explained")
     _add_export(added)
+    _add_verify(added)
     demo = added.add_parser("demo", help="explain two small models that are shipped, and draw pictures")
     demo.set_defaults(command=commands.demo)
     demo.add_argument(
@@ -95,6 +108,16 @@ def _add_explain(group: Any) -> None:
     report.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the example; also .pdf, .svg, ...")
 
 
+def _add_verify(group: Any) -> None:
+    text = "prove that explanations have the same bytes on this machine, in any batch, position and process"
+    codes = "exit codes: 0 the same, 1 not the same, or a mistake; 2 a wrong command line"
+    added = group.add_parser("verify", help=text, description=text, epilog=codes)
+    added.set_defaults(command=commands.verify)
+    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX or Keras file")
+    added.add_argument("inputs", metavar="INPUTS", type=Path, help="a few examples: .npy, .npz, .csv, .tsv or picture")
+    _add_settings(added.add_argument_group("what is explained, and how"), torch=True)
+
+
 def _add_mode(group: Any, text: str) -> None:
     group.add_argument("--mode", default="default", help=f"{text} (%(default)s); 'backtrace-jax modes' lists them")
     group.add_argument(
@@ -107,11 +130,15 @@ def _add_mode(group: Any, text: str) -> None:
     )
 
 
-def _add_settings(group: Any) -> None:
+def _add_settings(group: Any, torch: bool = False) -> None:
     _add_mode(group, "rules that share relevance out")
     group.add_argument("--task", default="auto", help="kind of answer: classification, regression, ... (%(default)s)")
     group.add_argument("--target", type=target, help="class: 3, one per example: 3,1,4, or index: '(5, 1023)'")
-    group.add_argument("--against", type=per_example, help="class that the target is contrasted with: 5, or 5,3,1")
+    if torch:
+        text = "torch: also compare with the file run by PyTorch; or a class, as explain takes it; may be given twice"
+        group.add_argument("--against", metavar="torch|CLASS", type=rival, action="append", default=[], help=text)
+    else:
+        group.add_argument("--against", type=per_example, help="class that the target is contrasted with: 5, or 5,3,1")
     group.add_argument("--position", type=per_example, help="position in a sequence: 7, -1 for the last, or 7,9,4")
     group.add_argument("--output", metavar="NAME", help="output to explain (the first)")
     group.add_argument(

@@ -23,6 +23,14 @@ def per_example(text: str) -> int | list[int]:
     return numbers if "," in text else numbers[0]
 
 
+TORCH = "torch"
+
+
+def rival(text: str) -> str | int | list[int]:
+    """Read `torch`, or classes as `per_example` does."""
+    return TORCH if text == TORCH else per_example(text)
+
+
 def _whole_numbers(text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]

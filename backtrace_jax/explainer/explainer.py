@@ -151,6 +151,10 @@ class Explainer:
         declared, axes = self._imported.inputs, axes_of(self._imported, self.settings.axes)
         return source_of(given, declared, axes=examples_in_front(axes), carry=tuple(dict.fromkeys(carry)))
 
+    def first(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """Inputs as `explain` takes them, by name, examples in front."""
+        return self._feeds(self._imported, inputs)
+
     def explain_first(self, inputs: Mapping[str, np.ndarray], asked: Asked) -> Explanation:
         """Explain inputs by name, examples in front whatever axis the model has them on; nothing is warned of."""
         enter()

@@ -41,8 +41,16 @@ EXTENSIONS = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "fl
 _TEXTS = ("mode", "task")  # fields of the fingerprint that reports compare with names
 
 
-class _Part(NamedTuple):
-    """An array, and what it should be: `shape` is what its shape begins with, all of it where it is `whole`."""
+class Part(NamedTuple):
+    """An array of an explanation, and what it should be.
+
+    Attributes:
+        label: Its name, as `relevance['image']`.
+        array: What is there.
+        kinds: Kinds of the types that it may have.
+        shape: What its shape begins with, all of it where it is `whole`.
+        finite: Whether it holds neither NaN nor Inf.
+    """
 
     label: str
     array: Any
@@ -68,7 +76,7 @@ def check_structure(explanation: Record) -> None:
     if foreign := [name for name in explanation.relevance if name not in explanation.inputs]:
         raise InputError(f"it has relevance of {shown(foreign[0])}, which is none of its inputs")
     _check_channels(explanation)
-    for part in _parts(explanation):
+    for part in parts(explanation):
         _check_part(part)
     _check_target(explanation)
     _check_fingerprint(explanation.fingerprint)
@@ -79,7 +87,8 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name in EXTENSIONS
 
 
-def _parts(explanation: Record) -> Iterator[_Part]:
+def parts(explanation: Record) -> Iterator[Part]:
+    """Every array of an explanation, by name, and what it should be; the explained output comes twice."""
     count = (len(explanation),)
     yield from _group("inputs", explanation.inputs, _NUMBERS, count)
     yield from _group("outputs", explanation.outputs, _NUMBERS, count)
@@ -88,20 +97,20 @@ def _parts(explanation: Record) -> Iterator[_Part]:
     for name, channel in explanation.channels.items():
         yield from _of_walk(f"{name}.", channel, explanation.inputs, count)
     if explanation.target is not None:
-        yield _Part("target", explanation.target, _WHOLE, count, whole=True)
+        yield Part("target", explanation.target, _WHOLE, count, whole=True)
     if explanation.completeness_error is not None:
-        yield _Part("completeness_error", explanation.completeness_error, _FLOATS, count, whole=True)
+        yield Part("completeness_error", explanation.completeness_error, _FLOATS, count, whole=True)
 
 
-def _group(label: str, arrays: Mapping[str, Any], kinds: str, shape: tuple[int, ...]) -> Iterator[_Part]:
-    return (_Part(f"{label}[{shown(name)}]", array, kinds, shape) for name, array in arrays.items())
+def _group(label: str, arrays: Mapping[str, Any], kinds: str, shape: tuple[int, ...]) -> Iterator[Part]:
+    return (Part(f"{label}[{shown(name)}]", array, kinds, shape) for name, array in arrays.items())
 
 
-def _of_walk(prefix: str, walked: Any, inputs: Mapping[str, Any], count: tuple[int, ...]) -> Iterator[_Part]:
+def _of_walk(prefix: str, walked: Any, inputs: Mapping[str, Any], count: tuple[int, ...]) -> Iterator[Part]:
     """What one walk gives: relevance, layers and books of the whole, or of a channel."""
     for name, array in walked.relevance.items():
         label = f"{prefix}relevance[{shown(name)}]"
-        yield _Part(label, array, _FLOATS, np.shape(inputs[name]), whole=True, finite=True)
+        yield Part(label, array, _FLOATS, np.shape(inputs[name]), whole=True, finite=True)
     yield from _group(f"{prefix}layers", walked.layers, _FLOATS, count)
     if walked.ledger is not None:
         yield from _of_ledger(f"{prefix}ledger", walked.ledger, count)
@@ -109,15 +118,15 @@ def _of_walk(prefix: str, walked: Any, inputs: Mapping[str, Any], count: tuple[i
             yield from _of_ledger(f"{prefix}ledger.by_node[{shown(name)}]", ledger, count)
 
 
-def _of_ledger(label: str, ledger: Ledger, count: tuple[int, ...]) -> Iterator[_Part]:
+def _of_ledger(label: str, ledger: Ledger, count: tuple[int, ...]) -> Iterator[Part]:
     shape = (*count, len(COLUMNS))
-    yield _Part(f"{label}.signed", ledger.signed, _FLOATS, shape, whole=True, finite=True)
-    yield _Part(f"{label}.absolute", ledger.absolute, _FLOATS, shape, whole=True, finite=True)
+    yield Part(f"{label}.signed", ledger.signed, _FLOATS, shape, whole=True, finite=True)
+    yield Part(f"{label}.absolute", ledger.absolute, _FLOATS, shape, whole=True, finite=True)
     if (ledger.absolute < 0).any():
         raise InputError(f"{label}.absolute holds negative numbers")
 
 
-def _check_part(part: _Part) -> None:
+def _check_part(part: Part) -> None:
     array = part.array
     if not isinstance(array, np.ndarray):
         raise InputError(f"{part.label} is a {type(array).__name__}, no array")
