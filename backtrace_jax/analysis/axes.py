@@ -36,6 +36,31 @@ def channel_axes(graph: Graph) -> Axes:
     return found
 
 
+def input_channel_axes(graph: Graph) -> Axes:
+    """The axis of the channels of every input that has one: a convolution or dense layer sums along it.
+
+    From there it is followed back to the inputs, through moves and pointwise functions.
+    """
+    params, found = {var.name for var in graph.params}, dict[str, int]()
+    for eqn in reversed(graph.eqns):
+        if eqn.op in _CONVOLUTIONS:
+            found[eqn.invars[0].name] = len(eqn.invars[0].shape) - 1 if eqn.params.get("channels_last") else 1
+        elif eqn.op == "matmul" and eqn.invars[1].name in params:
+            found[eqn.invars[0].name] = len(eqn.invars[0].shape) - 1
+        elif _moves(eqn) and eqn.outvars[0].name in found:
+            axis = found[eqn.outvars[0].name]
+            for var in eqn.invars:
+                places = [i for i in range(len(var.shape)) if moved(eqn, var, eqn.outvars[0], i) == axis]
+                if places:
+                    found.setdefault(var.name, places[0])
+    return {var.name: found[var.name] for var in graph.inputs if found.get(var.name, 0) and len(var.shape) > 2}
+
+
+def _moves(eqn: Eqn) -> bool:
+    """Whether axes of the operands are axes of the result."""
+    return len(eqn.outvars) == 1 and (OPS[eqn.op].kind in (MOVE, POINTWISE) or eqn.op in _BROADCASTING)
+
+
 def class_axes(graph: Graph) -> Axes:
     """The axis over which a softmax, or its logarithm, was taken, of every value that holds its results."""
     found: dict[str, int] = {}

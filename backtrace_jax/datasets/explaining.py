@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Unpack
 
 import numpy as np
@@ -11,9 +11,13 @@ from backtrace_jax.errors import InputError, SettingError
 from backtrace_jax.errors.arguments import as_path, choice, fields_of, shown_path, takes, with_fields
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.explainer.asking import Asked
-from backtrace_jax.explainer.explainer import OPTIONS, Explainer
+from backtrace_jax.explainer.explainer import OPTIONS, Explainer, made
+from backtrace_jax.explainer.explaining import kept_explainer
 from backtrace_jax.explainer.given import GivenDataset
+from backtrace_jax.explainer.stages import Known
 from backtrace_jax.explainer.streaming import ON_ERROR, RECORD, Asking
+from backtrace_jax.importers import read
+from backtrace_jax.importers.pytorch import is_module
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.words import TOTAL
 
@@ -21,6 +25,7 @@ from .identity import refuse_other
 from .job import Job
 from .layout import STATUS
 from .locking import written
+from .probing import first_of
 from .reducing import Reducing
 from .run import Run
 from .store import Store, create, zarr_module
@@ -45,7 +50,7 @@ def explain_dataset(
     same bytes however often the call was stopped, and by however many threads and devices it was made.
 
     Args:
-        model: As `explain` takes it.
+        model: As `explain` takes it; or an `Explainer`, which has its settings.
         source: Where the examples come from: an array, a tuple of arrays in the model's order, a dict by input name.
         out: The folder. If it holds what this very call has begun, it goes on; anything else in it is refused.
         carry: Names of columns of the source (labels, say) that are stored beside.
@@ -71,15 +76,33 @@ def explain_dataset(
     if progress is not None and not takes(progress, 2):
         raise SettingError(f"progress must be a function of (examples done, examples in all), found {shown(progress)}")
     asking = Asking(Asked(**fields_of(Asked, chosen)))
-    settings: dict[str, Any] = {"ledger": TOTAL, **fields_of(Settings, chosen)}
-    explainer = Explainer(model, **settings)
-    opened = explainer.source(source, (*carry, *asking.columns))
+    carried = (*([carry] if isinstance(carry, str) else carry), *asking.columns)
+    explainer = _explainer(model, source, carried, fields_of(Settings, chosen))
+    opened = explainer.source(source, carried)
     job = Job.of(explainer, opened, asking, Reducing(reduce, store_dtype), on_error)
     with written(path, lambda folder: create(folder, job.about, job.layout, job.partials)):
         store = Store(path, write=True)
         refuse_other(path, store.about, job.about)
         _explain(job, store, progress)
     return Run(path, opened)
+
+
+def _explainer(model: Any, source: Any, carried: Collection[str], chosen: Mapping[str, Any]) -> Explainer:
+    """What explains: an explainer that is given or kept, so that a second call compiles nothing, or a new one.
+
+    Raises:
+        SettingError: When settings are given that an explainer has already.
+    """
+    if isinstance(model, Explainer):
+        if chosen:
+            raise SettingError(
+                f"an Explainer has its settings; pass {next(iter(chosen))}= to it: Explainer(model, ...)"
+            )
+        return model
+    settings = Settings.of(**{"ledger": TOTAL, **chosen})
+    example = first_of(source, carried) if is_module(model) else None
+    imported = read(model, example, settings.axes, proven=False)
+    return kept_explainer(Known.of(imported), settings) if imported.source is None else made(imported, settings)
 
 
 def _explain(job: Job, store: Store, progress: Callable[[int, int | None], object] | None) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from backtrace_jax.explainer.explainer import Explainer
-from backtrace_jax.explainer.streaming import Asking, Explained, blocks_of, explain_block
+from backtrace_jax.explainer.streaming import Asking, Explained, Part, blocks_of, explain_block
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
 
@@ -23,6 +24,8 @@ from .reducing import Reducing
 from .sizes import block_size
 from .store import Store
 from .taking import taken
+from .viewing import described, views_of
+from .views import Views
 
 ASKED = "asked"
 ROUNDING = "rounding_error"
@@ -60,14 +63,16 @@ class Job:
         asking.check(source.count)
         examples, source = beginning_of(source)
         probe = probed(explainer, source, examples, asking)
-        one = {key: reducing.reduced(key, a) for key, a in taken(probe.explanation, _kept(source)).items()}
-        one = {key: reducing.stored(key, array)[0] for key, array in one.items()}
+        one = taken(probe.explanation, _kept(source))
+        reducing = reducing.among(probe.channels, one)
+        one = {key: reducing.stored(key, reducing.reduced(key, array))[0] for key, array in one.items()}
         layout = arrays_of(one, source.schema.carried, ragged=bool(source.schema.lengths))
         layout |= {f"{ASKED}.{name}": Stored((), "int64", ()) for name in asking.listed() if name in _INDICES}
         about = {
             "count": source.count,
             "block": block_size(sum(stored.size for stored in layout.values()), probe.flops),
-            **_described(probe.explanation, explainer),
+            "views": described(probe),
+            **_described(probe.explanation),
             **identity_of(probe, asking, source, reducing),
         }
         return cls(explainer, source, asking, reducing, on_error, about, layout)
@@ -75,7 +80,15 @@ class Job:
     @property
     def partials(self) -> dict[str, Stored]:
         """What is kept of each block as a whole: name -> shape and type of its entry."""
-        return {ROUNDING: Stored((), "float64", ())} if self.reducing.dtype else {}
+        found = {name: (shape, dtype.name) for name, (shape, dtype) in self.views.shapes().items()}
+        if self.reducing.dtype is not None:
+            found[ROUNDING] = (), "float64"
+        return {name: Stored.of(name, kind) for name, kind in found.items()}
+
+    @cached_property
+    def views(self) -> Views:
+        """What is added up of every block."""
+        return views_of(self.about)
 
     def explain(
         self, store: Store, wanted: Callable[[int], bool], progress: Callable[[int], object] = lambda done: None
@@ -101,28 +114,64 @@ class Job:
 
     def stored(self, found: Explained) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """A block as the arrays of the store, and what is kept of it as a whole."""
-        kept = _kept(self.source)
-        parts = [
-            (part.places, {k: self.reducing.reduced(k, a) for k, a in taken(part.explanation, kept).items()})
-            for part in found.parts
-        ]
-        failed, rounding = dict(found.failed), 0.0
-        for _, arrays in parts:
-            for key, array in arrays.items():
-                arrays[key], error = self.reducing.stored(key, array)
-                rounding = max(rounding, error)
-        arrays = block_arrays(self.layout, found.count, parts)
+        partials = self.views.partial([(part.places, part.explanation) for part in found.parts], found.first)
+        packed = [self._packed(part) for part in found.parts]
+        failed = dict(
+            sorted({**found.failed, **{place: why for each in packed for place, why in each.failed.items()}}.items())
+        )
+        if self.reducing.dtype is not None:
+            partials[ROUNDING] = np.asarray(max((each.rounding for each in packed), default=0.0))
+        arrays = block_arrays(self.layout, found.count, [(each.places, each.arrays) for each in packed])
         arrays |= {f"{CARRIED}.{name}": array for name, array in found.carried.items()}
         places = found.first + np.arange(found.count)
         arrays |= {
             f"{ASKED}.{name}": listed[places] for name, listed in self.asking.listed().items() if name in _INDICES
         }
-        arrays[STATUS] = np.full(found.count, DONE, np.uint8)
-        if failed:
-            arrays[STATUS][[*failed]] = FAILED
-            arrays[REASON] = np.full(found.count, "", object)
-            arrays[REASON][[*failed]] = [*failed.values()]
-        return arrays, ({ROUNDING: np.asarray(rounding)} if self.reducing.dtype else {})
+        return {**arrays, **_journal(found.count, failed)}, partials
+
+    def _packed(self, part: Part) -> _Packed:
+        """What is stored of a part; examples whose relevance is beyond the range of what is stored are left out."""
+        arrays = {key: self.reducing.reduced(key, a) for key, a in taken(part.explanation, _kept(self.source)).items()}
+        stored = {key: self.reducing.stored(key, array) for key, array in arrays.items()}
+        beyond = np.zeros(len(part.places), bool)
+        for array, error in stored.values():
+            if np.isinf(error):
+                beyond |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if not beyond.any():
+            return _Packed(part.places, {key: a for key, (a, _) in stored.items()}, max(e for _, e in stored.values()))
+        kept = {key: array[~beyond] for key, array in arrays.items()}
+        again = {key: self.reducing.stored(key, array) for key, array in kept.items()}
+        failed = dict.fromkeys(part.places[beyond].tolist(), f"its relevance does not fit {self.reducing.dtype}")
+        rounding = max(error for _, error in again.values())
+        return _Packed(part.places[~beyond], {key: array for key, (array, _) in again.items()}, rounding, failed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """What is stored of some examples of a block.
+
+    Attributes:
+        places: Which they are.
+        arrays: By key, batch first.
+        rounding: The largest rounding error.
+        failed: By place, why examples are not among them.
+    """
+
+    places: np.ndarray
+    arrays: dict[str, np.ndarray]
+    rounding: float
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+
+def _journal(count: int, failed: Mapping[int, str]) -> dict[str, np.ndarray]:
+    """What became of each example."""
+    status = np.full(count, DONE, np.uint8)
+    if not failed:
+        return {STATUS: status}
+    status[[*failed]] = FAILED
+    reasons = np.full(count, "", object)
+    reasons[[*failed]] = [*failed.values()]
+    return {STATUS: status, REASON: reasons}
 
 
 _INDICES = ("against", "position")
@@ -133,7 +182,7 @@ def _kept(source: Source) -> Callable[[str], bool]:
     return lambda name: source.count is None or name in source.schema.kept
 
 
-def _described(explanation: Explanation, explainer: Explainer) -> dict[str, Any]:
+def _described(explanation: Explanation) -> dict[str, Any]:
     ledger = explanation.ledger
     return {"output": explanation.output, "nodes": [] if ledger is None else [*ledger.by_node]}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import BacktraceError, InputError
+from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.explainer.explainer import Explainer
 from backtrace_jax.explainer.streaming import OF_EXAMPLES, Asking
 from backtrace_jax.explanation.explanation import Explanation
@@ -25,10 +26,12 @@ class Probe:
     Attributes:
         explanation: Its explanation.
         flops: Floating-point operations of the forward passes that it took.
+        channels: Axis of the channels within one example, of inputs and layers that have one.
     """
 
     explanation: Explanation
     flops: float
+    channels: Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,24 @@ class _PutBack:
 
     def stream(self) -> Iterator[Examples]:
         return chain(self.beginning, self.rest)
+
+
+def first_of(given: Any, carried: Collection[str] = ()) -> Any:
+    """The first example of arrays as a user passes it, for a module to be traced with.
+
+    Raises:
+        SettingError: When they are no arrays.
+    """
+    if isinstance(given, Mapping):
+        return {name: first_of(value) for name, value in given.items() if name not in carried}
+    if isinstance(given, tuple):
+        return tuple(map(first_of, given))
+    if hasattr(given, "__array__") and np.ndim(given):
+        return given[:1]
+    raise SettingError(
+        "a module is traced with an example, which this source does not show: pass the explainer as the model, "
+        "explain_dataset(Explainer(module, example=x), ...), or the file that export(module, path, x) writes"
+    )
 
 
 def beginning_of(source: Source) -> tuple[Examples, Source]:
@@ -75,7 +96,8 @@ def probed(explainer: Explainer, source: Source, examples: Examples, asking: Ask
         asked = asking.of(0, np.asarray([place]), examples.carried)
         try:
             explanation = explainer.explain_first(inputs, asked)
-            return Probe(explanation, explainer.understood_first(inputs, asked).flops)
+            ready = explainer.understood_first(inputs, asked)
+            return Probe(explanation, ready.flops, ready.channels)
         except OF_EXAMPLES as error:
             found = found or error
     unread = next(iter(examples.failed.values()), "it is empty")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ class Reducing:
     Attributes:
         reduce: None, "channels", or a function of (name, relevance [examples, ...]).
         dtype: "float16", "float32", or None: what it was computed in.
+        axes: Axis of the channels within one example, of inputs and layers that have one.
     """
 
     reduce: str | Callable[[str, np.ndarray], Any] | None = None
     dtype: str | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what does not exist.
@@ -49,6 +51,20 @@ class Reducing:
         """What it is known by: a function by its name and code."""
         return {"reduce": known(self.reduce) if callable(self.reduce) else self.reduce, "store_dtype": self.dtype}
 
+    def among(self, axes: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Reducing:
+        """The same, where channels are at these axes.
+
+        Raises:
+            SettingError: When nothing has channels, and "channels" is what is to be summed over.
+        """
+        several = [key for key, array in arrays.items() if shared_out(key) in axes and array.ndim > 2]
+        if self.reduce == CHANNELS and not several:
+            raise SettingError(
+                "reduce='channels': the graph tells of no input's channels; pass a function, such as "
+                "reduce=lambda name, relevance: relevance.sum(axis=1)"
+            )
+        return replace(self, axes=axes)
+
     def reduced(self, key: str, array: np.ndarray) -> np.ndarray:
         """An array as it is stored, before its type is changed.
 
@@ -59,7 +75,7 @@ class Reducing:
         if self.reduce is None or name is None:
             return array
         if not callable(self.reduce):
-            return array.sum(axis=1) if array.ndim > 2 else array
+            return array.sum(axis=self.axes[name] + 1) if name in self.axes and array.ndim > 2 else array
         try:
             found = np.asarray(self.reduce(name, array))
         except Exception as error:

@@ -12,10 +12,12 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
 
-from .job import ASKED
+from .job import ASKED, ROUNDING
 from .layout import DONE, FAILED, LENGTH, REASON, STATUS
 from .store import SUMMARY, Store
+from .summary import Summary
 from .taking import explanation_of, named
+from .viewing import views_of
 
 if TYPE_CHECKING:
     import xarray
@@ -68,6 +70,15 @@ class Run:
         """What the bytes of the store depend on, as JSON."""
         return self._store.about
 
+    @property
+    def rounding_error(self) -> float:
+        """The largest difference that `store_dtype` made to a number of relevance; 0 where nothing was rounded."""
+        return (
+            float(np.max(self._store.summed(ROUNDING), initial=0.0))
+            if self._store.about["stored"]["store_dtype"]
+            else 0.0
+        )
+
     def open(self) -> xarray.Dataset:
         """Everything by example, read when it is asked for: `run.open()["relevance.x"][17]`.
 
@@ -84,6 +95,14 @@ class Run:
             raise MissingDependencyError(f"run.open() needs xarray, which is not installed: {advice}") from error
         return xarray.open_zarr(str(self.path), chunks=None, consolidated=False, drop_variables=SUMMARY)
 
+    def summary(self) -> Summary:
+        """Means of relevance by feature, channel, token, layer and predicted class, top examples, ledger totals.
+
+        They were added up as the examples were explained, from relevance as it was, whatever of it is stored.
+        """
+        views = views_of(self._store.about)
+        return views.merged({name: self._store.summed(name) for name in views.shapes()})
+
     def __getitem__(self, index: int) -> Explanation:
         """One explanation, of the bytes that `explain` gives of this example.
 
@@ -95,13 +114,16 @@ class Run:
             raise SettingError(f"run[{shown(index)}]: examples are numbered from 0 to {len(self) - 1}")
         i = int(index) % len(self)
         self._check_status(i)
-        about, group = self._store.about, self._store.group
-        skipped = (STATUS, REASON, SUMMARY)
-        rows = {key: self._store.rows(key, i, i + 1) for key in group if key not in skipped}
+        about = self._store.about
+        rows = {key: self._store.rows(key, i, i + 1) for key in self._store.keys if key not in (STATUS, REASON)}
         arrays = {key: _cut(array, rows.get(f"{LENGTH}.{key}")) for key, array in rows.items()}
         fingerprint = {**about["fingerprint"], **{n: a.tolist() for n, a in named(arrays, ASKED).items()}}
-        inputs = self._inputs(i) | named(arrays, "inputs")
-        return explanation_of(arrays, inputs, about["nodes"], output=about["output"], fingerprint=fingerprint)
+        more = {"output": about["output"], "fingerprint": fingerprint, "warnings": self._warnings()}
+        return explanation_of(arrays, self._inputs(i) | named(arrays, "inputs"), about["nodes"], **more)
+
+    def _warnings(self) -> tuple[str, ...]:
+        kind, error = self._store.about["stored"]["store_dtype"], self.rounding_error
+        return (f"relevance was rounded to {kind} when it was stored, by {error:.2g} at most",) if error else ()
 
     def _check_status(self, index: int) -> None:
         status = self._store.rows(STATUS, index, index + 1)[0]

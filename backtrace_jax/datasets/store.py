@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from backtrace_jax.errors import InputError, MissingDependencyError
 from backtrace_jax.errors.arguments import shown_path
 
 from .layout import BLOCK, EXAMPLE, STATUS, TEXT, Stored, chunks_of
+from .shards import LEVEL, encoded, settle, write
 
 ATTRIBUTE = "backtrace_jax"
 """The attribute of the group that says what the store holds."""
 
 VERSION = 1
 SUMMARY = "summary"
-_LEVEL = 1  # of compression: relevance hardly gets smaller by more of it
+_FILES = 8  # written side by side
 
 
 def zarr_module() -> Any:
@@ -68,9 +71,19 @@ class Store:
         """Examples of a block."""
         return self.about["block"]
 
+    @property
+    def keys(self) -> list[str]:
+        """Of the arrays by example."""
+        return [key for key in self._arrays if not key.startswith(f"{SUMMARY}/")]
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        """The arrays by key."""
+        return {key: array for key, array in self.group.members(max_depth=None) if hasattr(array, "shape")}
+
     def __len__(self) -> int:
         """Examples that it has room for: all of them, or those so far of a stream."""
-        return self.group[STATUS].shape[0]
+        return self._arrays[STATUS].shape[0]
 
     def finished(self) -> frozenset[int]:
         """Blocks that are whole, by their numbers; the last one of a stream under way is not, unless it is full."""
@@ -82,50 +95,46 @@ class Store:
 
     def rows(self, key: str, first: int, last: int) -> np.ndarray:
         """Entries of an array."""
-        return np.asarray(self.group[key][first:last])
+        return np.asarray(self._arrays[key][first:last])
+
+    def summed(self, name: str) -> Any:
+        """What was kept of each block as a whole, [blocks, ...], read when it is asked for."""
+        return self._arrays[f"{SUMMARY}/{name}"]
 
     def write(self, block: int, arrays: Mapping[str, np.ndarray], partials: Mapping[str, np.ndarray]) -> None:
         """Write a block: its status when all else is on the disk."""
-        first = block * self.block
-        status = arrays[STATUS]
         if self.about["count"] is None:
-            self._grow(first + len(status), block + 1)
-        files = [self._put(key, first, array) for key, array in arrays.items() if key != STATUS]
-        files += [self._put(f"{SUMMARY}/{key}", block, array[None]) for key, array in partials.items()]
-        for file in files:
-            _settle(file)
-        _settle(self._put(STATUS, first, status))
+            self._grow(block * self.block + len(arrays[STATUS]), block + 1)
+        rows = {key: array for key, array in arrays.items() if key != STATUS}
+        rows |= {f"{SUMMARY}/{key}": array[None] for key, array in partials.items()}
+        with ThreadPoolExecutor(_FILES, "writing files") as files:  # they wait for the disk together
+            for _ in files.map(lambda each: self._put(each[0], block, each[1]), rows.items()):
+                pass
+        self._put(STATUS, block, arrays[STATUS])
 
-    def _put(self, key: str, first: int, array: np.ndarray) -> Path:
-        """Write entries of an array; the file that holds them."""
-        into = self.group[key]
-        into[first : first + len(array)] = array
+    def _put(self, key: str, block: int, rows: np.ndarray) -> None:
+        """Write the entries of a block of an array; what holds nothing but zeros has no file."""
+        into = self._arrays[key]
         size = (into.shards or into.chunks)[0]
-        return self.path / key / "c" / "/".join(map(str, [first // size, *[0] * (array.ndim - 1)]))
+        file = self.path / key / "c" / "/".join(map(str, [block, *[0] * (rows.ndim - 1)]))
+        if rows.dtype.kind in "OT":  # texts
+            into[block * size : block * size + len(rows)] = rows
+            settle(file)
+            settle(file.parent)
+        elif (content := encoded(rows, into.chunks[0], size)) is not None:
+            write(file, content)
 
     def _grow(self, count: int, blocks: int) -> None:
         """Room for so many examples and blocks, in a stream."""
-        for name, array in self.group.members(max_depth=None):
-            if hasattr(array, "shape"):
-                wanted = blocks if name.startswith(f"{SUMMARY}/") else count
-                if array.shape[0] != wanted:
-                    array.resize((wanted, *array.shape[1:]))
+        for name, array in self._arrays.items():
+            wanted = blocks if name.startswith(f"{SUMMARY}/") else count
+            if array.shape[0] != wanted:
+                array.resize((wanted, *array.shape[1:]))
 
     def end(self, count: int) -> None:
         """Say how many examples a stream had."""
         self.about = {**self.about, "count": count}
         self.group.attrs[ATTRIBUTE] = self.about
-
-
-def _settle(file: Path) -> None:
-    """Wait until a file is on the disk, and its name in the folder. What holds nothing but zeros has none."""
-    for path in (file, file.parent):
-        if path.exists():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
 
 def create(path: Path, about: Mapping[str, Any], layout: Mapping[str, Stored], partials: Mapping[str, Stored]) -> None:
@@ -150,6 +159,6 @@ def _array(group: Any, key: str, count: int, stored: Stored, chunks: tuple[int, 
         dtype=str if stored.dtype == TEXT else stored.dtype,
         chunks=tuple(max(1, size) for size in chunks),
         shards=(block, *chunks[1:]) if chunks[0] < block else None,
-        compressors=ZstdCodec(level=_LEVEL),
+        compressors=ZstdCodec(level=LEVEL),
         dimension_names=(axis, *stored.axes),
     )

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from backtrace_jax.analysis.axes import channel_axes, input_channel_axes
 from backtrace_jax.batch import Leaving
 from backtrace_jax.batch.layout import axes_of, batch_first, rows_of
 from backtrace_jax.engine.compile import Constant, work
@@ -140,6 +141,16 @@ class Understood:
         """Floating-point operations of the forward passes that explaining one example takes, loops as often as run."""
         compiled = self._compiled([*self.forms][-1])
         return work(compiled.program, compiled.effort) * compiled.request.mode.walks / compiled.rows
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Axis of the channels within one example, of the inputs and layers in which it is known."""
+        compiled = self._compiled([*self.forms][-1])
+        graph, layers = compiled.program.graph, compiled.request.layers
+        made, ranks = channel_axes(graph), {var.name: len(var.shape) for var in graph.variables()}
+        made = {name: axis % (ranks[name] - 1) + 1 if name in graph.turned else axis for name, axis in made.items()}
+        found = {**{name: made[var] for name, var in layers.items() if var in made}, **input_channel_axes(graph)}
+        return {name: axis - 1 for name, axis in found.items() if axis}
 
     def forward(self, found: Explanation) -> Forward:
         """The forward pass of the explanation that was found, for other inputs of the same shapes."""

@@ -236,7 +236,7 @@ class Explainer:
             if output not in self._gradients:
                 kept = {name: getattr(self.settings, name) for name in _AS_ASKED}
                 settings = Settings(mode="gradient", output=output, **kept)
-                self._gradients[output] = made(Known.of(imported), settings)
+                self._gradients[output] = made(Known.of(imported).model, settings)
             return self._gradients[output]._explain_by_feeds(imported, dict(feeds), Asked(start=start))[0].relevance
 
         places = [feeds] if isinstance(mode.procedure, Once) else [feeds, halfway(feeds)]
@@ -284,7 +284,7 @@ class Explainer:
         )
 
 
-def made(known: Known, settings: Settings) -> Explainer:
+def made(model: Imported, settings: Settings) -> Explainer:
     """An explainer of a model that has been read."""
     chosen = {each.name: getattr(settings, each.name) for each in fields(settings)}
-    return Explainer(known.model, **{**chosen, "batch_axis": settings.axes})
+    return Explainer(model, **{**chosen, "batch_axis": settings.axes})

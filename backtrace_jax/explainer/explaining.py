@@ -141,4 +141,4 @@ def _explained(model: Any, inputs: Inputs, asked: Asked | Questions, chosen: Map
 @lru_cache(EXPLAINERS_KEPT)
 def kept_explainer(known: Known, settings: Settings) -> Explainer:
     """The explainer of a model, made once."""
-    return made(known, settings)
+    return made(known.model, settings)

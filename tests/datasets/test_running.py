@@ -138,3 +138,50 @@ def test_another_run_is_refused_with_what_differs(tmp_path, images):
 def test_the_package_imports_no_zarr():
     asked = "import sys, backtrace_jax; print({'zarr', 'xarray'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_relevance_is_reduced_and_rounded(tmp_path, images):
+    whole = explain_dataset(MODEL, images, tmp_path / "whole", layers="hidden").open()
+    run = explain_dataset(MODEL, images, tmp_path / "sums", layers="hidden", reduce="channels", store_dtype="float16")
+    found = run.open()
+    for key in ("relevance.x", "layers.hidden"):
+        exact = whole[key].values.sum(axis=1)
+        assert found[key].dtype == np.float16
+        assert found[key].values.tobytes() == exact.astype(np.float16).tobytes()
+        assert np.abs(found[key].values.astype(np.float32) - exact).max() <= run.rounding_error
+    assert 0 < run.rounding_error < 1e-3
+    with pytest.raises(SettingError, match=r"has it reduced: run.open\(\)"):
+        run[3]
+
+
+def test_a_function_reduces(tmp_path, images):
+    run = explain_dataset(
+        MODEL, images, tmp_path / "store", reduce=lambda name, relevance: abs(relevance).max(axis=(1, 2))
+    )
+    expected = np.abs(explain(MODEL, images).relevance["x"]).max(axis=(1, 2))
+    assert run.open()["relevance.x"].values.tobytes() == expected.tobytes()
+    with pytest.raises(SettingError, match="must return floats with the 1 examples in front"):
+        explain_dataset(MODEL, images, tmp_path / "wrong", reduce=lambda name, relevance: relevance.sum())
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_what_is_only_rounded_comes_back_and_says_so(tmp_path, images):
+    run = explain_dataset(MODEL, images, tmp_path / "store", store_dtype="float16")
+    exact = explain(MODEL, images[5:6]).relevance["x"]
+    assert run[5].relevance["x"].tobytes() == exact.astype(np.float16).tobytes()
+    assert "rounded to float16" in run[5].warnings[-1]
+
+
+def test_relevance_beyond_the_range_of_what_is_stored_is_a_bad_example(tmp_path, images):
+    run = explain_dataset(MODEL, images[:4], tmp_path / "store", store_dtype="float16", scaler=1e6)
+    assert "does not fit float16" in run.failed[0]
+
+
+def test_global_views_come_with_it(tmp_path, images):
+    summary = explain_dataset(MODEL, images, tmp_path / "store").summary()
+    whole = explain(MODEL, images)
+    assert summary.examples == COUNT
+    np.testing.assert_allclose(summary.ledger[0], whole.ledger.signed.sum(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        summary.channels["x"].mean, whole.relevance["x"].astype(np.float64).sum(axis=(2, 3)).mean(axis=0), rtol=1e-12
+    )
