@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,16 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from backtrace_jax.ir import Graph, Program
+from backtrace_jax.ir import Graph
+from backtrace_jax.ops import OPS
 from backtrace_jax.question.tasks import Task
 from backtrace_jax.question.words import NODES, Question
 from backtrace_jax.rules import Mode
 from backtrace_jax.runtime.numerics import Device, exact_types
+from backtrace_jax.runtime.recipes import made_once
 
 from .books import Books, total
 from .forward import forward
-from .pieces import Flat, compile_function, compile_traced, first_ones
-from .prepare import split
+from .pieces import Flat, Routine, compile_function, compile_traced, first_ones, lengths, runs
+from .prepare import Split, split, types_of
 from .procedures import Job, attribute
 from .steps import Plan
 from .walk import site_of
@@ -196,79 +198,97 @@ def compile_explain(
     memory, and leaves the others alone.
     """
 
+    where = {"device": device, "precision": request.precision}
+
     def explained(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
         return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
 
-    with exact_types(request.precision):
+    def make() -> _Made:
         parts = split(explained, weights, constant, *examples, hoist=prepare)
-    types = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in parts.deriving.out_avals]
-    where = {"device": device, "precision": request.precision}
-    derive = compile_traced(parts.deriving, lambda run, weights: run(jax.tree.leaves(weights)), weights, **where)
+        answers = _Answers(parts.tree, types_of(parts.calling.out_avals))
+        derived = types_of(parts.deriving.out_avals)
+        derive = compile_traced(parts.deriving, derive_from, weights, **where)
+        given = (weights, derived), constant
+        if chunks == 1:
+            run = compile_traced(parts.calling, answers.once, *given, *examples, **where)
+        else:
+            several = jax.tree.map(lambda each: jax.ShapeDtypeStruct((chunks, *each.shape), each.dtype), examples)
+            count = jax.ShapeDtypeStruct((), np.int32)
+            run = compile_traced(parts.calling, answers.several, *given, *several, count, **where)
+        return _Made(derive, run, derived, answers)
 
-    def call(run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
-        return parts.result(run(parts.arguments(*prepared, constant, inputs, asked)))
+    with exact_types(request.precision):
+        given = request, types_of((weights, constant, examples)), prepare, chunks, lengths(), OPS
+        made = made_once(("explain", *given), device, make)
+    run = runs(made.run, made.answers.once if chunks == 1 else made.answers.several)
+    derived_bytes = sum(each.size * each.dtype.itemsize for each in made.derived)
+    return Explain(preparing(made.derive, request.precision), run, derived_bytes)
 
-    def calls(run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question, count: Any) -> Result:
-        types = parts.result(parts.calling.out_avals)
-        return first_ones(lambda some: call(run, prepared, constant, *some), (inputs, asked), count, types)
 
-    if chunks == 1:
-        run = compile_traced(parts.calling, call, (weights, types), constant, *examples, **where)
-    else:
-        several = jax.tree.map(lambda each: jax.ShapeDtypeStruct((chunks, *each.shape), each.dtype), examples)
-        count = jax.ShapeDtypeStruct((), np.int32)
-        run = compile_traced(parts.calling, calls, (weights, types), constant, *several, count, **where)
-    derived_bytes = sum(each.size * each.dtype.itemsize for each in types)
+@dataclass(frozen=True)
+class _Answers:
+    """What is done with the traced function of a chunk.
+
+    Attributes:
+        tree: Structure of its result.
+        types: Of all that it gives.
+    """
+
+    tree: Any
+    types: list[Any]
+
+    def once(self, run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question) -> Result:
+        """The result for a chunk."""
+        return jax.tree.unflatten(self.tree, run(Split.arguments(*prepared, constant, inputs, asked)))
+
+    def several(
+        self, run: Flat, prepared: Prepared, constant: Constant, inputs: Any, asked: Question, count: Any
+    ) -> Result:
+        """Results for as many of several chunks as are used."""
+        types = jax.tree.unflatten(self.tree, self.types)
+        return first_ones(lambda some: self.once(run, prepared, constant, *some), (inputs, asked), count, types)
+
+
+class _Made(NamedTuple):
+    """What is compiled: what derives, what answers, what is derived, and what is done with them."""
+
+    derive: Routine
+    run: Routine
+    derived: list[Any]
+    answers: _Answers
+
+
+def derive_from(run: Flat, weights: Weights) -> list[Any]:
+    """What is derived from the weights."""
+    return run(jax.tree.leaves(weights))
+
+
+def preparing(derive: Routine, precision: str) -> Callable[[Weights], Prepared]:
+    """The function from the weights to those with what is derived from them."""
+    run = runs(derive, derive_from)
 
     def prepared(weights: Weights) -> Prepared:
-        with exact_types(request.precision):
-            return weights, derive(weights)
+        with exact_types(precision):
+            return weights, run(weights)
 
-    return Explain(prepared, run, derived_bytes)
+    return prepared
 
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
-    return compile_function(partial(_outputs, graph), weights, inputs, device=device or jax.devices()[0])
+    return compile_function(partial(outputs_of, graph), weights, inputs, device=device or jax.devices()[0])
 
 
 def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:
     """Compile the forward pass for a chunk of examples: (weights, inputs) -> tuple of outputs, chunk first."""
 
     def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
-        return jax.vmap(lambda example: _outputs(graph, weights, example))(inputs)
+        return jax.vmap(lambda example: outputs_of(graph, weights, example))(inputs)
 
     return compile_function(batched, weights, inputs, device=jax.devices()[0])
 
 
-def _outputs(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
+def outputs_of(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
+    """The outputs of a graph."""
     values = forward(graph, weights, inputs)
     return tuple(values[var.name] for var in graph.outputs)
-
-
-def cost(program: Program) -> float:
-    """Floating-point operations of one forward pass, as XLA counts them before optimising; of a loop, of one step."""
-    return _counted(program.graph, ("flops",))
-
-
-def work(program: Program, once: float) -> float:
-    """Floating-point operations of one forward pass, those of loops as often as they run.
-
-    Args:
-        program: The graph.
-        once: Its `cost`.
-    """
-    return once + _repeated(program.graph)
-
-
-def _repeated(graph: Graph) -> float:
-    loops = [(eqn.params["length"], body) for eqn in graph.eqns if "length" in eqn.params for body in eqn.bodies]
-    return float(sum(length * (_counted(body) + _repeated(body)) for length, body in loops))
-
-
-def _counted(graph: Graph, kinds: Sequence[str] = ("flops", "transcendentals")) -> float:
-    types = ({v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group} for group in (graph.params, graph.inputs))
-    with exact_types():
-        lowered = jax.jit(partial(_outputs, graph)).lower(*types)
-        analysis = lowered.cost_analysis()
-    return float(sum(analysis.get(kind, 0.0) for kind in kinds)) if analysis else 0.0

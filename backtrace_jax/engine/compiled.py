@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,14 +19,15 @@ from backtrace_jax.ir import Graph, Program, Var
 from backtrace_jax.ir.imported import Imported
 from backtrace_jax.passes import channels_last, simplify, with_float_type
 from backtrace_jax.question.settings import Settings
-from backtrace_jax.question.tasks import Task
 from backtrace_jax.question.words import Question
 from backtrace_jax.rules import AlongPath, Mode, find_mode
 from backtrace_jax.runtime.numerics import Device, below_normal, exact_types, float_type, within_memory
 
 from .chunks import run_chunks
-from .compile import Constant, Explain, Prepared, Request, Result, compile_explain, cost, work
+from .compile import Constant, Explain, Prepared, Request, Result, compile_explain
+from .cost import cost, work
 from .fingerprint import surroundings
+from .form import Form, Shapes, chunk_types, constant_types
 from .layers import select_layers, select_value
 from .many import Asking, ExplainMany, compile_many, questions_at_once, run_questions
 from .outline import own_name, pick_output
@@ -40,35 +41,6 @@ MOST_WORK = 2.0**47
 
 That is an hour of two cores; a language model of 7 billion weights takes a fifth of it for 2,000 tokens.
 """
-
-Shapes: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
-
-
-@dataclass(frozen=True)
-class Form:
-    """What of a call decides what is compiled: shapes, and which of the optional arguments it has.
-
-    Attributes:
-        shapes: (input name, shape of one example without batch axis) of every input.
-        task: How relevance starts.
-        custom: Whether the user passes the start relevance.
-        contrasted: Whether the target is contrasted with another class.
-        reference: Names of the inputs that a baseline is given for.
-        conditions: Names of the values that conditions are given for.
-        rows: Examples that one run of the graph takes: more than one where the file fixes its batch.
-        leaving: Where each output holds the examples; None where all are batch first as they come.
-        many: Whether several questions are asked about each example.
-    """
-
-    shapes: Shapes
-    task: Task
-    custom: bool = False
-    contrasted: bool = False
-    reference: tuple[str, ...] = ()
-    conditions: tuple[str, ...] = ()
-    rows: int = 1
-    leaving: tuple[Leaving, ...] | None = None
-    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,8 +204,8 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
     known: dict[str, Any] = {each.name: getattr(planned, each.name) for each in fields(planned)}
     if form.many:
         known["at_once"] = questions_at_once(graph, sizes.chunk, device.platform, paired=planned.request.plan.paired)
-    types = _chunk_types(graph, planned.output, sizes.chunk, form, known.get("at_once"))
-    constant, around = _constant_types(graph, form, planned.masked), surroundings(device)
+    types = chunk_types(graph, planned.output, sizes.chunk, form, known.get("at_once"))
+    constant, around = constant_types(graph, form, planned.masked), surroundings(device)
     with within_memory(chunk):
         if form.many:
             masks = {n: jax.ShapeDtypeStruct((known["at_once"], *t.shape), t.dtype) for n, t in constant.masks.items()}
@@ -283,18 +255,3 @@ def _masked(graph: Graph, plan: Plan, name: str) -> Var:
             f"{', '.join(sorted(passed)[:8])}"
         )
     return found
-
-
-def _chunk_types(
-    graph: Graph, output: Var, chunk: int, form: Form, at_once: int | None
-) -> tuple[dict[str, Any], Question]:
-    inputs = {var.name: jax.ShapeDtypeStruct((chunk, *var.shape), var.dtype) for var in graph.inputs}
-    each = (chunk,) if at_once is None else (chunk, at_once)
-    index = jax.ShapeDtypeStruct(each if form.rows == 1 else (*each, form.rows), np.int64)
-    start = jax.ShapeDtypeStruct((*each, *output.shape), output.dtype) if form.custom else None
-    return inputs, Question(index, index, index, start)
-
-
-def _constant_types(graph: Graph, form: Form, masked: Mapping[str, Var]) -> Constant:
-    reference = {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in graph.inputs if v.name in form.reference}
-    return Constant(reference, {v.name: jax.ShapeDtypeStruct(v.shape, v.dtype) for v in masked.values()})

@@ -8,7 +8,7 @@ is asked. What does not depend on the question stays on the device between the w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,16 +16,18 @@ import jax
 import numpy as np
 
 from backtrace_jax.ir import Graph
+from backtrace_jax.ops import OPS
 from backtrace_jax.question.words import Question
 from backtrace_jax.runtime.interrupting import interruptible
 from backtrace_jax.runtime.numerics import Device, exact_types, within_memory
+from backtrace_jax.runtime.recipes import made_once
 
 from .chunks import padded
-from .compile import Constant, Prepared, Request, Result, Weights, answer, unasked
+from .compile import Constant, Prepared, Request, Result, Weights, answer, derive_from, preparing, unasked
 from .forward import forward
 from .halves import halve
-from .pieces import Flat, compile_traced
-from .prepare import Split, size_of, split
+from .pieces import Flat, Routine, compile_traced, lengths, runs
+from .prepare import Split, size_of, split, types_of
 
 FEWEST, MOST = 2, 8
 """Questions per walk; fewer than the fewest only for want of memory."""
@@ -110,45 +112,68 @@ def compile_many(
     def explained(weights: Weights, *rest: Any) -> tuple[dict[str, Any], Result]:
         return explain_questions(request, weights, *rest)
 
-    with exact_types(request.precision):
-        parts = split(explained, weights, constant, inputs, asking, hoist=prepare)
-    seen, result = jax.tree.unflatten(parts.tree, range(parts.tree.num_leaves))
-    asked = _places((weights, constant, inputs), asking)
-    halves = halve(parts.calling, asked, len(jax.tree.leaves(seen)), anew=bool(request.plan.segments))
-    derived, held = (_types(each) for each in (parts.deriving.out_avals, halves.held))
     where = {"device": device, "precision": request.precision}
-    derive = compile_traced(parts.deriving, lambda run, weights: run(jax.tree.leaves(weights)), weights, **where)
 
-    def begin(run: Flat, prepared: Prepared, constant: Constant, inputs: Any) -> tuple[dict[str, Any], list[Any]]:
-        found = run(Split.arguments(*prepared, constant, inputs))
-        return jax.tree.unflatten(jax.tree.structure(seen), found[: halves.first]), found[halves.first :]
+    def make() -> _Made:
+        parts = split(explained, weights, constant, inputs, asking, hoist=prepare)
+        seen, result = jax.tree.unflatten(parts.tree, range(parts.tree.num_leaves))
+        asked = _places((weights, constant, inputs), asking)
+        halves = halve(parts.calling, asked, len(jax.tree.leaves(seen)), anew=bool(request.plan.segments))
+        derived, held = types_of(parts.deriving.out_avals), types_of(halves.held)
+        answers, given = _Answers(*map(jax.tree.structure, (seen, result))), ((weights, derived), constant, inputs)
+        return _Made(
+            compile_traced(parts.deriving, derive_from, weights, **where),
+            compile_traced(halves.early, answers.begin, *given, **where),
+            compile_traced(halves.late, answers.walk, *given, held, asking, **where),
+            answers,
+            (size_of(parts.deriving.jaxpr.outvars), size_of(halves.early.jaxpr.outvars[halves.first :])),
+        )
 
-    def walk(run: Flat, prepared: Prepared, constant: Constant, inputs: Any, held: list[Any], asking: Asking) -> Result:
-        found = run([*Split.arguments(*prepared, constant, inputs, asking), *held])
-        return jax.tree.unflatten(jax.tree.structure(result), found)
-
-    def prepared(weights: Weights) -> Prepared:
-        with exact_types(request.precision):
-            return weights, derive(weights)
-
-    given = (weights, derived), constant, inputs
+    with exact_types(request.precision):
+        told = request, types_of((weights, constant, inputs, asking)), prepare, lengths(), OPS
+        made = made_once(("many", *told), device, make)
     return ExplainMany(
-        prepared,
-        compile_traced(halves.early, begin, *given, **where),
-        compile_traced(halves.late, walk, *given, held, asking, **where),
-        size_of(parts.deriving.jaxpr.outvars),
-        size_of(halves.early.jaxpr.outvars[halves.first :]),
+        preparing(made.derive, request.precision),
+        runs(made.begin, made.answers.begin),
+        runs(made.walk, made.answers.walk),
+        *made.sizes,
     )
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What is done with the two halves of a traced function: structures of what is unasked, and of the rest."""
+
+    seen: Any
+    result: Any
+
+    def begin(self, run: Flat, prepared: Prepared, constant: Constant, inputs: Any) -> tuple[dict[str, Any], list[Any]]:
+        """What is unasked, and what stays on the device."""
+        found = run(Split.arguments(*prepared, constant, inputs))
+        return jax.tree.unflatten(self.seen, found[: self.seen.num_leaves]), found[self.seen.num_leaves :]
+
+    def walk(
+        self, run: Flat, prepared: Prepared, constant: Constant, inputs: Any, held: list[Any], asking: Asking
+    ) -> Result:
+        """The rest of the result."""
+        found = run([*Split.arguments(*prepared, constant, inputs, asking), *held])
+        return jax.tree.unflatten(self.result, found)
+
+
+class _Made(NamedTuple):
+    """What is compiled: what derives, the two halves, what is done with them, and bytes of what is derived and held."""
+
+    derive: Routine
+    begin: Routine
+    walk: Routine
+    answers: _Answers
+    sizes: tuple[int, int]
 
 
 def _places(before: Any, asking: Asking) -> range:
     """Positions of what is asked among flat arguments."""
     first = len(jax.tree.leaves(before))
     return range(first, first + len(jax.tree.leaves(asking)))
-
-
-def _types(avals: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in avals]
 
 
 def run_questions(

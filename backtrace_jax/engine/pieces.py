@@ -8,7 +8,7 @@ place of every layer: equal pieces are compiled once. Between two pieces Python 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from backtrace_jax.runtime.interrupting import stop_if_interrupted
 from backtrace_jax.runtime.numerics import Device, compiled, exact_types
 
 from .forms import Forms
-from .keeping import keep_wide, type_of
+from .keeping import MANY, keep_wide, type_of
 
 WHOLE = 2**13
 """Equations of a traced function up to which it is compiled as one.
@@ -46,7 +46,7 @@ Flat: TypeAlias = Callable[[Sequence[Any]], list[Any]]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of equations as a function.
+    """A run of equations as a function; values are known by their numbers.
 
     Attributes:
         run: The compiled function.
@@ -56,9 +56,51 @@ class Piece:
     """
 
     run: Callable[..., Sequence[Any]]
-    reads: tuple[Var, ...]
-    gives: tuple[Var, ...]
-    last: tuple[Var, ...]
+    reads: tuple[int, ...]
+    gives: tuple[int, ...]
+    last: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A function in pieces, from a flat list of arguments to one of results.
+
+    Attributes:
+        pieces: In the order in which they run.
+        constants: What the pieces read besides the arguments.
+        given: The number of each argument.
+        results: The number of each result, or the result itself.
+    """
+
+    pieces: tuple[Piece, ...]
+    constants: Mapping[int, Any]
+    given: tuple[int, ...]
+    results: tuple[Any, ...]
+
+    def __call__(self, arguments: Sequence[Any]) -> list[Any]:
+        """Run them one after the other."""
+        values = {**self.constants, **dict(zip(self.given, arguments, strict=True))}
+        for piece in self.pieces:
+            stop_if_interrupted()
+            found = piece.run(*(values[place] for place in piece.reads))
+            values.update(zip(piece.gives, found, strict=True))
+            for place in piece.last:
+                del values[place]
+        return [values[each] if isinstance(each, int) else each for each in self.results]
+
+
+Routine: TypeAlias = "jax.stages.Compiled | Pieces"
+"""A compiled function: as one, of pytrees; or in pieces, of flat lists."""
+
+
+def runs(routine: Routine, call: Callable[..., Any]) -> Any:
+    """A compiled function as one of pytrees, given what is done with it where it is in pieces."""
+    return partial(call, routine) if isinstance(routine, Pieces) else routine
+
+
+def lengths() -> tuple[int, ...]:
+    """What decides how functions are cut."""
+    return WHOLE, SHORTEST, LONGEST, _WINDOW, MANY
 
 
 def compile_function(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:
@@ -77,12 +119,12 @@ def compile_function(function: Callable[..., Any], *types: Any, device: Device, 
     def call(run: Flat, *arguments: Any) -> Any:
         return jax.tree.unflatten(tree, run(jax.tree.leaves(arguments)))
 
-    return compile_traced(keep_wide(closed), call, *types, device=device, precision=precision)
+    return runs(compile_traced(keep_wide(closed), call, *types, device=device, precision=precision), call)
 
 
 def compile_traced(
     closed: ClosedJaxpr, call: Callable[..., Any], *types: Any, device: Device, precision: str = "highest"
-) -> Any:
+) -> Routine:
     """Compile what is done with a traced function: as one with it, or in pieces where that is too long.
 
     Args:
@@ -93,10 +135,10 @@ def compile_traced(
         precision: Of contractions.
 
     Returns:
-        `call` of these arguments.
+        `call` of these arguments, or the function that is to be handed to it (see `runs`).
     """
     if len(closed.jaxpr.eqns) > WHOLE:
-        return partial(call, compile_pieces(closed, device=device, precision=precision))
+        return compile_pieces(closed, device=device, precision=precision)
     function = jaxpr_as_fun(closed)
     return compiled(partial(call, lambda arguments: function(*arguments)), *types, device=device, precision=precision)
 
@@ -126,36 +168,39 @@ def first_ones(function: Callable[[Any], Any], arrays: Any, count: Any, types: A
     return blank
 
 
-def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "highest") -> Flat:
-    """Compile a traced function piece by piece; the result takes and gives flat lists.
+def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "highest") -> Pieces:
+    """Compile a traced function piece by piece.
 
     Args:
         closed: The traced function.
         device: Where it runs.
         precision: Of contractions.
     """
-    pieces = tuple(_pieces(closed.jaxpr, partial(compiled, device=device, precision=precision)))
-    given, outvars = closed.jaxpr.invars, closed.jaxpr.outvars
-    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    jaxpr, places = closed.jaxpr, _Places()
+    pieces = tuple(_pieces(jaxpr, partial(compiled, device=device, precision=precision), places))
+    return Pieces(
+        pieces,
+        dict(zip(places.of(jaxpr.constvars), map(np.asarray, closed.consts), strict=True)),
+        places.of(jaxpr.invars),
+        tuple(_settled(each) if isinstance(each, Literal) else places[each] for each in jaxpr.outvars),
+    )
 
-    def call(arguments: Sequence[Any]) -> list[Any]:
-        values = {**constants, **dict(zip(given, arguments, strict=True))}
-        for piece in pieces:
-            stop_if_interrupted()
-            found = piece.run(*(values[var] for var in piece.reads))
-            values.update(zip(piece.gives, found, strict=True))
-            for var in piece.last:
-                del values[var]
-        return [_settled(each) if isinstance(each, Literal) else values[each] for each in outvars]
 
-    return call
+class _Places(dict[Any, int]):
+    """A number for each variable."""
+
+    def __missing__(self, var: Any) -> int:
+        return self.setdefault(var, len(self))
+
+    def of(self, variables: Iterable[Any]) -> tuple[int, ...]:
+        return tuple(self[var] for var in variables)
 
 
 def _settled(literal: Any) -> np.ndarray:
     return np.asarray(literal.val, type_of(literal).dtype)
 
 
-def _pieces(jaxpr: Jaxpr, compile_: Callable[..., Any]) -> Iterator[Piece]:
+def _pieces(jaxpr: Jaxpr, compile_: Callable[..., Any], places: _Places) -> Iterator[Piece]:
     readers = _last_readers(jaxpr)
     done: dict[Any, Any] = {}
     forms = Forms()
@@ -169,7 +214,8 @@ def _pieces(jaxpr: Jaxpr, compile_: Callable[..., Any]) -> Iterator[Piece]:
         if form not in done:
             types = [jax.ShapeDtypeStruct(type_of(var).shape, type_of(var).dtype) for var in reads]
             done[form] = compile_(jaxpr_as_fun(ClosedJaxpr(part, [])), *types)
-        yield Piece(done[form], reads, gives, tuple(var for var in reads if readers[var] < end))
+        last = (var for var in reads if readers[var] < end)
+        yield Piece(done[form], places.of(reads), places.of(gives), places.of(last))
 
 
 def _variables(eqns: Sequence[JaxprEqn]) -> Iterator[Var]:

@@ -30,10 +30,6 @@ class Split:
     calling: ClosedJaxpr
     tree: Any
 
-    def result(self, flat: Sequence[Any]) -> Any:
-        """The result from what `calling` gives, or its types from theirs."""
-        return jax.tree.unflatten(self.tree, flat)
-
     @staticmethod
     def arguments(weights: Any, derived: Sequence[Any], *rest: Any) -> list[Any]:
         """Arguments of `calling`."""
@@ -80,6 +76,13 @@ def _hoisted(closed: ClosedJaxpr, known: set[Var]) -> list[JaxprEqn]:
             found.append(eqn)
             known |= set(eqn.outvars)
     return found
+
+
+def types_of(tree: Any) -> Any:
+    """Shapes and types in place of arrays, or of what stands for them."""
+    return jax.tree.map(
+        lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, weak_type=getattr(each, "weak_type", False)), tree
+    )
 
 
 def size_of(variables: Iterable[Any]) -> int:

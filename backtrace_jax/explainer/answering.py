@@ -12,8 +12,10 @@ import numpy as np
 from backtrace_jax.analysis.axes import channel_axes, input_channel_axes
 from backtrace_jax.batch import Leaving
 from backtrace_jax.batch.layout import axes_of, batch_first, rows_of
-from backtrace_jax.engine.compile import Constant, work
-from backtrace_jax.engine.compiled import Compiled, Form
+from backtrace_jax.engine.compile import Constant
+from backtrace_jax.engine.compiled import Compiled
+from backtrace_jax.engine.cost import work
+from backtrace_jax.engine.form import Form
 from backtrace_jax.engine.outline import Outline
 from backtrace_jax.errors import BacktraceError
 from backtrace_jax.explanation.explanation import Explanation

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from backtrace_jax.engine.compile import Constant
-from backtrace_jax.engine.compiled import Compiled, Form, Planned, Shapes
+from backtrace_jax.engine.compiled import Compiled, Planned
+from backtrace_jax.engine.form import Form, Shapes
 from backtrace_jax.engine.many import Asking
 from backtrace_jax.engine.outline import Outline
 from backtrace_jax.errors import BacktraceError, SettingError

@@ -13,15 +13,8 @@ from typing import TypeAlias
 from backtrace_jax.batch import Leaving
 from backtrace_jax.batch.layout import axes_of, batch_first, kept
 from backtrace_jax.batch.leaving import leavings
-from backtrace_jax.engine.compiled import (
-    Compiled,
-    Form,
-    Planned,
-    Shapes,
-    compile_model,
-    lower_model,
-    plan,
-)
+from backtrace_jax.engine.compiled import Compiled, Planned, compile_model, lower_model, plan
+from backtrace_jax.engine.form import Form, Shapes
 from backtrace_jax.engine.outline import Outline, outline
 from backtrace_jax.engine.weights import DeviceWeights
 from backtrace_jax.ir import Program

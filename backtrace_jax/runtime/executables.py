@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 from jax.experimental import serialize_executable
@@ -21,7 +23,10 @@ from jax.experimental import serialize_executable
 from .cache import Cache, cache_of_user
 from .machine import conditions
 
-FORMAT = 1
+FORMAT = 2
+
+NAMES: WeakKeyDictionary[jax.stages.Compiled, str] = WeakKeyDictionary()
+"""The name under which an executable is kept, of those that are."""
 
 
 def compiled_or_kept(lowered: jax.stages.Lowered, device: Any, options: Mapping[str, Any]) -> jax.stages.Compiled:
@@ -30,30 +35,35 @@ def compiled_or_kept(lowered: jax.stages.Lowered, device: Any, options: Mapping[
     name = cache and _name(lowered, device, options)
     if cache is None or name is None:
         return lowered.compile(compiler_options=dict(options))
-    return _kept(cache, name, lowered, device) or _made(cache, name, lowered, options)
+    found = load(cache, name, device)
+    if found is None:
+        found = lowered.compile(compiler_options=dict(options))
+        _keep(cache, name, found)
+    return found
 
 
-def _kept(cache: Cache, name: str, lowered: jax.stages.Lowered, device: Any) -> jax.stages.Compiled | None:
+def load(cache: Cache, name: str, device: Any) -> jax.stages.Compiled | None:
+    """The executable that is kept under a name; None where there is none, or XLA does not take it."""
     content = cache.read(name)
     if content is None:
         return None
     try:
-        return serialize_executable.deserialize_and_load(
-            content, lowered.in_tree, lowered.out_tree, device.client, [device]
-        )
-    except Exception:  # whatever XLA does not take any more, for reasons that the name does not tell, is made anew
+        executable, in_tree, out_tree = pickle.loads(content)
+        found = serialize_executable.deserialize_and_load(executable, in_tree, out_tree, device.client, [device])
+    except Exception:  # for reasons that its name does not tell: it is made anew
         cache.remove(name)
         return None
+    NAMES[found] = name
+    return found
 
 
-def _made(cache: Cache, name: str, lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> jax.stages.Compiled:
-    made = lowered.compile(compiler_options=dict(options))
+def _keep(cache: Cache, name: str, made: jax.stages.Compiled) -> None:
     try:
-        content = serialize_executable.serialize(made)[0]
+        content = pickle.dumps(serialize_executable.serialize(made))
     except Exception:  # a backend, or a function, that cannot be written
-        return made
+        return
     cache.write(name, content)
-    return made
+    NAMES[made] = name
 
 
 def _name(lowered: jax.stages.Lowered, device: Any, options: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,5 @@
 """Long functions are compiled in pieces: same result, equal pieces once, and nothing wide is computed anew."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +17,7 @@ from backtrace_jax.question.answers import read_answer
 from backtrace_jax.question.tasks import QuestionForm, resolve_task
 from backtrace_jax.question.words import open_question
 from backtrace_jax.rules import find_mode
-from backtrace_jax.runtime.numerics import compiled, exact_types
+from backtrace_jax.runtime.numerics import exact_types
 from benchmarks.scaling.models import WIDTH, residual
 from tests.engine.graphs import program
 
@@ -47,7 +45,7 @@ def layers(depth):
 
 
 def compiled_pieces(closed):
-    return list(pieces._pieces(closed.jaxpr, partial(compiled, device=jax.devices()[0])))
+    return pieces.compile_pieces(closed, device=jax.devices()[0]).pieces
 
 
 def test_pieces_compute_the_function(short):

@@ -1,4 +1,4 @@
-"""A second process that explains the same models compiles nothing, and finds the same bytes."""
+"""A second process that explains the same models compiles nothing, traces little, and finds the same bytes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ SCRIPT = """
 import hashlib, json
 import jax
 
-compilations = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: compilations.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
-)
+heard = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: heard.append(name.rpartition("/")[2]))
 import numpy as np
-from backtrace_jax import Explainer, Rule, Selector, composite, explain
+from backtrace_jax import MODES, Explainer, Rule, Selector, composite, explain, mode
 from backtrace_jax.engine import pieces
+from backtrace_jax.rules import find_mode
+from backtrace_jax.runtime import recipes
 from backtrace_jax.runtime.numerics import COMPILER_OPTIONS
 from tests import tiny
 from tests.rules.running import CHEAP
 
 COMPILER_OPTIONS["cpu"].update(CHEAP)
+recipes._SETTLED = -1e9  # these files may have been written a moment ago
 x = tiny.images()
 
 def half(site, R):
@@ -52,16 +53,21 @@ ways = {
     "own rules": lambda: explain(tiny.convolutional(), x, mode=own),
     "pieces": in_pieces,
 }
+modes = [mode(name, gamma=gamma) for name in ("lrp-gamma",) for gamma in (0.1, 0.2)]
+modes += [find_mode(name) for name in MODES if "box" not in name]
+told = [recipes.Telling().of(each).hex() for each in modes]
+print(json.dumps(["modes", len(modes), 0, told, {}]))
 for name, way in ways.items():
-    compilations.clear()
+    heard.clear()
     found = way()
     digest = hashlib.sha256(b"".join(array.tobytes() for array in found.relevance.values())).hexdigest()
-    print(json.dumps([name, len(compilations), digest, found.fingerprint]))
+    times = [heard.count(event) for event in ("backend_compile_duration", "jaxpr_to_mlir_module_duration")]
+    print(json.dumps([name, *times, digest, found.fingerprint]))
 """
 
 
 def run(cache):
-    """By the way a model is explained: how often something is compiled, a hash of the relevance, the fingerprint."""
+    """By the way a model is explained: functions compiled and lowered, a hash of the relevance, the fingerprint."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
         env={**os.environ, "BACKTRACE_JAX_CACHE": str(cache), "PYTHONPATH": str(ROOT)},
@@ -70,7 +76,8 @@ def run(cache):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = map(json.loads, done.stdout.splitlines())
+    (_, count, _, modes, _), *lines = map(json.loads, done.stdout.splitlines())
+    assert len(set(modes)) == count, "every mode is told apart from the others"
     return {name: told for name, *told in lines}
 
 
@@ -86,6 +93,13 @@ def test_the_second_process_compiles_nothing(processes):
     assert second == dict.fromkeys(first, 0)
 
 
+def test_the_second_process_lowers_only_what_rules_of_the_user_are_in(processes):
+    second = {name: told[1] for name, told in processes[1].items()}
+    assert second.pop("own rules") > 0
+    assert second.pop("default") == 1  # the first of a process asks for the features of the processor
+    assert second == dict.fromkeys(second, 0)
+
+
 def test_bytes_and_fingerprints_are_the_same(processes):
-    first, second = ({name: told[1:] for name, told in each.items()} for each in processes)
+    first, second = ({name: told[2:] for name, told in each.items()} for each in processes)
     assert first == second
