@@ -54,15 +54,23 @@ def surroundings(device: Device) -> dict[str, Any]:
     }
 
 
-def fingerprint(model_hash: str, settings: Mapping[str, Any], compiled: Mapping[str, Any]) -> dict[str, Any]:
-    """Model hash, settings, and the surroundings in which the function was compiled, as JSON gives them back."""
-    chosen = {name: _as_json(value) for name, value in settings.items()}
-    return {"model_sha256": model_hash, **chosen, **_copied(compiled)}
+def as_json(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a result by name, as JSON gives it back."""
+    return {name: _as_json(value) for name, value in said.items()}
 
 
-def _copied(surroundings: Mapping[str, Any]) -> dict[str, Any]:
-    """Surroundings, which are JSON as they are, for an owner who may change them."""
-    return {name: dict(value) if isinstance(value, dict) else value for name, value in surroundings.items()}
+def copied(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for an owner who may change it."""
+    return {name: _copied(value) if type(value) in _NESTED else value for name, value in said.items()}
+
+
+_NESTED = (dict, list)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(each) for each in value]
+    return copied(value) if isinstance(value, dict) else value
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from backtrace_jax.batch import TOGETHER, Leaving, no_batch
 from backtrace_jax.errors import MixedExamplesError, SettingError
@@ -24,25 +24,33 @@ class Outline:
         output: The value explained, by the model's own name of it.
         answer: What the graph says about it.
         rows: Examples per run of the graph.
+        settings: What the user chose.
         tables: Integer inputs that look up tables, each with the rows of its table.
     """
 
     output: Var
     answer: Answer
     rows: int
+    settings: Settings
     tables: tuple[tuple[str, int], ...] = ()
+    _tasks: dict[QuestionForm, Task] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def one(self) -> Var:
         """The value explained, for one example."""
         return self.output if self.rows == 1 else replace(self.output, shape=(1, *self.output.shape[1:]))
 
-    def task(self, settings: Settings, asked: QuestionForm) -> Task:
+    def task(self, asked: QuestionForm) -> Task:
         """How relevance starts when this is asked.
 
         Raises:
             SettingError: When the output is no answer to the task.
         """
+        if asked not in self._tasks:
+            self._tasks[asked] = self._task(self.settings, asked)
+        return self._tasks[asked]
+
+    def _task(self, settings: Settings, asked: QuestionForm) -> Task:
         mode = find_mode(settings.mode)
         return resolve_task(
             settings.task,
@@ -67,7 +75,7 @@ def outline(graph: Graph, settings: Settings, rows: int, leaving: Sequence[Leavi
     if rows > 1 and output.shape[:1] != (rows,):
         raise SettingError(no_batch(output.name, output.shape, rows))
     named = replace(output, name=own_name(graph, output))
-    return Outline(named, read_answer(graph, output, rows), rows, tables(graph))
+    return Outline(named, read_answer(graph, output, rows), rows, settings, tables(graph))
 
 
 def own_name(graph: Graph, value: Var) -> str:

@@ -55,9 +55,12 @@ def fields_of(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(function: F, signature: inspect.Signature, elsewhere: Mapping[str, str] | None = None) -> F:
     label = function.__qualname__.removesuffix(".__call__").removesuffix(".__init__")
+    plain, named = _plainly(signature)
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        if len(args) in plain and kwargs.keys() <= named:  # as nearly always, and much faster to tell
+            return function(*args, **kwargs)
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -66,6 +69,17 @@ def _checked(function: F, signature: inspect.Signature, elsewhere: Mapping[str, 
 
     checked.__dict__["__signature__"] = signature
     return cast(F, checked)
+
+
+def _plainly(signature: inspect.Signature) -> tuple[range, frozenset[str]]:
+    """With how many arguments by position, together with any of these by name, a call is sure to be one."""
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    placed = [each for each in signature.parameters.values() if each.kind in kinds]
+    named = [each for each in signature.parameters.values() if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    needed = [each for each in placed if each.default is inspect.Parameter.empty]
+    if any(each.default is inspect.Parameter.empty for each in named):
+        return range(0), frozenset()
+    return range(len(needed), len(placed) + 1), frozenset(each.name for each in named)
 
 
 def _said(

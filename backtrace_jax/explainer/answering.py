@@ -11,7 +11,6 @@ import numpy as np
 
 from backtrace_jax.analysis.axes import channel_axes, input_channel_axes
 from backtrace_jax.batch import Leaving
-from backtrace_jax.batch.layout import axes_of, batch_first, rows_of
 from backtrace_jax.engine.compile import Constant
 from backtrace_jax.engine.compiled import Compiled
 from backtrace_jax.engine.cost import work
@@ -69,9 +68,9 @@ class _Call:
         """The questions by their places, those of one form together."""
         shapes = tuple((name, array.shape[1:]) for name, array in self.feeds.items())
         count, found = len(next(iter(self.feeds.values()))), {}
-        for i, one in enumerate(asked.listed(self.seen, self.settings)):
+        for i, one in enumerate(asked.listed(self.seen)):
             with self.about(i):
-                posed = understood(self.seen, self.settings, one, count)
+                posed = understood(self.seen, one, count)
             form = posed.form(shapes, tuple(self.reference), self.seen.rows, self.leaving, many=self.many)
             found.setdefault(form, {})[i] = posed
         return found
@@ -112,8 +111,8 @@ class _Call:
             results = [compiled.run(examples, grouped(compiled, questions[0]), constant, progress)]
         for i, question, result in zip(posed, questions, results, strict=True):
             with self.about(i):
-                given = compiled, self.settings, self.imported, self.feeds, question, constants[i], result
-                yield i, as_explanation(*given)
+                given = self.imported, self.feeds, question, constants[i], result
+                yield i, as_explanation(compiled, self.stages.told(self.known, form), *given)
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,12 @@ class Understood:
     @property
     def derived_bytes(self) -> int:
         """Memory of what the function compiled last keeps of the weights."""
-        return self._compiled([*self.forms][-1]).explain.derived_bytes
+        return self._compiled(next(reversed(self.forms))).explain.derived_bytes
 
     @property
     def flops(self) -> float:
         """Floating-point operations of the forward passes that explaining one example takes, loops as often as run."""
-        compiled = self._compiled([*self.forms][-1])
+        compiled = self._compiled(next(reversed(self.forms)))
         return work(compiled.program, compiled.effort) * compiled.request.mode.walks / compiled.rows
 
     @property
@@ -168,7 +167,7 @@ class Understood:
         return Forward(run, [each.name for each in self.call.leaving or () if each.refused])
 
     def _compiled(self, form: Form) -> Compiled:
-        return self.call.stages.compiled(Known.of(self.call.imported), form)
+        return self.call.stages.compiled(self.call.known, form)
 
 
 def understand(
@@ -176,10 +175,10 @@ def understand(
 ) -> Understood:
     """What a call asks of an import as it is; mistakes in any question are named before anything is compiled."""
     reference = read_baseline(asked.baseline, feeds, find_mode(settings.mode))
-    known, rows = Known.of(imported), rows_of(batch_first(imported, axes_of(imported, settings.axes)).inputs)
-    shapes = tuple((name, array.shape[1:]) for name, array in feeds.items())
+    arranged = stages.arranged(imported)
+    known, shapes = arranged.known, tuple((name, array.shape[1:]) for name, array in feeds.items())
     leaving = stages.leaving(known, shapes, len(next(iter(feeds.values()))))
-    seen = stages.outline(known, shapes, rows, leaving)
+    seen = stages.outline(known, shapes, arranged.rows, leaving)
     check_indices(feeds, seen.tables)
     call = _Call(stages, settings, imported, known, feeds, reference, seen, leaving, asked.many)
     forms = call.forms(asked)

@@ -51,7 +51,7 @@ class Asked:
         if callable(self.start) and not takes(self.start, 1):
             raise SettingError("start must be a function of the outputs alone: start=lambda outputs: ...")
 
-    def listed(self, seen: Outline, settings: Settings) -> list[Asked]:
+    def listed(self, seen: Outline) -> list[Asked]:
         """One question alone."""
         return [self]
 
@@ -108,12 +108,12 @@ class Posed:
         )
 
 
-def understood(seen: Outline, settings: Settings, asked: Asked, count: int) -> Posed:
+def understood(seen: Outline, asked: Asked, count: int) -> Posed:
     """Read a question; mistakes are named before anything is compiled."""
     target, start = asked.target, asked.start
     restricted = named_conditions(asked.conditions)
-    task = seen.task(settings, QuestionForm.of(target, asked.against, start))
-    _check_thresholding(seen, settings, task)
+    task = seen.task(QuestionForm.of(target, asked.against, start))
+    _check_thresholding(seen, task)
     question = read_question(count, seen.one, task, target=target, against=asked.against, position=asked.position)
     if start is not None and not callable(start):
         question = question._replace(start=read_start(start, count, seen.one))
@@ -167,17 +167,18 @@ def together(compiled: Compiled, questions: Sequence[Question], constants: Seque
     )
 
 
-def _check_thresholding(seen: Outline, settings: Settings, task: Task) -> None:
+def _check_thresholding(seen: Outline, task: Task) -> None:
     """Refuse a threshold where nothing is compared with it, or where nothing could be above or below it."""
-    if settings.thresholding == Settings.thresholding:
+    thresholding = seen.settings.thresholding
+    if thresholding == Settings.thresholding:
         return
     if task.name != BINARY_SEGMENTATION:
         raise SettingError(
             f"thresholding= says what belongs to a mask; task {task.name!r} has none: leave it out, or pass "
             f"task={BINARY_SEGMENTATION!r}"
         )
-    if seen.answer.probability and not 0 <= settings.thresholding < 1:
+    if seen.answer.probability and not 0 <= thresholding < 1:
         raise SettingError(
             f"output {seen.output.name!r} holds probabilities; thresholding must be from 0 to below 1, found "
-            f"{settings.thresholding!r}"
+            f"{thresholding!r}"
         )

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import jax
 import numpy as np
 
-from backtrace_jax.batch.layout import axes_of, batch_first, examples_in_front, inputs_first, own_inputs
+from backtrace_jax.batch.layout import examples_in_front, inputs_first, own_inputs
 from backtrace_jax.errors import ImportMismatchError, NumericsError, SettingError
 from backtrace_jax.errors.arguments import choice, with_fields
 from backtrace_jax.explanation.cautions import warn
@@ -71,11 +71,11 @@ class Explainer:
         self._imported = read(model, example, self.settings.axes, proven=False)
         if example is not None and self._imported.feed is None:
             raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
-        self._inputs_of(self._imported)
         self._proven: Known | None = None
         self._gradients: dict[str, Explainer] = {}
         self._deciding = Deciding()
         self._stages = Stages(self.settings, self.device)
+        self._stages.arranged(self._imported)
         self.derived_bytes = 0
 
     @with_fields(Asked, elsewhere=OPTIONS | _SETTINGS)
@@ -148,8 +148,8 @@ class Explainer:
 
     def source(self, given: Any, carry: Collection[str] = ()) -> Source:
         """What the user gives as a source of this model's inputs, and of columns that travel along."""
-        declared, axes = self._imported.inputs, axes_of(self._imported, self.settings.axes)
-        return source_of(given, declared, axes=examples_in_front(axes), carry=tuple(dict.fromkeys(carry)))
+        axes = examples_in_front(self._stages.arranged(self._imported).axes)
+        return source_of(given, self._imported.inputs, axes=axes, carry=tuple(dict.fromkeys(carry)))
 
     def first(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Inputs as `explain` takes them, by name, examples in front."""
@@ -159,13 +159,13 @@ class Explainer:
         """Explain inputs by name, examples in front whatever axis the model has them on; nothing is warned of."""
         enter()
         if self._imported.source is not None:
-            own = own_inputs(inputs, axes_of(self._imported, self.settings.axes))
+            own = own_inputs(inputs, self._stages.arranged(self._imported).axes)
             return self._called(own, asked)[0]
         return self._answered(self.understood_first(inputs, asked))[0]
 
     def understood_first(self, inputs: Mapping[str, np.ndarray], asked: Asked) -> Understood:
         """What is asked of such inputs."""
-        feeds = read_inputs(inputs, self._inputs_of(self._imported).inputs)
+        feeds = read_inputs(inputs, self._stages.arranged(self._imported).inputs)
         return self._understood(self._imported, feeds, asked)
 
     def _called(self, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
@@ -181,7 +181,8 @@ class Explainer:
         self, imported: Imported, inputs: Inputs, asked: Asked | Questions
     ) -> tuple[Imported, list[Explanation]]:
         """Explain a batch by an import whose outputs are those of its source; it is made anew where they are not."""
-        if imported.source is None or (self.settings.prove == FIRST and self._proven == Known.of(imported)):
+        once = self.settings.prove == FIRST and self._proven == self._stages.arranged(imported).known
+        if imported.source is None or once:
             found = self._explain(imported, inputs, asked)
         else:
             imported, found = self._explain_until_proven(imported, inputs, asked)
@@ -197,7 +198,7 @@ class Explainer:
         except (ImportMismatchError, NumericsError):
             imported = imported.source.read(inputs, anew=True)
             found = self._explain_compared(imported, inputs, asked)
-        self._proven = Known.of(imported)
+        self._proven = self._stages.arranged(imported).known
         return imported, found
 
     def _explain_compared(self, imported: Imported, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
@@ -242,13 +243,10 @@ class Explainer:
         places = [feeds] if isinstance(mode.procedure, Once) else [feeds, halfway(feeds)]
         check_gradient(imported, places, answer, output, derivative)
 
-    def _inputs_of(self, imported: Imported) -> Imported:
-        return batch_first(imported, axes_of(imported, self.settings.axes))
-
     def _feeds(self, imported: Imported, inputs: Inputs) -> dict[str, np.ndarray]:
-        declared, axes = self._inputs_of(imported).inputs, axes_of(imported, self.settings.axes)
-        given = inputs_first(imported.arrays(inputs), [entry.name for entry in declared], axes)
-        return read_inputs(given, declared, axes)
+        arranged = self._stages.arranged(imported)
+        given = inputs_first(imported.arrays(inputs), [entry.name for entry in arranged.inputs], arranged.axes)
+        return read_inputs(given, arranged.inputs, arranged.axes)
 
     def _explain(self, imported: Imported, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
         return self._explain_by_feeds(imported, self._feeds(imported, inputs), asked)
@@ -260,11 +258,11 @@ class Explainer:
 
     def _understood(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions) -> Understood:
         """What is asked of an import, specialised to the inputs that decide what is computed; nothing is compiled."""
-        axes = axes_of(imported, self.settings.axes)
 
         def attempt(settled: Imported) -> Understood:
             return understand(self._stages, self.settings, settled, feeds, asked)
 
+        axes = self._stages.arranged(imported).axes
         return self._deciding.settled(imported, axes, feeds, attempt, self.settings.wrt)
 
     def _answered(self, ready: Understood) -> list[Explanation]:

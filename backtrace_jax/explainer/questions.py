@@ -11,7 +11,6 @@ import numpy as np
 from backtrace_jax.engine.outline import Outline
 from backtrace_jax.errors import SettingError
 from backtrace_jax.errors.texts import shown
-from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.targets import array_of
 from backtrace_jax.question.tasks import QuestionForm, Task
 from backtrace_jax.question.words import CLASSIFICATION, IN_SEQUENCE
@@ -46,17 +45,16 @@ class Questions:
     progress: Any = None
     many: ClassVar[bool] = True
 
-    def listed(self, seen: Outline, settings: Settings) -> list[Asked]:
+    def listed(self, seen: Outline) -> list[Asked]:
         """One call for each question.
 
         Args:
             seen: What is known of the model.
-            settings: The choices.
 
         Raises:
             SettingError: When something is no list, or lists differ in length.
         """
-        lists = {name: entries for name in LISTS if (entries := self._entries(name, seen, settings)) is not None}
+        lists = {name: entries for name in LISTS if (entries := self._entries(name, seen)) is not None}
         if not lists:
             raise SettingError(
                 "targets must be a list, or 'all'; or positions=, conditions=, against= or starts= is one"
@@ -72,11 +70,11 @@ class Questions:
         shared |= {name: getattr(self, name) for name in ("conditions", "against") if name not in lists}
         return [Asked(**{**shared, **each}) for each in _combined(lists)]
 
-    def _entries(self, name: str, seen: Outline, settings: Settings) -> Sequence[Any] | None:
+    def _entries(self, name: str, seen: Outline) -> Sequence[Any] | None:
         """The entries of a list; None where there is none."""
         value = getattr(self, name)
         if isinstance(value, str) and value == ALL and name in _ALL:
-            return _ALL[name](seen.task(settings, QuestionForm()))
+            return _ALL[name](seen.task(QuestionForm()))
         if isinstance(value, list | range) or (isinstance(value, tuple) and name != "against"):
             return value
         array = array_of(name, value) if hasattr(value, "__array__") else np.zeros(())

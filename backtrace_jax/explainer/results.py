@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from backtrace_jax.engine.books import rows_of
 from backtrace_jax.engine.compile import Constant, Result
 from backtrace_jax.engine.compiled import Compiled
-from backtrace_jax.engine.fingerprint import digest, fingerprint
+from backtrace_jax.engine.fingerprint import as_json, copied, digest
 from backtrace_jax.explanation.cautions import findings, inputs_forgotten
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.explanation.ledger import CHANNELS, Channel, Ledger
@@ -23,9 +24,30 @@ from .range import check_closed
 from .soundness import check_result, find_unanswered, without
 
 
+class Told(NamedTuple):
+    """What all explanations by a compiled function say alike.
+
+    Attributes:
+        settings: What the user chose.
+        fingerprint: Of the model and of what was chosen, as JSON gives it back.
+        convolutional: Whether the model has convolutions.
+    """
+
+    settings: Settings
+    fingerprint: dict[str, Any]
+    convolutional: bool
+
+
+def told(compiled: Compiled, settings: Settings, model: Imported) -> Told:
+    """What all explanations of a model by a compiled function say alike."""
+    said = {"model_sha256": model.sha256, **model.origin, **_resolved(compiled, settings)}
+    convolutional = any(eqn.op in CONVOLUTIONS for eqn in compiled.program.graph.eqns)
+    return Told(settings, as_json(said), convolutional)
+
+
 def as_explanation(
     compiled: Compiled,
-    settings: Settings,
+    same: Told,
     model: Imported,
     feeds: dict[str, np.ndarray],
     asked: Question,
@@ -43,7 +65,7 @@ def as_explanation(
     result = without(result, unanswered.runs)
     check_result(compiled, feeds, result, unanswered.runs, named=not (asked.target == UNSET).any())
     rows, count = compiled.rows, len(asked.target)
-    none = _zeros(compiled, settings, feeds)
+    none = _zeros(compiled, same.settings, feeds)
     channels = _channels(compiled, result, count, none)
     paired = compiled.request.mode.paired
     ledger = _difference(channels) if paired else _ledger(compiled, result, count)
@@ -58,11 +80,7 @@ def as_explanation(
         target=None if compiled.request.task.name == CUSTOM else result.target.reshape(-1)[:count],
         layers=_relevance(result.layers, paired, rows, count),
         ledger=ledger,
-        fingerprint=fingerprint(
-            model.sha256,
-            {**model.origin, **_resolved(compiled, settings), **_asked(compiled, asked, constant)},
-            compiled.surroundings,
-        ),
+        fingerprint=copied({**same.fingerprint, **_asked(compiled, asked, constant), **compiled.surroundings}),
         channels=channels,
         completeness_error=completeness,
         warnings=(
@@ -74,9 +92,9 @@ def as_explanation(
                 completeness,
                 dict(compiled.request.mode.options),
                 mode=compiled.request.mode.name,
-                dtype=settings.dtype,
+                dtype=same.settings.dtype,
                 restricted=bool(compiled.masked),
-                convolutional=any(eqn.op in CONVOLUTIONS for eqn in compiled.program.graph.eqns),
+                convolutional=same.convolutional,
                 left_out=unanswered.runs,
             ),
         ),

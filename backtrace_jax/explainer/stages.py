@@ -7,20 +7,23 @@ once, weights and compiled functions with it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TypeAlias
+from functools import cached_property, lru_cache
+from typing import Any, TypeAlias
+from weakref import ref
 
 from backtrace_jax.batch import Leaving
-from backtrace_jax.batch.layout import axes_of, batch_first, kept
+from backtrace_jax.batch.layout import axes_of, batch_first, kept, rows_of
 from backtrace_jax.batch.leaving import leavings
 from backtrace_jax.engine.compiled import Compiled, Planned, compile_model, lower_model, plan
 from backtrace_jax.engine.form import Form, Shapes
 from backtrace_jax.engine.outline import Outline, outline
 from backtrace_jax.engine.weights import DeviceWeights
 from backtrace_jax.ir import Program
-from backtrace_jax.ir.imported import Imported
+from backtrace_jax.ir.imported import Imported, InputType
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.runtime.numerics import Device
+
+from .results import Told, told
 
 FORMS_KEPT = 8
 """Compiled functions that an Explainer keeps: one per form of the call (input shapes, optional arguments).
@@ -48,14 +51,58 @@ class Known:
         return cls(model.sha256, tuple(sorted(model.origin.items())), id(model.feed), kept(model.let_go()))
 
 
+@dataclass(frozen=True)
+class Arranged:
+    """What no call changes of an import.
+
+    Attributes:
+        known: What it is known by.
+        axes: The axis of the batch in each of its inputs.
+        inputs: Its declared inputs, batch first.
+    """
+
+    known: Known
+    axes: dict[str, int | None]
+    inputs: tuple[InputType, ...]
+
+    @cached_property
+    def rows(self) -> int:
+        """Examples that one run of it takes."""
+        return rows_of(self.inputs)
+
+
+class Arranging:
+    """Arranges imports by the batch axes of one explainer; the last is not arranged twice, nor kept alive here."""
+
+    def __init__(self, batch_axis: Any) -> None:
+        self._batch_axis = batch_axis
+        self._last: tuple[ref[Imported], Arranged] | None = None
+
+    def __call__(self, imported: Imported) -> Arranged:
+        """What no call changes of it.
+
+        Raises:
+            SettingError: When an axis, or an input, does not exist.
+        """
+        last = self._last
+        if last is not None and last[0]() is imported:
+            return last[1]
+        axes = axes_of(imported, self._batch_axis)
+        found = Arranged(Known.of(imported), axes, batch_first(imported, axes).inputs)
+        self._last = ref(imported), found
+        return found
+
+
 class Stages:
     """The stages of one explainer.
 
     Attributes:
+        arranged: What no call changes of an import.
         leaving: Where a model's outputs hold the examples, at these shapes of so many.
         outline: What is known before anything is compiled.
         planned: The explanation of this form, planned.
         compiled: The same, compiled.
+        told: What all explanations by it say alike.
     """
 
     def __init__(self, settings: Settings, device: Device) -> None:
@@ -82,4 +129,10 @@ class Stages:
         def compiled(known: Known, form: Form) -> Compiled:
             return compile_model(planned(known, form), settings, weights, device, form)
 
+        @lru_cache(FORMS_KEPT)
+        def said(known: Known, form: Form) -> Told:
+            return told(compiled(known, form), settings, known.model)
+
+        self.arranged = Arranging(settings.axes)
         self.leaving, self.outline, self.planned, self.compiled = leaving, outlined, planned, compiled
+        self.told = said

@@ -48,12 +48,8 @@ def findings(
         convolutional: Whether the network has convolutions, without which lrp-epsilon-plus is lrp-epsilon.
         left_out: Examples that there is nothing more to say about.
     """
-    calmer = [each for each in ("default", "lrp-epsilon-plus" if convolutional else "lrp-gamma") if each != mode]
-    ways = _Ways(
-        f"mode {' or '.join(map(repr, calmer))}" + (", or a larger epsilon" if "epsilon" in options else ""),
-        "a smaller epsilon" + ("" if dtype == "float64" else ", or dtype='float64'"),
-    )
-    found = [line for ledger in books for line in _of_books(ledger, options, restricted, ways, left_out)]
+    ways = _Ways(mode, options, dtype, convolutional)
+    found = [line for ledger in books for line in _of_books(ledger, ways, restricted, left_out)]
     if completeness is not None:
         found += _of_completeness(completeness, options)
     return tuple(dict.fromkeys(found))
@@ -71,31 +67,51 @@ def inputs_forgotten(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class _Ways(NamedTuple):
-    """What to try: where relevance cancels, and where the stabiliser takes it."""
+    """What there is to try."""
 
-    calmer: str
-    finer: str
+    mode: str
+    options: Mapping[str, Any]
+    dtype: str
+    convolutional: bool
+
+    @property
+    def calmer(self) -> str:
+        """Where relevance cancels."""
+        modes = ("default", "lrp-epsilon-plus" if self.convolutional else "lrp-gamma")
+        larger = ", or a larger epsilon" if "epsilon" in self.options else ""
+        return f"mode {' or '.join(repr(each) for each in modes if each != self.mode)}{larger}"
+
+    @property
+    def finer(self) -> str:
+        """Where the stabiliser takes it."""
+        return "a smaller epsilon" + ("" if self.dtype == "float64" else ", or dtype='float64'")
 
 
-def _of_books(
-    ledger: Ledger, options: Mapping[str, Any], restricted: bool, ways: _Ways, left_out: np.ndarray | None
-) -> Iterator[str]:
-    start = ledger.absolute[:, _START].copy()
-    start[[] if left_out is None else left_out] = 0
-    shares = np.divide(ledger.absolute, start[:, None], out=np.zeros_like(ledger.absolute), where=start[:, None] > 0)
-    if large := _worst(shares[:, _INPUTS], shares[:, _INPUTS] > LARGEST_TOTAL):
+def _of_books(ledger: Ledger, ways: _Ways, restricted: bool, left_out: np.ndarray | None) -> Iterator[str]:
+    start = ledger.absolute[:, _START]
+    if left_out is not None and len(left_out):
+        start = start.copy()
+        start[left_out] = 0
+    started = start > 0
+
+    def shares(amounts: np.ndarray) -> np.ndarray:
+        return np.divide(amounts, start, out=np.zeros(len(start)), where=started)
+
+    arrived, stabiliser = (shares(ledger.absolute[:, column]) for column in (_INPUTS, _STABILISER))
+    if large := _worst(arrived, arrived > LARGEST_TOTAL):
         yield (
-            f"|relevance| at the inputs adds up to {shares[large.example, _INPUTS]:.3g} times the start ({large}): "
+            f"|relevance| at the inputs adds up to {arrived[large.example]:.3g} times the start ({large}): "
             f"large shares of both signs cancel; try {ways.calmer}"
         )
-    small = _worst(-shares[:, _INPUTS], (shares[:, _INPUTS] < SMALLEST_SHARE) & (start > 0))
-    if small and not restricted:
+    small = None if restricted else _worst(-arrived, (arrived < SMALLEST_SHARE) & started)
+    if small:
+        whole = ledger.absolute[small.example] / start[small.example]
         yield (
-            f"only {100 * shares[small.example, _INPUTS]:.2g} % of the relevance reached the inputs ({small}); "
-            f"{_where_it_went(shares[small.example])}{_bias_hint(shares[small.example], options)}"
+            f"only {100 * arrived[small.example]:.2g} % of the relevance reached the inputs ({small}); "
+            f"{_where_it_went(whole)}{_bias_hint(whole, ways.options)}"
         )
-    if taken := _worst(shares[:, _STABILISER], shares[:, _STABILISER] > LARGEST_STABILISER):
-        yield (f"the stabiliser took {shares[taken.example, _STABILISER]:.0%} of the start ({taken}); try {ways.finer}")
+    if taken := _worst(stabiliser, stabiliser > LARGEST_STABILISER):
+        yield (f"the stabiliser took {stabiliser[taken.example]:.0%} of the start ({taken}); try {ways.finer}")
 
 
 def _where_it_went(shares: np.ndarray) -> str:
@@ -135,6 +151,8 @@ def _worst(sizes: np.ndarray, which: np.ndarray) -> _Worst | None:
 
 def warn(lines: Sequence[str]) -> None:
     """Issue each line as a `RelevanceWarning`, at the place of the user's call."""
+    if not lines:
+        return
     package, frames, frame = __name__.partition(".")[0], [], sys._getframe()
     while frame is not None:
         frames.append(frame.f_globals.get("__name__", "").partition(".")[0] == package)

@@ -64,7 +64,8 @@ def read_question(
         position, target = _place(target, output, task, position)
     targets = _indices("target", target, count, output, task)
     rivals = _indices("against", against, count, output, task)
-    if np.any((targets == rivals) & (targets != UNSET)):
+    named = target is not None and against is not None
+    if named and np.any((targets == rivals) & (targets != UNSET)):
         raise SettingError(f"against={against!r} is the target itself; name the class it is to be contrasted with")
     positions = _per_example("position", position, count, -task.positions, task.positions, output)
     return Question(targets, rivals, positions, None)
