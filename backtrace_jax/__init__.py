@@ -6,7 +6,7 @@ says beforehand what a model consists of and whether everything in it has a rule
 explained; `verify` proves that bytes are the same in any batch, position and process.
 """
 
-from .datasets import Run, explain_dataset
+from .datasets import ExplainBatches, Run, explain_dataset
 from .errors import (
     BacktraceError,
     ImportMismatchError,
@@ -35,6 +35,7 @@ __all__ = [
     "TASKS",
     "BacktraceError",
     "Channel",
+    "ExplainBatches",
     "Explainer",
     "Explanation",
     "ImportMismatchError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -21,6 +22,7 @@ from backtrace_jax.importers.pytorch import is_module
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.words import TOTAL
 
+from .cluster import RAY, absolute, check_sent, explain_by_ray
 from .identity import refuse_other
 from .job import Job
 from .layout import STATUS
@@ -41,6 +43,7 @@ def explain_dataset(
     reduce: str | Callable[[str, np.ndarray], Any] | None = None,
     store_dtype: str | None = None,
     on_error: str = RECORD,
+    cluster: str | None = None,
     progress: Callable[[int, int | None], object] | None = None,
     **chosen: Unpack[GivenDataset],
 ) -> Run:
@@ -58,6 +61,8 @@ def explain_dataset(
             (name, relevance with examples in front) that treats each example alone.
         store_dtype: "float16" or "float32": what relevance is stored in; the largest rounding error is recorded.
         on_error: "record": an example that cannot be read or explained gets status 2 and a reason; or "raise".
+        cluster: "ray": workers of a Ray cluster explain and write the blocks (docs/datasets.md); model, source and
+            folder are read there by the same paths.
         progress: Called with (examples done, examples in all; None for a stream) when a block has been written.
         chosen: The settings of `explain`, but that ledger is "total" where it is not given; and what it asks: target,
             against, position and start may be arrays with an entry for every example, and the first three the name of a
@@ -75,16 +80,26 @@ def explain_dataset(
     choice("on_error", on_error, ON_ERROR)
     if progress is not None and not takes(progress, 2):
         raise SettingError(f"progress must be a function of (examples done, examples in all), found {shown(progress)}")
-    asking = Asking(Asked(**fields_of(Asked, chosen)))
-    carried = (*([carry] if isinstance(carry, str) else carry), *asking.columns)
-    explainer = _explainer(model, source, carried, fields_of(Settings, chosen))
-    opened = explainer.source(source, carried)
-    job = Job.of(explainer, opened, asking, Reducing(reduce, store_dtype), on_error)
+    if cluster is not None:
+        choice("cluster", cluster, (RAY,))
+        check_sent(model)
+        model, source, path = (absolute(given) for given in (model, source, path))
+    prepare = partial(_job, model, source, carry, Reducing(reduce, store_dtype), on_error, chosen)
+    job = prepare()
     with written(path, lambda folder: create(folder, job.about, job.layout, job.partials)):
         store = Store(path, write=True)
         refuse_other(path, store.about, job.about)
-        _explain(job, store, progress)
-    return Run(path, opened)
+        explain = job.explain if cluster is None else partial(explain_by_ray, prepare, job)
+        _explain(explain, store, job.about["count"], progress)
+    return Run(path, job.source)
+
+
+def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str, chosen: Mapping[str, Any]) -> Job:
+    """What a call has to do."""
+    asking = Asking(Asked(**fields_of(Asked, chosen)))
+    carried = (*([carry] if isinstance(carry, str) else carry), *asking.columns)
+    explainer = _explainer(model, source, carried, fields_of(Settings, chosen))
+    return Job.of(explainer, explainer.source(source, carried), asking, reducing, on_error)
 
 
 def _explainer(model: Any, source: Any, carried: Collection[str], chosen: Mapping[str, Any]) -> Explainer:
@@ -105,9 +120,11 @@ def _explainer(model: Any, source: Any, carried: Collection[str], chosen: Mappin
     return kept_explainer(Known.of(imported), settings) if imported.source is None else made(imported, settings)
 
 
-def _explain(job: Job, store: Store, progress: Callable[[int, int | None], object] | None) -> None:
+def _explain(
+    explain: Callable[..., int], store: Store, total: int | None, progress: Callable[[int, int | None], object] | None
+) -> None:
     """Explain what is still to be done."""
-    finished, total = store.finished(), job.about["count"]
+    finished = store.finished()
     if store.about["count"] is not None and len(finished) == -(-len(store) // store.block):
         return
     done = sum(len(store.rows(STATUS, n * store.block, (n + 1) * store.block)) for n in finished)
@@ -119,7 +136,7 @@ def _explain(job: Job, store: Store, progress: Callable[[int, int | None], objec
             progress(done, total)
 
     try:
-        reached = job.explain(store, lambda number: number not in finished, advance)
+        reached = explain(store, lambda number: number not in finished, advance)
     except KeyboardInterrupt:
         of = "" if total is None else f" of {total}"
         raise KeyboardInterrupt(

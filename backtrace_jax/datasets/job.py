@@ -127,7 +127,7 @@ class Job:
         arrays |= {
             f"{ASKED}.{name}": listed[places] for name, listed in self.asking.listed().items() if name in _INDICES
         }
-        return {**arrays, **_journal(found.count, failed)}, partials
+        return {**arrays, **journal(found.count, failed)}, partials
 
     def _packed(self, part: Part) -> _Packed:
         """What is stored of a part; examples whose relevance is beyond the range of what is stored are left out."""
@@ -163,8 +163,8 @@ class _Packed:
     failed: Mapping[int, str] = field(default_factory=dict)
 
 
-def _journal(count: int, failed: Mapping[int, str]) -> dict[str, np.ndarray]:
-    """What became of each example."""
+def journal(count: int, failed: Mapping[int, str]) -> dict[str, np.ndarray]:
+    """What became of each example; there are reasons where one failed."""
     status = np.full(count, DONE, np.uint8)
     if not failed:
         return {STATUS: status}

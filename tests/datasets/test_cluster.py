@@ -1,0 +1,135 @@
+"""Ray Data on this machine: the store of one process, byte for byte, and batches of a user's own dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from backtrace_jax import BacktraceError, ExplainBatches, Explainer, SettingError, explain, explain_dataset
+from backtrace_jax.datasets.cluster import absolute
+from tests import tiny
+
+FEATURES = 1000
+ROWS = np.random.default_rng(0).normal(size=(5000, FEATURES)).astype(np.float32)
+"""Three blocks, the last one shorter."""
+
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "dense.onnx"
+    nodes = [
+        tiny.node("MatMul", ["x", "w"], ["h"]),
+        tiny.node("Relu", ["h"], ["r"]),
+        tiny.node("MatMul", ["r", "v"], ["y"]),
+    ]
+    inputs = {"x": (TensorProto.FLOAT, ["batch", FEATURES])}
+    onnx.save(tiny.network(nodes, inputs, w=tiny.random(FEATURES, 4), v=tiny.random(4, 3, seed=1)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """Two processors of this machine, with a folder that goes afterwards (sockets want a short path)."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+    before, folder = dict(os.environ), tempfile.mkdtemp(prefix="ray")
+    os.environ.update(ENVIRONMENT)
+    quiet = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    ray.init(num_cpus=2, object_store_memory=100 * 2**20, _temp_dir=folder, **quiet)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield ray
+    ray.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.optimised  # as workers compile it
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_goes_on_with_the_bytes_of_one_process(ray, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", ROWS)
+    chosen = {"mode": "lrp-epsilon", "target": np.arange(len(ROWS)) % 3}
+    explain_dataset(model, ROWS, "alone", **chosen)
+    counts = []
+
+    def stop(done, total):
+        counts.append(done)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=f" of {len(ROWS)} examples are stored"):
+        explain_dataset(model, ROWS, "cluster", progress=stop, **chosen)
+    (first,), told = counts, []
+    assert 0 < first < len(ROWS) / 2
+    run = explain_dataset(model, ROWS, "cluster", cluster="ray", progress=lambda *each: told.append(each), **chosen)
+    assert run.finished
+    assert told[-1] == (len(ROWS), len(ROWS))
+    assert [total for _, total in told] == [len(ROWS)] * 2
+    assert told[0][0] > first
+    assert files(tmp_path / "cluster") == files(tmp_path / "alone")
+
+
+@pytest.mark.optimised
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_s_own_error_is_raised(ray, model, tmp_path):
+    rows = ROWS.copy()
+    rows[4500, 1] = np.nan
+    with pytest.raises(BacktraceError, match="example 4500"):
+        explain_dataset(model, rows, tmp_path / "store", cluster="ray", on_error="raise")
+
+
+@pytest.mark.optimised
+@pytest.mark.filterwarnings("ignore")
+def test_a_dataset_s_own_batches(ray, model):
+    """Two blocks of a dataset of Ray's, cut into batches of 3, and the bytes of one call."""
+    labels = np.arange(8) % 3
+    dataset = ray.data.from_items([{"x": row, "label": label} for row, label in zip(ROWS[:8], labels, strict=True)])
+    asked = {"mode": "lrp-epsilon", "target": "label"}
+    one = ray.data.ActorPoolStrategy(size=1)
+    found = dataset.map_batches(
+        ExplainBatches, fn_constructor_args=(str(model),), fn_constructor_kwargs=asked, batch_size=3, compute=one
+    )
+    rows = {tuple(row["x"]): row for row in found.take_all()}
+    whole = explain(model, ROWS[:8], mode="lrp-epsilon", target=labels, ledger="total")
+    for i, x in enumerate(ROWS[:8]):
+        row = rows[tuple(x)]
+        assert row["label"] == row["target"] == labels[i]
+        assert np.asarray(row["relevance.x"], np.float32).tobytes() == whole.relevance["x"][i].tobytes()
+        assert np.asarray(row["ledger.signed"]).tobytes() == whole.ledger.signed[i].tobytes()
+
+
+def test_batches_name_what_failed(model):
+    """Without Ray: the class is called with columns."""
+    rows = ROWS[:4].copy()
+    rows[2, 0] = np.inf
+    found = ExplainBatches(model, on_error="record")({"x": rows})
+    assert found["status"].tolist() == [1, 1, 2, 1]
+    assert "x" in found["reason"][2]
+    assert not found["reason"][[0, 1, 3]].any()
+    whole = explain(model, ROWS[:4], ledger="total")
+    assert found["relevance.x"][[0, 1, 3]].tobytes() == whole.relevance["x"][[0, 1, 3]].tobytes()
+    with pytest.raises(BacktraceError, match="example 2"):
+        ExplainBatches(model)({"x": rows})
+
+
+def test_what_cannot_be_sent_is_refused(model, tmp_path):
+    with pytest.raises(SettingError, match="takes the model's file"):
+        explain_dataset(Explainer(model), ROWS[:3], tmp_path / "store", cluster="ray")
+    with pytest.raises(SettingError, match="cluster"):
+        explain_dataset(model, ROWS[:3], tmp_path / "store", cluster="dask")
+    assert not (tmp_path / "store").exists()
+    assert absolute("a/b") == Path.cwd() / "a/b"
+    assert absolute(ROWS) is ROWS
