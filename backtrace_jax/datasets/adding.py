@@ -24,6 +24,7 @@ TOP = 8
 
 Part: TypeAlias = "tuple[NDArray[np.int64], Explanation]"
 Sums: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # signed and of magnitudes, [classes, units] float64
+Tops: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # numbers of examples and their relevance, [TOP, units]
 Rows: TypeAlias = Callable[[Explanation], np.ndarray]  # one row for each example
 
 
@@ -53,15 +54,18 @@ class Block:
 
     def rows(self, of: Rows) -> np.ndarray:
         """What each explanation has for its examples, in the order of places."""
-        found = np.concatenate([of(explanation) for _, explanation in self.parts])
+        arrays = [of(explanation) for _, explanation in self.parts]
+        found = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
         return found if (np.diff(self.order) == 1).all() else found.take(self.order, axis=0)
 
-    def features(self, relevance: Rows, shape: tuple[int, ...], apart: bool) -> tuple[Sums, Sums]:
+    def features(self, relevance: Rows, shape: tuple[int, ...], apart: bool) -> tuple[Sums, Tops]:
         """Sums by value of an input, and its top examples: their numbers, and the relevance, [TOP, units]."""
         rows = self.rows(lambda explanation: _fitted(relevance(explanation), shape))
         rows = rows.reshape(len(rows), -1)
-        columns = self._columns(rows, apart)
-        return (self._sums(columns, apart), self._sums(np.abs(columns), apart)), self._top(rows)
+        top = no_top(rows.shape[1])
+        for some in _pieces(*rows.shape):
+            top = merged_tops(top, self._top(rows[some], some.start))
+        return self._sums(rows, None, apart), top
 
     def units(self, relevance: Rows, axis: int | None, apart: bool) -> Sums:
         """Sums by channel, or of the value as a whole where `axis` is None."""
@@ -73,7 +77,7 @@ class Block:
             return found.reshape(*moved.shape[:2], 2)
 
         signed, magnitude = np.moveaxis(self.rows(by_unit), 2, 0)
-        return self._sums(self._columns(signed, apart), apart), self._sums(self._columns(magnitude, apart), apart)
+        return self._sums(signed, magnitude, apart)
 
     def tokens(self, relevance: Rows, name: str, vocabulary: int, apart: bool) -> tuple[Sums, np.ndarray]:
         """Sums by token id, and how often each token occurs."""
@@ -102,35 +106,31 @@ class Block:
     def _places(self) -> np.ndarray:
         return np.concatenate([places for places, _ in self.parts])
 
-    @cached_property
-    def _by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The examples sorted by predicted class, the classes that there are, and where each begins."""
-        small = self.predicted.astype(np.min_scalar_type(self.classes or 1))  # which is sorted in linear time
-        order = np.argsort(small, kind="stable")
-        return order, *np.unique(small[order], return_index=True)
+    def _sums(self, signed: np.ndarray, magnitude: np.ndarray | None, apart: bool) -> Sums:
+        """Sums of [examples, units] over the examples, by class where they are kept apart: [classes, units].
 
-    def _columns(self, rows: np.ndarray, apart: bool) -> np.ndarray:
-        """Rows as columns in float64, [units, examples], class by class where they are kept apart."""
-        ordered = rows.take(self._by_class[0], axis=0) if apart else rows
-        return np.ascontiguousarray(ordered.T, np.float64)
+        Args:
+            signed: What is added up.
+            magnitude: Likewise; None: the magnitudes of `signed`.
+            apart: Whether classes are kept apart.
+        """
+        found = np.zeros((2, (self.classes or 1) if apart else 1, signed.shape[1]))
+        for some in _pieces(*signed.shape):
+            adding = _Adding.of(self.predicted[some] if apart else None, found.shape[1])
+            columns = adding.columns(signed[some])
+            found[0] += adding.summed(columns)
+            sizes = np.abs(columns, out=columns) if magnitude is None else adding.columns(magnitude[some])
+            found[1] += adding.summed(sizes)
+        return found[0], found[1]
 
-    def _sums(self, columns: np.ndarray, apart: bool) -> np.ndarray:
-        """Sums of `_columns` over the examples, by class where they are kept apart: [classes, units]."""
-        if not apart:
-            return columns.sum(axis=1)[None]
-        _, found, starts = self._by_class
-        sums = np.zeros((self.classes or 1, len(columns)))
-        sums[found] = np.add.reduceat(columns, starts, axis=1).T
-        return sums
-
-    def _top(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _top(self, rows: np.ndarray, first: int) -> Tops:
         """The examples of largest magnitude in [examples, units], the earlier one where two are equal."""
         columns = np.ascontiguousarray(rows.T)
         examples, found = no_top(len(columns))
         size, units = np.abs(columns), np.arange(len(columns))
         for rank in range(min(TOP, columns.shape[1])):
             places = size.argmax(axis=1)
-            examples[rank] = self.first + self._places[self.order[places]]
+            examples[rank] = self.first + self._places[self.order[first + places]]
             found[rank] = columns[units, places]
             size[units, places] = -1
         return examples, found
@@ -153,12 +153,61 @@ def _absolute(explanation: Explanation) -> np.ndarray:
     return explanation.ledger.absolute
 
 
-def no_top(units: int) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class _Adding:
+    """How examples are added up by class.
+
+    Attributes:
+        classes: How many classes there are.
+        order: The examples sorted by class; None: they are all of one class.
+        found: The classes that there are.
+        starts: Where each of them begins.
+    """
+
+    classes: int
+    order: np.ndarray | None = None
+    found: np.ndarray | None = None
+    starts: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, predicted: np.ndarray | None, classes: int) -> _Adding:
+        """For examples of these classes; None: of one class."""
+        if predicted is None:
+            return cls(classes)
+        small = predicted.astype(np.min_scalar_type(classes))  # which is sorted in linear time
+        counts = np.bincount(small, minlength=classes)
+        found = np.flatnonzero(counts)
+        return cls(classes, np.argsort(small, kind="stable"), found, (np.cumsum(counts) - counts)[found])
+
+    def columns(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as columns in float64, [units, examples], class by class."""
+        ordered = rows if self.order is None else rows.take(self.order, axis=0)
+        return np.array(ordered.T, np.float64, order="C")
+
+    def summed(self, columns: np.ndarray) -> np.ndarray:
+        """Such columns added up, [classes, units]."""
+        if self.order is None or self.starts is None:
+            return columns.sum(axis=1)[None]
+        sums = np.zeros((self.classes, len(columns)))
+        sums[self.found] = np.add.reduceat(columns, self.starts, axis=1).T
+        return sums
+
+
+_AT_ONCE = 2**17  # entries that are added up at a time, so that they stay in the cache
+
+
+def _pieces(count: int, units: int) -> list[slice]:
+    """The examples in pieces, whose size follows from the units alone."""
+    step = max(1, _AT_ONCE // max(1, units))
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+def no_top(units: int) -> Tops:
     """No example for any unit: number -1."""
     return np.full((TOP, units), -1, np.int64), np.zeros((TOP, units))
 
 
-def merged_tops(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def merged_tops(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Tops:
     """The top examples, and their relevance, of two sets of examples, of which the first come earlier."""
     examples, relevance = (np.concatenate(both) for both in zip(one, other, strict=True))
     size = np.where(examples < 0, -1, np.abs(relevance))

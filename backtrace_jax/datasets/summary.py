@@ -14,7 +14,7 @@ from backtrace_jax.explanation.ledger import COLUMNS, Named
 FEATURE, CHANNEL, TOKEN, VALUE = "feature", "channel", "token", "value"
 """What the units of a table are: values of an input, channels, tokens of a vocabulary, or a value as a whole."""
 
-_LISTED = 10  # units that are printed
+_LISTED, _VALUES_LISTED, _TABLES_LISTED = 10, 20, 8  # units of a table, whole values, and tables that are printed
 _TOPS_LISTED = 3
 _CLASSES_LISTED = 12
 
@@ -114,8 +114,13 @@ class Summary:
         """A short report: examples, ledger, and of each table the units that count most."""
         values = [table for table in self.tables if table.kind == VALUE]
         others = [table for table in self.tables if table.kind != VALUE]
-        parts = [self._counts(), *self._books(), _listing("relevance", [(table, 0) for table in values])]
-        parts += [_listing(_heading(table), [(table, unit) for unit in table.largest(_LISTED)]) for table in others]
+        shown = values[:_VALUES_LISTED]
+        heading = "relevance" if len(shown) == len(values) else f"relevance (first {len(shown)} of {len(values)})"
+        parts = [self._counts(), *self._books(), _listing(heading, [(table, 0) for table in shown])]
+        parts += [
+            _listing(_heading(table), [(table, unit) for unit in table.largest(_LISTED)])
+            for table in others[:_TABLES_LISTED]
+        ]
         return "\n\n".join(parts)
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backtrace_jax.datasets import adding
 from backtrace_jax.datasets import views as views_module
 from backtrace_jax.datasets.views import Views
 from backtrace_jax.errors import InputError
@@ -157,6 +158,18 @@ def taken(whole: Explanation, some: slice) -> Explanation:
     }
     ledger = Ledger(whole.ledger.signed[some], whole.ledger.absolute[some])
     return Explanation(**cut, output="y", target=whole.target[some], ledger=ledger, fingerprint=whole.fingerprint)
+
+
+def test_blocks_of_many_pieces(monkeypatch):
+    """What is added up piece by piece, for the sake of the cache, is the same but for rounding."""
+    whole = merged(BLOCKS)
+    monkeypatch.setattr(adding, "_AT_ONCE", 15)
+    for one, other in zip(whole.tables, merged(BLOCKS).tables, strict=True):
+        for name in ("mean", "magnitude", "mean_by_class", "magnitude_by_class"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-15)
+        if one.top_examples is not None:
+            np.testing.assert_array_equal(one.top_examples, other.top_examples)
+            np.testing.assert_array_equal(one.top_relevance, other.top_relevance)
 
 
 def test_a_block_without_examples_adds_nothing():
