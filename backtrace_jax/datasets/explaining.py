@@ -143,6 +143,18 @@ def _explain(
             f"stopped: {done}{of} examples are stored in '{shown_path(store.path)}'; the same call goes on from there"
         ) from None
     if total is None:
-        if max(reached, done) < done:
-            raise InputError("the stream ends early")
-        store.end(max(reached, done))
+        _check_end(reached, finished, store.block)
+        store.end(reached)
+
+
+def _check_end(reached: int, finished: Collection[int], block: int) -> None:
+    """Refuse a stream that gave fewer examples than are stored.
+
+    Raises:
+        InputError: Naming both.
+    """
+    stored = (max(finished, default=-1) + 1) * block
+    if reached < stored:
+        raise InputError(
+            f"the stream ends early: it gave {reached} examples, and {stored} of it are stored; give it from its front"
+        )

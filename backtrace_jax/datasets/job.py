@@ -16,13 +16,14 @@ from backtrace_jax.explainer.streaming import Asking, Explained, Part, blocks_of
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
 
+from .cautioning import notes_of
 from .identity import identity_of
 from .layout import CARRIED, DONE, FAILED, REASON, STATUS, Stored, arrays_of, block_arrays
 from .locking import file_errors
 from .probing import beginning_of, probed
 from .reducing import Reducing
 from .sizes import block_size
-from .store import Store
+from .store import SUMMARY, Store
 from .taking import taken
 from .viewing import described, views_of
 from .views import Views
@@ -66,15 +67,17 @@ class Job:
         one = taken(probe.explanation, _kept(source))
         reducing = reducing.among(probe.channels, one)
         one = {key: reducing.stored(key, reducing.reduced(key, array))[0] for key, array in one.items()}
-        layout = arrays_of(one, source.schema.carried, ragged=bool(source.schema.lengths))
+        layout = arrays_of(one, source.schema)
         layout |= {f"{ASKED}.{name}": Stored((), "int64", ()) for name in asking.listed() if name in _INDICES}
         about = {
             "count": source.count,
             "block": block_size(sum(stored.size for stored in layout.values()), probe.flops),
             "views": described(probe),
+            "cautions": {"notes": [], "convolutional": probe.convolutional},
             **_described(probe.explanation),
             **identity_of(probe, asking, source, reducing),
         }
+        about["cautions"]["notes"] = notes_of(probe.explanation, about)
         return cls(explainer, source, asking, reducing, on_error, about, layout)
 
     @property
@@ -83,7 +86,7 @@ class Job:
         found = {name: (shape, dtype.name) for name, (shape, dtype) in self.views.shapes().items()}
         if self.reducing.dtype is not None:
             found[ROUNDING] = (), "float64"
-        return {name: Stored.of(name, kind) for name, kind in found.items()}
+        return {name: Stored.of(kind, f"{SUMMARY}.{name}") for name, kind in found.items()}
 
     @cached_property
     def views(self) -> Views:
@@ -101,15 +104,16 @@ class Job:
             progress: Called with the number of examples of each block that has been written.
 
         Returns:
-            How many examples the blocks have reached, from the front.
+            Where the examples ended that were read.
         """
         reached = 0
         with _writing(store, progress) as write, closing(blocks_of(self.source, store.block, wanted)) as blocks:
             for number, examples in blocks:
                 first = number * store.block
-                found = explain_block(self.explainer.explain_first, self.asking, first, examples, self.on_error)
-                reached = first + found.count
-                write(number, self, found)
+                reached = first + examples.count
+                if wanted(number):
+                    call, asking = self.explainer.explain_first, self.asking
+                    write(number, self, explain_block(call, asking, first, examples, self.on_error))
         return reached
 
     def stored(self, found: Explained) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import InputError
-from backtrace_jax.sources.protocol import Typed, typed
+from backtrace_jax.sources.protocol import Schema, Typed, typed
 
 from .sizes import chunk_size
-from .taking import RELEVANCE
+from .taking import input_of, is_of_books
 
 EXAMPLE, BLOCK = "example", "block"
 """Names of first axes."""
@@ -21,6 +21,9 @@ EXAMPLE, BLOCK = "example", "block"
 STATUS, REASON, LENGTH, CARRIED = "status", "reason", "length", "carried"
 PENDING, DONE, FAILED = 0, 1, 2
 """What the status of an example says."""
+
+NODE, COLUMN = "node", "column"
+"""Axes of books."""
 
 TEXT = "str"
 
@@ -40,11 +43,11 @@ class Stored:
     axes: tuple[str, ...]
 
     @classmethod
-    def of(cls, key: str, kind: Typed) -> Stored:
-        """An array of this key."""
+    def of(cls, kind: Typed, base: str) -> Stored:
+        """An array whose axes are called after this base."""
         shape, dtype = kind
-        name = np.dtype(dtype)
-        return cls(tuple(shape), TEXT if name.kind in "SU" else dtype, _axes(key, len(shape)))
+        text = np.dtype(dtype).kind in "SU"
+        return cls(tuple(shape), TEXT if text else dtype, tuple(f"{base}.{axis}" for axis in range(len(shape))))
 
     @property
     def size(self) -> int:
@@ -55,30 +58,28 @@ class Stored:
 _OF_TEXT = 16  # bytes that a text is taken for
 
 
-def _axes(key: str, rank: int) -> tuple[str, ...]:
-    """Names of axes: an input and its relevance share them, columns of books have one name."""
-    if "ledger." in key or "nodes." in key:
-        return ("node", "column")[-rank:]
-    for kind in ("inputs.", f"{RELEVANCE}."):
-        key = key.rpartition(kind)[2] if kind in key else key
-    return tuple(f"{key}.{axis}" for axis in range(rank))
-
-
-def arrays_of(taken: Mapping[str, np.ndarray], carried: Mapping[str, Typed], *, ragged: bool) -> dict[str, Stored]:
+def arrays_of(taken: Mapping[str, np.ndarray], schema: Schema) -> dict[str, Stored]:
     """The arrays of a store.
 
     Args:
         taken: What is taken of an explanation at the longest shape.
-        carried: Columns that travel along.
-        ragged: Whether shapes of examples differ.
+        schema: What is known of the source.
     """
-    found = {key: Stored.of(key, typed(array)) for key, array in taken.items()}
-    found |= {f"{CARRIED}.{name}": Stored.of(f"{CARRIED}.{name}", kind) for name, kind in carried.items()}
-    if ragged:
-        for key, array in taken.items():
-            if array.ndim > 1 and not key.rpartition(".")[0].endswith(("ledger", "nodes")):
-                found[f"{LENGTH}.{key}"] = Stored.of("axis", ((array.ndim - 1,), "int32"))
+    found = {key: _taken(key, typed(array), schema) for key, array in taken.items()}
+    found |= {key: Stored.of(kind, key) for key, kind in ((f"{CARRIED}.{n}", k) for n, k in schema.carried.items())}
+    for key, array in taken.items() if schema.lengths else ():
+        if array.ndim > 1 and found[key].axes[-1] != COLUMN:
+            found[f"{LENGTH}.{key}"] = Stored((array.ndim - 1,), "int32", (f"axes.{key}",))
     return found | {STATUS: Stored((), "uint8", ()), REASON: Stored((), TEXT, ())}
+
+
+def _taken(key: str, kind: Typed, schema: Schema) -> Stored:
+    """An array of what is taken: an input and its relevance share their axes, and so do all books."""
+    shape, dtype = kind
+    if is_of_books(key):
+        return Stored(tuple(shape), dtype, (NODE, COLUMN)[-len(shape) :])
+    name = input_of(key)
+    return Stored.of(kind, name if name in schema.inputs and tuple(schema.inputs[name][0]) == tuple(shape) else key)
 
 
 def chunks_of(stored: Stored, block: int) -> tuple[int, ...]:

@@ -27,11 +27,13 @@ class Probe:
         explanation: Its explanation.
         flops: Floating-point operations of the forward passes that it took.
         channels: Axis of the channels within one example, of inputs and layers that have one.
+        convolutional: Whether the network has convolutions.
     """
 
     explanation: Explanation
     flops: float
     channels: Mapping[str, int]
+    convolutional: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ def probed(explainer: Explainer, source: Source, examples: Examples, asking: Ask
         try:
             explanation = explainer.explain_first(inputs, asked)
             ready = explainer.understood_first(inputs, asked)
-            return Probe(explanation, ready.flops, ready.channels)
+            return Probe(explanation, ready.flops, ready.channels, ready.convolutional)
         except OF_EXAMPLES as error:
             found = found or error
     unread = next(iter(examples.failed.values()), "it is empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
 
+from .cautioning import cautions_of
 from .job import ASKED, ROUNDING
 from .layout import DONE, FAILED, LENGTH, REASON, STATUS
 from .store import SUMMARY, Store
@@ -118,10 +120,11 @@ class Run:
         rows = {key: self._store.rows(key, i, i + 1) for key in self._store.keys if key not in (STATUS, REASON)}
         arrays = {key: _cut(array, rows.get(f"{LENGTH}.{key}")) for key, array in rows.items()}
         fingerprint = {**about["fingerprint"], **{n: a.tolist() for n, a in named(arrays, ASKED).items()}}
-        more = {"output": about["output"], "fingerprint": fingerprint, "warnings": self._warnings()}
-        return explanation_of(arrays, self._inputs(i) | named(arrays, "inputs"), about["nodes"], **more)
+        inputs = self._inputs(i) | named(arrays, "inputs")
+        found = explanation_of(arrays, inputs, about["nodes"], output=about["output"], fingerprint=fingerprint)
+        return replace(found, warnings=(*about["cautions"]["notes"], *cautions_of(found, about), *self._rounded()))
 
-    def _warnings(self) -> tuple[str, ...]:
+    def _rounded(self) -> tuple[str, ...]:
         kind, error = self._store.about["stored"]["store_dtype"], self.rounding_error
         return (f"relevance was rounded to {kind} when it was stored, by {error:.2g} at most",) if error else ()
 

@@ -79,7 +79,9 @@ class Store:
     @cached_property
     def _arrays(self) -> dict[str, Any]:
         """The arrays by key."""
-        return {key: array for key, array in self.group.members(max_depth=None) if hasattr(array, "shape")}
+        names = sorted(path.parent.relative_to(self.path) for path in self.path.glob("*/zarr.json"))
+        names += sorted(path.parent.relative_to(self.path) for path in self.path.glob(f"{SUMMARY}/*/zarr.json"))
+        return {str(name): self.group[str(name)] for name in names if str(name) != SUMMARY}
 
     def __len__(self) -> int:
         """Examples that it has room for: all of them, or those so far of a stream."""

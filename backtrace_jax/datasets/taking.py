@@ -33,10 +33,24 @@ def named(arrays: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 def shared_out(key: str) -> str | None:
     """The input or layer that a key holds relevance of; None where it holds something else."""
+    return input_of(key) if _own(key).partition(".")[0] in (RELEVANCE, LAYERS) else None
+
+
+def input_of(key: str) -> str:
+    """The input, output or layer that a key is about."""
+    return unquote(_own(key).partition(".")[2])
+
+
+def is_of_books(key: str) -> bool:
+    """Whether a key is of a ledger."""
+    return _own(key).partition(".")[0] in ("ledger", "nodes")
+
+
+def _own(key: str) -> str:
+    """A key without the channel that it is of."""
     for channel in CHANNELS:
         key = key.removeprefix(f"{channel}.")
-    kind, _, name = key.partition(".")
-    return unquote(name) if kind in (RELEVANCE, LAYERS) else None
+    return key
 
 
 def taken(explanation: Explanation, kept: Callable[[str], bool]) -> dict[str, np.ndarray]:

@@ -153,6 +153,11 @@ class Understood:
         found = {**{name: made[var] for name, var in layers.items() if var in made}, **input_channel_axes(graph)}
         return {name: axis - 1 for name, axis in found.items() if axis}
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network has convolutions."""
+        return self.call.stages.told(self.call.known, [*self.forms][-1]).convolutional
+
     def forward(self, found: Explanation) -> Forward:
         """The forward pass of the explanation that was found, for other inputs of the same shapes."""
         form, posed = next(iter(self.forms.items()))

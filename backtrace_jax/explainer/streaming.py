@@ -244,14 +244,11 @@ def blocks_of(
     Args:
         source: The source.
         size: Examples of a block.
-        wanted: Whether a block is to be read; those of a stream are passed over otherwise.
+        wanted: Whether a block is to be read; those of a stream come all the same.
     """
     if source.count is None:
         stream = in_blocks(source.stream(), size)
-        reads = (partial(next, stream, None) for _ in count())
-        for number, examples in enumerate(read_ahead(reads)):
-            if wanted(number):
-                yield number, examples
+        yield from enumerate(read_ahead(partial(next, stream, None) for _ in count()))
         return
     total = source.count
     numbers = [number for number in range(-(-total // size)) if wanted(number)]

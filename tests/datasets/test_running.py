@@ -40,6 +40,7 @@ def same(found, expected):
             assert getattr(found, part)[name].dtype == array.dtype
     assert found.target.tobytes() == expected.target.tobytes()
     assert found.output == expected.output
+    assert found.warnings == expected.warnings
 
 
 @pytest.mark.parametrize("settings", [{"layers": "hidden"}, {"mode": "contrastive", "ledger": "nodes"}])
