@@ -76,11 +76,12 @@ def batch_first(model: Imported, axes: Axes) -> Imported:
     """The same model with the batch of its inputs in front."""
     if all(axis == 0 for axis in axes.values()):
         return model
-    declared = tuple(replace(entry, dims=_dims_first(entry.dims, axes[entry.name])) for entry in model.inputs)
+    declared = tuple(replace(entry, dims=dims_first(entry.dims, axes[entry.name])) for entry in model.inputs)
     return replace(model, inputs=declared, lower=lambda shapes: _entered(model, shapes, axes))
 
 
-def _dims_first(dims: Sequence[int | None] | None, axis: int | None) -> tuple[int | None, ...] | None:
+def dims_first(dims: Sequence[int | None] | None, axis: int | None) -> tuple[int | None, ...] | None:
+    """Declared sizes with the batch in front; a batch of one where there is none."""
     if dims is None:
         return None
     return (1, *dims) if axis is None else (dims[axis], *dims[:axis], *dims[axis + 1 :])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from backtrace_jax.batch.layout import Axes
 from backtrace_jax.errors import InputError
 from backtrace_jax.errors.arguments import more_than_numbers
-from backtrace_jax.errors.texts import shown
 from backtrace_jax.ir.imported import InputType
 
+from .matching import Columns, check_types, matched
 from .protocol import Examples, Group, Schema, typed
+from .reading import Carry, Reading
+from .stored import ARRAYS, arrays_in, checked_zarr, is_zarr, zarr_in
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class Arrays:
 
     schema: Schema
     count: int
-    inputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Any]
     axes: Axes
-    carried: Mapping[str, np.ndarray]
+    carried: Mapping[str, Any]
 
     def read(self, first: int, last: int) -> Examples:
         """Copies of examples from `first` to before `last`."""
@@ -53,27 +56,45 @@ class Arrays:
         array, axis = self.inputs[name], self.axes[name]
         if axis is None:
             return np.broadcast_to(array, (last - first, *array.shape))
-        chosen = array[(slice(None),) * axis + (slice(first, last),)]
+        chosen = np.asarray(array[(slice(None),) * axis + (slice(first, last),)])
         return np.ascontiguousarray(np.moveaxis(chosen, axis, 0))
 
 
-def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Collection[str] = ()) -> Arrays:
+def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Carry, reading: Reading) -> Arrays:
     """Arrays as a source.
 
     Args:
-        given: An array, a tuple in the model's order, or a dict by input name, in which other names may be carried.
+        given: An array, a tuple in the model's order, or a dict by name.
         declared: The model's inputs.
         axes: Where each holds the examples; None for what all examples share.
-        carry: Names of entries of the dict that are carried.
+        carry: What is carried.
+        reading: What the caller says of the arrays.
 
     Raises:
         InputError: Naming what is missing, too much, or of another length.
     """
-    arrays = {name: _array(name, value) for name, value in _by_name(given, declared, carry).items()}
-    names = [each.name for each in declared]
-    inputs = {name: arrays[name] for name in names}
-    carried = {name: arrays[name] for name in carry}
+    reading.refuse(_NO_ARRAYS, "says nothing about arrays of numbers")
+    given = given if isinstance(given, Mapping) else dict(enumerate(given if isinstance(given, tuple) else (given,)))
+    arrays = {str(name): _array(str(name), value) for name, value in given.items()}
+    positional = not isinstance(next(iter(given), ""), str)
+    columns = Columns("the source", tuple(arrays), positional=positional, strict=True)
+    found = matched(columns, declared, {each.name: None for each in declared}, carry, reading)
+    inputs = {name: arrays[place] for name, (place, *_) in found.inputs.items()}
+    carried = {name: arrays[place] for name, place in found.carried.items()}
     axes = {name: _axis(name, array, axes.get(name, 0)) for name, array in inputs.items()}
+    count = _count(inputs, axes, carried)
+    kinds = {name: (_one(array.shape, axes[name]), array.dtype.name) for name, array in inputs.items()}
+    check_types(kinds, declared, axes)
+    schema = Schema(kinds, {name: typed(array) for name, array in carried.items()}, identity=_IDENTITY)
+    return Arrays(schema, count if reading.limit is None else min(count, reading.limit), inputs, axes, carried)
+
+
+_IDENTITY = {"kind": "arrays"}
+_NO_ARRAYS = ("tokenizer", "text", "lengths", "size", "resize", "mean", "std", "layout")
+
+
+def _count(inputs: Mapping[str, Any], axes: Axes, carried: Mapping[str, Any]) -> int:
+    """How many examples there are."""
     sizes = {name: inputs[name].shape[axis] for name, axis in axes.items() if axis is not None}
     sizes |= {name: len(array) for name, array in carried.items()}
     if len(set(sizes.values())) > 1:
@@ -81,36 +102,21 @@ def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Coll
     count = next(iter(sizes.values()), 1)
     if not count:
         raise InputError("the source is empty: its arrays hold no example")
-    kinds = {name: (_one(array.shape, axes[name]), array.dtype.name) for name, array in inputs.items()}
-    schema = Schema(kinds, {name: typed(array) for name, array in carried.items()}, identity=_IDENTITY)
-    return Arrays(schema, count, inputs, axes, carried)
+    return count
 
 
-_IDENTITY = {"kind": "arrays"}
-
-
-def _by_name(given: Any, declared: Sequence[InputType], carry: Collection[str]) -> dict[str, Any]:
-    names = [each.name for each in declared]
-    listed = ", ".join(map(str, declared))
-    if isinstance(given, Mapping):
-        if missing := [name for name in (*names, *carry) if name not in given]:
-            what = "input" if missing[0] in names else "column"
-            raise InputError(f"{what} {missing[0]!r} is missing; the source has {shown([*given], 200)}")
-        if unknown := [name for name in given if name not in names and name not in carry]:
-            raise InputError(
-                f"{shown(unknown[0])} is no input of the model ({listed}); leave it out, or name it in carry=[...]"
-            )
-        return dict(given)
-    if carry:
-        raise InputError(f"carry={shown([*carry])} names entries of a dict; pass the inputs as a dict by name as well")
-    values = given if isinstance(given, tuple) else (given,)
-    if len(values) != len(declared):
-        raise InputError(f"the model takes {len(declared)} inputs ({listed}), found {len(values)} arrays")
-    return dict(zip(names, values, strict=True))
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    """An array as it is; what is memory-mapped stays so."""
+def _array(name: str, value: Any) -> Any:
+    """An array as it is: what is memory-mapped, or read by chunks, stays so."""
+    if isinstance(value, str | Path) and Path(value).suffix.lower() in ARRAYS:
+        value = arrays_in(Path(value))
+    if isinstance(value, str | Path) and is_zarr(Path(value)):
+        value = zarr_in(Path(value))
+    if type(value).__module__.partition(".")[0] == "zarr":
+        value = checked_zarr(value)
+    if isinstance(value, Mapping):
+        raise InputError(f"{name!r} holds several arrays: {', '.join(value)!s:.100}; pass one of them")
+    if all(hasattr(value, each) for each in ("shape", "dtype", "chunks")):  # of zarr, h5py, dask
+        return value
     if more := more_than_numbers(value):
         raise InputError(f"{name!r} {more}")
     try:
@@ -119,7 +125,7 @@ def _array(name: str, value: Any) -> np.ndarray:
         raise InputError(f"{name!r} is no array: {error!s:.150}") from error
 
 
-def _axis(name: str, array: np.ndarray, axis: int | None) -> int | None:
+def _axis(name: str, array: Any, axis: int | None) -> int | None:
     if axis is not None and not -array.ndim <= axis < array.ndim:
         raise InputError(f"{name!r} of shape {list(array.shape)} has no axis {axis}, where its examples should be")
     return axis if axis is None else axis % array.ndim

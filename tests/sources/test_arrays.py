@@ -51,12 +51,12 @@ def test_a_memory_mapped_array_is_read_in_slices(tmp_path):
 @pytest.mark.parametrize(
     ("given", "carry", "said"),
     [
-        ((X, X), (), "takes 1 inputs"),
-        ({"y": X}, (), "input 'x' is missing"),
-        ({"x": X, "y": X}, (), "'y' is no input"),
-        ({"x": X}, ("label",), "column 'label' is missing"),
+        ((X, X), (), "'1' of the source is no input"),
+        ({"y": X}, (), "is called 'x'"),
+        ({"x": X, "y": X}, (), "'y' of the source is no input"),
+        ({"x": X}, ("label",), "no column 'label'"),
         ({"x": X, "label": np.arange(9)}, ("label",), "unequal lengths"),
-        (X, ("label",), "as a dict by name"),
+        (X, ("label",), "0 entries beside"),
         (X[:0], (), "empty"),
         (np.float32(3), (), "no axis 0"),
     ],
