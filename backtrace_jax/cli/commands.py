@@ -47,10 +47,12 @@ def explain(arguments: argparse.Namespace) -> int:
 
 
 def _read_file(path: Path, model: Imported, arguments: argparse.Namespace) -> InputFile:
-    from .input_files import Preparation, read_input_file
+    from backtrace_jax.sources.reading import Reading
 
-    prepared = Preparation(arguments.resize, arguments.size, arguments.mean, arguments.std)
-    file = read_input_file(path, model.inputs, prepared)
+    from .input_files import read_input_file
+
+    asked = Reading(resize=arguments.resize, size=arguments.size, mean=arguments.mean, std=arguments.std)
+    file = read_input_file(path, model.inputs, asked)
     if file.note:
         tell(f"note: {file.note}")
     if file.ignored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -21,6 +21,7 @@ from backtrace_jax.importers import read
 from backtrace_jax.importers.pytorch import is_module
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.words import TOTAL
+from backtrace_jax.sources import Carry, Reading, carrying
 
 from .cluster import RAY, absolute, check_sent, explain_by_ray
 from .identity import refuse_other
@@ -33,13 +34,13 @@ from .run import Run
 from .store import Store, create, zarr_module
 
 
-@with_fields(Asked, Settings, elsewhere=OPTIONS)
+@with_fields(Asked, Settings, Reading, elsewhere=OPTIONS)
 def explain_dataset(
     model: Any,
     source: Any,
     out: Any,
     *,
-    carry: Collection[str] = (),
+    carry: Carry = (),
     reduce: str | Callable[[str, np.ndarray], Any] | None = None,
     store_dtype: str | None = None,
     on_error: str = RECORD,
@@ -54,9 +55,11 @@ def explain_dataset(
 
     Args:
         model: As `explain` takes it; or an `Explainer`, which has its settings.
-        source: Where the examples come from: an array, a tuple of arrays in the model's order, a dict by input name.
+        source: Where the examples come from: arrays, files or folders of them, tables, pictures or texts, data frames,
+            datasets and loaders, any iterable of batches (docs/sources.md lists them all).
         out: The folder. If it holds what this very call has begun, it goes on; anything else in it is refused.
-        carry: Names of columns of the source (labels, say) that are stored beside.
+        carry: Names of columns of the source (labels, say) that are stored beside; of tuples, names for what follows
+            the inputs; or by the name to be stored under, the column or place.
         reduce: What relevance of inputs and layers is made smaller by: "channels", summed over them, or a function of
             (name, relevance with examples in front) that treats each example alone.
         store_dtype: "float16" or "float32": what relevance is stored in; the largest rounding error is recorded.
@@ -66,7 +69,9 @@ def explain_dataset(
         progress: Called with (examples done, examples in all; None for a stream) when a block has been written.
         chosen: The settings of `explain`, but that ledger is "total" where it is not given; and what it asks: target,
             against, position and start may be arrays with an entry for every example, and the first three the name of a
-            column of the source.
+            column of the source. And how the source is read: columns (by input, its column, or those of its features),
+            ignore (columns left out, or "rest"), limit (examples taken from the front), tokenizer, text (the column of
+            texts, or two of pairs), lengths (that they are padded to), size, resize, mean, std, layout (of pictures).
 
     Returns:
         What was stored.
@@ -97,12 +102,12 @@ def explain_dataset(
 def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str, chosen: Mapping[str, Any]) -> Job:
     """What a call has to do."""
     asking = Asking(Asked(**fields_of(Asked, chosen)))
-    carried = (*([carry] if isinstance(carry, str) else carry), *asking.columns)
+    carried, reading = carrying(carry, asking.columns), Reading(**fields_of(Reading, chosen))
     explainer = _explainer(model, source, carried, fields_of(Settings, chosen))
-    return Job.of(explainer, explainer.source(source, carried), asking, reducing, on_error)
+    return Job.of(explainer, explainer.source(source, carried, reading), asking, reducing, on_error)
 
 
-def _explainer(model: Any, source: Any, carried: Collection[str], chosen: Mapping[str, Any]) -> Explainer:
+def _explainer(model: Any, source: Any, carried: Carry, chosen: Mapping[str, Any]) -> Explainer:
     """What explains: an explainer that is given or kept, so that a second call compiles nothing, or a new one.
 
     Raises:

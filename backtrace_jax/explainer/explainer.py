@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, Unpack
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from backtrace_jax.batch.layout import examples_in_front, inputs_first, own_inputs
 from backtrace_jax.errors import ImportMismatchError, NumericsError, SettingError
-from backtrace_jax.errors.arguments import choice, with_fields
+from backtrace_jax.errors.arguments import choice, fields_of, with_fields
 from backtrace_jax.explanation.cautions import warn
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.importers import read
@@ -21,12 +21,12 @@ from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 from backtrace_jax.question.settings import EVERY, FIRST, Settings
 from backtrace_jax.rules import MODES, Once, find_mode
 from backtrace_jax.runtime.processes import enter
-from backtrace_jax.sources import Source, source_of
+from backtrace_jax.sources import Carry, Reading, Source, carrying, open_source
 
 from .answering import Understood, understand
 from .asking import Asked
 from .differentiating import check_gradient, halfway
-from .given import GivenQuestion, GivenQuestions, GivenSettings
+from .given import GivenQuestion, GivenQuestions, GivenSettings, GivenStream
 from .questions import Questions
 from .specialising import Deciding
 from .stages import Known, Stages
@@ -114,15 +114,15 @@ class Explainer:
         """
         return self._called(inputs, Questions(targets, **asked))
 
-    @with_fields(Asked, elsewhere=OPTIONS | _SETTINGS)
+    @with_fields(Asked, Reading, elsewhere=OPTIONS | _SETTINGS)
     def stream(
         self,
         source: Any,
         *,
         batch: int | None = None,
         on_error: str = RAISE,
-        carry: Collection[str] = (),
-        **asked: Unpack[GivenQuestion],
+        carry: Carry = (),
+        **asked: Unpack[GivenStream],
     ) -> Iterator[Explanation]:
         """Explain a source of any length, consecutive examples at a time; the next are read meanwhile.
 
@@ -132,7 +132,8 @@ class Explainer:
             on_error: "raise", or "record": examples that cannot be explained are left out.
             carry: As `explain_dataset` takes it.
             asked: As `explain` takes it; target, against, position and start may be arrays with an entry for each
-                example of the source, and the first three the name of a column of it.
+                example of the source, and the first three the name of a column of it. And how the source is read, as
+                `explain_dataset` takes it.
 
         Returns:
             An iterator of explanations. Texts of different lengths come in an explanation for each length.
@@ -140,16 +141,16 @@ class Explainer:
         Raises:
             BacktraceError: What `explain` raises, naming the example by its place in the source.
         """
-        asking = Asking(Asked(**asked))
+        asking, reading = Asking(Asked(**fields_of(Asked, asked))), Reading(**fields_of(Reading, asked))
         choice("on_error", on_error, ON_ERROR)
-        opened = self.source(source, (*carry, *asking.columns))
+        opened = self.source(source, carrying(carry, asking.columns), reading)
         asking.check(opened.count)
         return streamed(self.explain_first, opened, asking, batch, on_error)
 
-    def source(self, given: Any, carry: Collection[str] = ()) -> Source:
+    def source(self, given: Any, carry: Carry, reading: Reading) -> Source:
         """What the user gives as a source of this model's inputs, and of columns that travel along."""
         axes = examples_in_front(self._stages.arranged(self._imported).axes)
-        return source_of(given, self._imported.inputs, axes=axes, carry=tuple(dict.fromkeys(carry)))
+        return open_source(given, self._imported.inputs, axes, carry, reading)
 
     def first(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Inputs as `explain` takes them, by name, examples in front."""

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from backtrace_jax.batch.layout import BatchAxis
 from backtrace_jax.rules import Mode
+from backtrace_jax.sources import GivenReading
 
 
 class GivenSettings(TypedDict, total=False):
@@ -75,8 +76,12 @@ class GivenEach(GivenSettings, GivenQuestions):
     """Settings and questions at once, as `explain_each` takes them."""
 
 
-class GivenDataset(GivenSettings, GivenStart, total=False):
-    """Settings and the question of all examples, as `explain_dataset` takes them."""
+class GivenStream(GivenQuestion, GivenReading):
+    """The question, and how a source is read, as `Explainer.stream` takes them."""
+
+
+class GivenDataset(GivenSettings, GivenStart, GivenReading, total=False):
+    """Settings, the question of all examples and how their source is read, as `explain_dataset` takes them."""
 
     target: ArrayLike | None
     against: ArrayLike | None

@@ -15,9 +15,20 @@ from backtrace_jax.ir.imported import InputType
 
 from .opening import open_source
 from .protocol import Examples, Group, Schema, Source
-from .reading import Carry, GivenReading, Reading
+from .reading import Carry, GivenReading, Reading, carrying
 
-__all__ = ["Carry", "Examples", "GivenReading", "Group", "Reading", "Schema", "Source", "source_of"]
+__all__ = [
+    "Carry",
+    "Examples",
+    "GivenReading",
+    "Group",
+    "Reading",
+    "Schema",
+    "Source",
+    "carrying",
+    "open_source",
+    "source_of",
+]
 
 
 @with_fields(Reading)
@@ -38,6 +49,4 @@ def source_of(
         SettingError: Naming a setting that says nothing about this source.
         MissingDependencyError: When a file needs a library that is not installed.
     """
-    if isinstance(given, Source):
-        return given
     return open_source(given, declared, axes, carry, Reading(**reading))

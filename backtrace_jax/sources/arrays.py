@@ -76,8 +76,8 @@ def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Carr
     reading.refuse(_NO_ARRAYS, "says nothing about arrays of numbers")
     given = given if isinstance(given, Mapping) else dict(enumerate(given if isinstance(given, tuple) else (given,)))
     arrays = {str(name): _array(str(name), value) for name, value in given.items()}
-    positional = not isinstance(next(iter(given), ""), str)
-    columns = Columns("the source", tuple(arrays), positional=positional, strict=True)
+    placed = frozenset(str(name) for name in given if not isinstance(name, str))
+    columns = Columns("the source", tuple(arrays), placed=placed, strict=True)
     found = matched(columns, declared, {each.name: None for each in declared}, carry, reading)
     inputs = {name: arrays[place] for name, (place, *_) in found.inputs.items()}
     carried = {name: arrays[place] for name, place in found.carried.items()}
@@ -85,7 +85,7 @@ def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Carr
     count = _count(inputs, axes, carried)
     kinds = {name: (_one(array.shape, axes[name]), array.dtype.name) for name, array in inputs.items()}
     check_types(kinds, declared, axes)
-    schema = Schema(kinds, {name: typed(array) for name, array in carried.items()}, identity=_IDENTITY)
+    schema = Schema(kinds, {name: typed(np.asarray(array[:1])) for name, array in carried.items()}, identity=_IDENTITY)
     return Arrays(schema, count if reading.limit is None else min(count, reading.limit), inputs, axes, carried)
 
 
@@ -96,7 +96,7 @@ _NO_ARRAYS = ("tokenizer", "text", "lengths", "size", "resize", "mean", "std", "
 def _count(inputs: Mapping[str, Any], axes: Axes, carried: Mapping[str, Any]) -> int:
     """How many examples there are."""
     sizes = {name: inputs[name].shape[axis] for name, axis in axes.items() if axis is not None}
-    sizes |= {name: len(array) for name, array in carried.items()}
+    sizes |= {name: next(iter(array.shape), 1) for name, array in carried.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"the arrays are of unequal lengths: {sizes}; an example needs an entry in each of them")
     count = next(iter(sizes.values()), 1)

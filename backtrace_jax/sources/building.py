@@ -76,12 +76,12 @@ def _makers(
     reader: Reader, sample: Rows, known: Sequence[InputType], carry: Carry, reading: Reading
 ) -> tuple[tuple[Maker, ...], Matched]:
     """What makes the inputs, and which column is which."""
-    columns = Columns(reader.called, reader.columns, _quantities(sample), reader.positional, reader.offered)
-    asked, texts = reading, texts_of(columns, sample, known, carry, reading)
+    columns = Columns(reader.called, reader.columns, _quantities(sample), reader.placed, reader.offered)
+    asked, texts = reading, texts_of(columns, reader, sample, known, carry, reading)
     rest, reading, read = (known, reading, ()) if texts is None else texts.rest(known, reading)
     ranks = {each.name: None if each.dims is None else len(each.dims) - 1 for each in rest}
     found = matched(columns, rest, ranks, carry, reading, read)
-    sequences = [each for each in rest if _is_sequence(each, found, sample, reading)]
+    sequences = _of_sequences(rest, found, sample, reading)
     makers: list[Maker] = [] if texts is None else [texts]
     makers += [_sequences(sequences, found, reading)] if sequences else []
     makers += [_maker(each, found, reader, sample, reading) for each in rest if each not in sequences]
@@ -95,15 +95,19 @@ def _quantities(sample: Rows) -> frozenset[str]:
     return frozenset(name for name, typed in found.items() if typed is not None and typed[0] == ())
 
 
-def _is_sequence(known: InputType, found: Matched, sample: Rows, reading: Reading) -> bool:
-    """Whether an input is a column of sequences of unequal length."""
+def _of_sequences(known: Sequence[InputType], found: Matched, sample: Rows, reading: Reading) -> list[InputType]:
+    """Inputs that are columns of sequences; none where all are of one length, and the caller says no other."""
+    may = [each for each in known if _may_be_sequence(each, found, sample)]
+    lengths = {len(value) for each in may for value in sampled(sample, found.inputs[each.name][0])}
+    return may if len(lengths) > 1 or reading.lengths is not None else []
+
+
+def _may_be_sequence(known: InputType, found: Matched, sample: Rows) -> bool:
     one_axis = known.dims is None or len(known.dims) == 2
     if known.name in found.features or known.dtype.kind not in "iub" or not one_axis:
         return False
-    values = [*sampled(sample, found.inputs[known.name][0])]
-    if not all(isinstance(value, Sequence | np.ndarray) and np.ndim(value[:1]) == 1 for value in values):
-        return False
-    return reading.lengths is not None or len({len(value) for value in values}) > 1
+    values = sampled(sample, found.inputs[known.name][0])
+    return all(isinstance(value, Sequence | np.ndarray) and np.ndim(value[:1]) == 1 for value in values)
 
 
 def _sequences(known: Sequence[InputType], found: Matched, reading: Reading) -> Sequences:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -51,16 +51,49 @@ def cells_in(paths: Sequence[Path], called: str, *, strict: bool = False) -> Lin
     count = sum(len(lines) - header for lines in files)
     rows = partial(_rows, of=_Kinds(names, texts, strict))
     kind = paths[0].suffix.lower()[1:]
-    return LineFiles(kind, called, names, count, not header, True, files=files, skipped=int(header), rows=rows)
+    return Cells(
+        kind,
+        called,
+        names,
+        count,
+        frozenset() if header else frozenset(names),
+        True,
+        files=files,
+        skipped=int(header),
+        rows=rows,
+    )
+
+
+class Cells(LineFiles):
+    """Files of cells; columns whose first cells are whole numbers are of whole numbers."""
+
+    def sample(self) -> Rows:
+        """As `AtRandom.sample`."""
+        rows = self.read(0, min(self.count, _KNOWN), self.columns)
+        whole = {name: _whole(column) for name, column in rows.columns.items()}
+        return replace(rows, columns=whole).first(SAMPLED)
+
+
+_KNOWN = 1024
+"""Rows by which it is known what a column holds."""
+
+
+def _whole(column: np.ndarray | list) -> np.ndarray | list:
+    if isinstance(column, list) or not (np.isfinite(column) & (column == np.round(column))).all():
+        return column
+    return column.astype(np.int64)
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell holds a number."""
+    """Whether a cell holds a number that a float is exact enough for; a long number is a name."""
     try:
-        float(cell)
+        number = float(cell)
     except ValueError:
         return False
-    return True
+    return abs(number) < _LONG or not cell.strip().lstrip("+-").isdigit()
+
+
+_LONG = 2**53  # from here on floats leave whole numbers out
 
 
 def _check_head(names: Sequence[str], own: Sequence[str], path: Path) -> None:
@@ -79,7 +112,8 @@ def _text_columns(files: Sequence[Lines], header: bool, names: Sequence[str]) ->
     lines = next((lines for lines in files if len(lines) > header), None)
     if lines is None:
         return []
-    rows = [row for row in _parsed(lines, int(header), min(len(lines), SAMPLED + header)) if len(row) == len(names)]
+    found = _parsed_each(lines, int(header), min(len(lines), _KNOWN + header))
+    rows = [row for row in found if isinstance(row, list) and len(row) == len(names)]
     return [
         name
         for name, cells in zip(names, zip(*rows, strict=True), strict=False)
@@ -132,7 +166,8 @@ def _numbers(lines: Lines, first: int, last: int, width: int) -> np.ndarray | No
         found = np.loadtxt(data, np.float64, comments=None, delimiter=delimiter, quotechar='"', ndmin=2)
     except ValueError:
         return None
-    return found if found.shape == (last - first, width) else None
+    exact = found.shape == (last - first, width) and not (np.abs(found) >= _LONG).any()
+    return found if exact else None
 
 
 def _parsed_each(lines: Lines, first: int, last: int) -> list[list[str] | InputError]:

@@ -25,28 +25,32 @@ class Item:
 
     Attributes:
         entries: By name, or by place "0", "1", ..., what it holds.
-        positional: Whether they have places only.
+        placed: Those that have places only.
     """
 
     entries: Mapping[str, Any]
-    positional: bool
+    placed: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, given: Any) -> Item:
         """An array; inputs and what follows them; or a mapping. Inputs may be a tuple or a mapping of their own."""
         if isinstance(given, Mapping):
-            return cls({str(name): as_numpy(value) for name, value in given.items()}, False)
+            return cls({str(name): as_numpy(value) for name, value in given.items()})
         if isinstance(given, tuple) and (names := getattr(given, "_fields", ())):
-            return cls({name: as_numpy(value) for name, value in zip(names, given, strict=True)}, False)
+            return cls({name: as_numpy(value) for name, value in zip(names, given, strict=True)})
         if not _is_several(given):
-            return cls({"0": as_numpy(given)}, True)
+            return cls._placed([given])
         first, *others = given
         if not isinstance(first, Mapping) and not _is_several(first):
-            return cls({str(place): as_numpy(value) for place, value in enumerate(given)}, True)
+            return cls._placed(given)
         inner = cls.of(first)
-        start = len(inner.entries) if inner.positional else 1
-        more = {str(place): as_numpy(value) for place, value in enumerate(others, start)}
-        return cls({**inner.entries, **more}, inner.positional)
+        more = cls._placed(others, len(inner.entries) if inner.placed else 1)
+        return cls({**inner.entries, **more.entries}, inner.placed | more.placed)
+
+    @classmethod
+    def _placed(cls, values: Sequence[Any], start: int = 0) -> Item:
+        found = {str(place): as_numpy(value) for place, value in enumerate(values, start)}
+        return cls(found, frozenset(found))
 
     def holds_batch(self, declared: Sequence[InputType]) -> bool:
         """Whether it is a batch: by the axes that the model declares, else whether all entries have one length."""
@@ -142,7 +146,7 @@ def items_of(kind: str, given: Any, declared: Sequence[InputType]) -> Reader:
     first = _first_item(given, min(count, 16), called)
     if first.holds_batch(declared):
         return stream_of(kind, (given[number] for number in range(count)), declared, called)
-    return Items(kind, called, tuple(first.entries), count, first.positional, items=given)
+    return Items(kind, called, tuple(first.entries), count, first.placed, items=given)
 
 
 def _first_item(given: Any, most: int, called: str) -> Item:
@@ -171,7 +175,7 @@ def stream_of(kind: str, given: Iterable[Any], declared: Sequence[InputType], ca
     if first is None:
         raise InputError(f"{called} is empty: it ended before its first example")
     rows = _of_batches if first.holds_batch(declared) else _of_examples
-    return Stream(kind, called, rows(first, items, called), positional=first.positional)
+    return Stream(kind, called, rows(first, items, called), first.placed)
 
 
 def _guarded(given: Iterable[Any], called: str) -> Iterator[Item]:

@@ -17,8 +17,14 @@ from .protocol import Typed
 from .rows import Rows
 from .values import Made, Maker
 
-LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Lengths by default. A text of evenly likely length is padded by a fifth; each length that occurs is compiled."""
+LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
+"""Lengths that `few` chooses from; longer texts are cut to the last, unless the tokenizer or the caller says more."""
+
+MOST = 7
+"""Lengths that are chosen: each is compiled, and an explainer keeps no more than eight compiled functions."""
+
+PLAIN = (8, 16, 24, 32, 48, 64, 128, 512)
+"""Lengths where it is not known how long texts will be: of streams."""
 
 MASKS = ("attention_mask", "mask", "input_mask", "padding_mask")
 """Names of inputs and columns that tell tokens from padding."""
@@ -138,13 +144,53 @@ class Sequences(Maker):
         return found
 
 
-def padding_for(size: int | None, lengths: Any, longest: int, *, masked: bool, left: bool = False) -> Padding:
+def few(found: Sequence[int], longest: int, most: int = MOST) -> tuple[int, ...]:
+    """At most so many of `LENGTHS`, and the longest, that pad sequences of these lengths least.
+
+    Args:
+        found: Lengths of some of the sequences.
+        longest: The longest that there may be.
+        most: How many there may be.
+    """
+    table = [*(n for n in LENGTHS if n < longest), longest]
+    counts = np.bincount(np.searchsorted(table, np.minimum(found, longest)), minlength=len(table))
+    below = [0, *np.cumsum(counts).tolist()]
+    best = {0: _Choice(0, ())}  # by how many of the table are settled
+    for _ in range(most):
+        settled = {end: [(start, best[start]) for start in best if start < end] for end in range(1, len(table) + 1)}
+        best |= {
+            end: min(
+                (each.with_length(table[end - 1], below[end] - below[start]) for start, each in ways), key=_Choice.cost
+            )
+            for end, ways in settled.items()
+        }
+    return best[len(table)].lengths
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Tokens that sequences take, and the lengths that they are padded to."""
+
+    tokens: int
+    lengths: tuple[int, ...]
+
+    def with_length(self, length: int, count: int) -> _Choice:
+        return _Choice(self.tokens + length * count, (*self.lengths, length))
+
+    def cost(self) -> tuple[int, int]:
+        return self.tokens, len(self.lengths)
+
+
+def padding_for(
+    size: int | None, lengths: Any, longest: int, found: Sequence[int] = (), *, masked: bool, left: bool = False
+) -> Padding:
     """How sequences are padded.
 
     Args:
         size: The length that the model takes; None: any.
         lengths: What the caller says: lengths, "exact", or nothing.
         longest: The longest that there is, or that a tokenizer cuts to.
+        found: Lengths of some sequences, by which a few are chosen; none where it is not known how long they will be.
         masked: Whether the model is told what is padding.
         left: Whether the padding comes first.
 
@@ -164,5 +210,5 @@ def padding_for(size: int | None, lengths: Any, longest: int, *, masked: bool, l
             "the model takes no attention mask, so padding could change its answers; pass lengths='exact' (each length "
             "is compiled for itself), or lengths=[...] if it was trained on texts padded so"
         )
-    table = (*(n for n in LENGTHS if n < longest), longest)
+    table = few(found, longest) if len(found) else (*(n for n in PLAIN if n < longest), longest)
     return Padding(table, longest, left)

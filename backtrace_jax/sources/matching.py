@@ -16,7 +16,7 @@ from backtrace_jax.ir.imported import InputType
 from backtrace_jax.question.feeds import read_inputs
 
 from .protocol import Typed
-from .reading import REST, Carry, Reading
+from .reading import REST, Carry, Reading, several
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Columns:
         called: What to call the source.
         names: Their names, in its own order.
         quantities: Those that hold one number for each example, and can be features.
-        positional: Whether they have places only, "0", "1", ...
+        placed: Those that have places only, "0", "1", ...
         offered: Those that need not be left out by name.
         strict: Whether columns are inputs by their names only, as in a dict of arrays.
     """
@@ -35,7 +35,7 @@ class Columns:
     called: str
     names: tuple[str, ...]
     quantities: frozenset[str] = frozenset()
-    positional: bool = False
+    placed: frozenset[str] = frozenset()
     offered: frozenset[str] = frozenset()
     strict: bool = False
 
@@ -45,7 +45,7 @@ class Columns:
         Raises:
             InputError: When there is none of this name.
         """
-        found = str(int(name)) if is_whole(name) and self.positional else name
+        found = str(int(name)) if is_whole(name) and str(int(name)) in self.placed else name
         if not isinstance(found, str) or found not in self.names:
             raise InputError(f"{setting}: {self.called} has no column {shown(name)}; it has {self.listed()}")
         return found
@@ -110,11 +110,6 @@ def matched(
     return Matched(inputs, features, carried)
 
 
-def several(names: Any) -> tuple[Any, ...]:
-    """Names of columns, where one may stand alone."""
-    return (names,) if isinstance(names, str | int) else tuple(names or ())
-
-
 def carried_by_name(columns: Columns, carry: Carry) -> set[str]:
     """Columns that are certainly carried; those of places may be told only behind the inputs."""
     if isinstance(carry, Mapping):
@@ -126,11 +121,14 @@ def _carried(columns: Columns, carry: Carry, rest: Sequence[str]) -> dict[str, s
     if isinstance(carry, Mapping):
         return {name: columns.known(column, f"carry={{{name!r}: ...}}") for name, column in carry.items()}
     names = several(carry)
-    if not columns.positional or all(is_whole(name) for name in names):
-        return {str(name): columns.known(name, "carry") for name in names}
-    if len(names) > len(rest):
-        raise InputError(f"carry={shown([*names])}: {columns.called} has {len(rest)} entries beside the inputs")
-    return dict(zip(map(str, names), rest, strict=False))
+    named = {str(name): columns.known(name, "carry") for name in names if is_whole(name) or name in columns.names}
+    others = [name for name in names if str(name) not in named]
+    places = [name for name in rest if name in columns.placed and name not in named.values()]
+    if others and not columns.placed:
+        columns.known(others[0], "carry")
+    if len(others) > len(places):
+        raise InputError(f"carry={shown([*names])}: {columns.called} has {len(places)} entries beside the inputs")
+    return named | dict(zip(others, places, strict=False))
 
 
 def _inputs(
@@ -146,14 +144,15 @@ def _inputs(
         return _as_said(columns, names, reading.columns)
     if set(names) <= set(free):
         return {name: (name,) for name in names}, frozenset()
-    if columns.positional and len(free) >= len(names):
+    places = [name for name in free if name in columns.placed]
+    if len(places) == len(free) >= len(names):
         return {name: (place,) for name, place in zip(names, free, strict=False)}, frozenset()
     quantities = [name for name in free if name in columns.quantities]
     if len(names) == 1 and quantities and ranks[names[0]] in (1, None):
         return {names[0]: tuple(quantities)}, frozenset(names)
     if len(names) == 1 and len(free) == 1 and not columns.strict:
         return {names[0]: (free[0],)}, frozenset()
-    if columns.positional:
+    if free and len(places) == len(free):
         listed = ", ".join(map(str, declared))
         raise InputError(
             f"{columns.called} has {len(free)} entries, the model takes {len(names)} inputs ({listed:.150})"

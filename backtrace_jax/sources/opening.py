@@ -34,7 +34,7 @@ _Open = Callable[[Any, _Known], Reader]
 def _batches_of(given: Any, known: _Known) -> Stream:
     """Record batches of Arrow, one after the other."""
     called, names = f"the {type(given).__name__}", names_of(given.schema, "the batches")
-    return Stream("arrow batches", called, (rows_of(batch, names) for batch in given), positional=False)
+    return Stream("arrow batches", called, (rows_of(batch, names) for batch in given))
 
 
 def _loaded(given: Any, known: _Known) -> Stream:
@@ -66,7 +66,7 @@ def open_source(given: Any, declared: _Known, axes: Axes, carry: Carry, reading:
     """Whatever the user has as a source.
 
     Args:
-        given: A path, an object of the table, arrays, or what is iterated over.
+        given: A `Source`, which is taken as it is; a path, an object of the table, arrays, or what is iterated over.
         declared: The model's inputs, as the model has them.
         axes: Where each holds the examples.
         carry: What is carried.
@@ -78,6 +78,8 @@ def open_source(given: Any, declared: _Known, axes: Axes, carry: Carry, reading:
     found = _found(given, [batch_first(each, axes) for each in declared], reading)
     if isinstance(found, _Arrays):
         return arrays_of(found.arrays, declared, axes, carry, reading)
+    if isinstance(found, _Own):
+        return found.source
     return columnar(found, declared, axes, carry, reading)
 
 
@@ -88,12 +90,21 @@ class _Arrays:
     arrays: Any
 
 
-def _found(given: Any, known: _Known, reading: Reading) -> Reader | _Arrays:
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """A source of the user's own."""
+
+    source: Source
+
+
+def _found(given: Any, known: _Known, reading: Reading) -> Reader | _Arrays | _Own:
     if isinstance(given, str | PathLike):
         return _at(as_path("source", given))
     for names, opened in CLASSES.items():
         if made_by(given, *names):
             return opened(given, known)
+    if isinstance(given, Source):
+        return _Own(given)
     if made_by(given, "zarr.Group", "zarr.Array"):
         return _Arrays(checked_zarr(given))
     if isinstance(given, Mapping):

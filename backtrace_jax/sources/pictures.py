@@ -53,7 +53,9 @@ class Preparation:
             InputError: When the model does not take pictures, or not of that size.
         """
         if known.dims is not None and len(known.dims) != 4:
-            raise InputError(f"pictures have 4 axes with the batch, the model takes {known}; pass arrays of that shape")
+            raise InputError(
+                f"pictures have 4 axes with the batch, the model takes {known}; pass arrays of that shape (.npy)"
+            )
         _, *sizes = known.dims or (None, None, None, None)
         last = sizes[0] not in (1, 3, None) and sizes[2] in (1, 3)
         if reading.layout is not None and not (sizes[0] is None and sizes[2] is None):
@@ -76,6 +78,14 @@ class Preparation:
         for setting, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, self.channels):
                 raise InputError(f"{setting}: pictures have {self.channels} channels, found {len(numbers)} numbers")
+
+    @property
+    def described(self) -> str:
+        """Words for what is done to the values 0..1."""
+        if (self.mean, self.std) == ((0.0,), (1.0,)):
+            return "; what the model was trained with is given by --mean and --std"
+        words = (",".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.std))
+        return ", less mean {}, divided by std {}".format(*words)
 
     def shape(self, width: int, height: int) -> tuple[int, ...]:
         """The shape of a picture as the model takes it."""

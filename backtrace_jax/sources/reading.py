@@ -106,10 +106,13 @@ class Reading:
         Raises:
             SettingError: Naming the first that was given.
         """
-        plain = Reading()
         for each in fields(self):
-            if each.name in settings and shown(getattr(self, each.name)) != shown(getattr(plain, each.name)):
+            if each.name in settings and shown(getattr(self, each.name)) != shown(getattr(PLAIN, each.name)):
                 raise SettingError(f"{each.name}= {because}")
+
+
+PLAIN = Reading()
+"""Nothing is said."""
 
 
 def _increasing(lengths: Any) -> bool:
@@ -119,6 +122,18 @@ def _increasing(lengths: Any) -> bool:
     return whole and all(a < b for a, b in pairwise(lengths))
 
 
-Carry = Collection[str] | Mapping[str, Any]
+Carry = str | Collection[Any] | Mapping[str, Any]
 """Columns that travel along: their names; of columns without names, a name for each that follows the inputs, in their
 order; or by the name that they are to have, the column's name or place."""
+
+
+def several(names: Any) -> tuple[Any, ...]:
+    """Names of columns, where one may stand alone."""
+    return (names,) if isinstance(names, str | int) else tuple(names or ())
+
+
+def carrying(carry: Carry, more: Collection[str]) -> Carry:
+    """What is carried, and columns beside, under their own names."""
+    if isinstance(carry, Mapping):
+        return {**carry, **{name: name for name in more if name not in carry}}
+    return tuple(dict.fromkeys((*several(carry), *more)))

@@ -46,7 +46,7 @@ class AtRandom:
         called: What to call it in messages.
         columns: Names of its columns, in its own order; "0", "1", ... where they have places only.
         count: How many rows there are.
-        positional: Whether the columns have places only.
+        placed: Those of the columns that have places only.
         untyped: Whether its numbers have no types of their own, as those of a text file.
         offered: Columns that it makes up, which nobody has to leave out.
         said: What is to be known of it beside, as JSON.
@@ -56,7 +56,7 @@ class AtRandom:
     called: str
     columns: tuple[str, ...]
     count: int
-    positional: bool = False
+    placed: frozenset[str] = frozenset()
     untyped: bool = False
     offered: frozenset[str] = frozenset()
     said: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +77,18 @@ class AtRandom:
         """A few rows from the front, of all columns, to see what they hold."""
         return self.read(0, min(self.count, SAMPLED), self.columns)
 
+    def spread(self, columns: Collection[str]) -> Iterator[Rows]:
+        """Rows from all over, to see how long they are."""
+        if self.count <= _SPREAD * _TOGETHER:
+            yield self.read(0, self.count, columns)
+            return
+        for number in range(_SPREAD):
+            first = number * (self.count - _TOGETHER) // (_SPREAD - 1)
+            yield self.read(first, first + _TOGETHER, columns)
+
+
+_SPREAD, _TOGETHER = 16, 64  # places that are looked at, and rows at each
+
 
 class Stream:
     """A reader of batches that come one after the other, and are read once.
@@ -89,13 +101,13 @@ class Stream:
     offered: frozenset[str] = frozenset()
     said: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, kind: str, called: str, batches: Iterator[Rows], *, positional: bool) -> None:
+    def __init__(self, kind: str, called: str, batches: Iterator[Rows], placed: frozenset[str] = frozenset()) -> None:
         """Take the first batch.
 
         Raises:
             InputError: When there is none.
         """
-        self.kind, self.called, self.positional, self._batches = kind, called, positional, batches
+        self.kind, self.called, self.placed, self._batches = kind, called, placed, batches
         self._first = next((batch for batch in batches if batch.count), None)
         if self._first is None:
             raise InputError(f"{called} is empty: it ended before its first example")
@@ -132,6 +144,10 @@ class Stream:
         assert self._first is not None
         return self._first.first(SAMPLED)
 
+    def spread(self, columns: Collection[str]) -> Iterator[Rows]:
+        """Nothing: what is to come is not known."""
+        yield from ()
+
 
 Reader = AtRandom | Stream
 
@@ -144,11 +160,14 @@ def in_batches(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 def by_row(values: list[Any]) -> Any:
     """Values of one column as an array where they are numbers of one shape, else as they are."""
-    if any(value is None or isinstance(value, str | bytes) for value in values):
+    if not all(isinstance(value, _NUMBERS) for value in values):
         return values
     try:
         arrays = [np.asarray(value) for value in values]
-    except Exception:  # of somebody else's objects: pictures, records
+    except (ValueError, OverflowError):  # lists of unequal lengths, numbers that no type holds
         return values
     alike = len({(array.shape, array.dtype) for array in arrays}) == 1 and arrays[0].dtype.kind in "biufc"
     return np.stack(arrays) if alike else values
+
+
+_NUMBERS = (int, float, np.generic, np.ndarray, list, tuple)

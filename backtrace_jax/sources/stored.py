@@ -17,22 +17,11 @@ from backtrace_jax.runtime.unpacking import ALWAYS, check_unpacked, read_arrays
 ARRAYS = (".npy", ".npz")
 ZARR = (".zarr",)
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
-_CODECS = frozenset(
-    (
-        "bytes",
-        "transpose",
-        "sharding_indexed",
-        "crc32c",
-        "gzip",
-        "zstd",
-        "blosc",
-        "zlib",
-        "lz4",
-        "bz2",
-        "lzma",
-        "shuffle",
-    )
-)
+_MOVED = ("bytes", "transpose", "sharding_indexed", "shuffle", "astype")
+_PACKED = ("gzip", "zstd", "blosc", "zlib", "lz4", "bz2", "lzma", "packbits")
+_ROUNDED = ("delta", "fixedscaleoffset", "quantize", "bitround")
+_CHECKED = ("crc32c", "crc32", "adler32", "fletcher32")
+_CODECS = frozenset((*_MOVED, *_PACKED, *_ROUNDED, *_CHECKED))
 """Codecs that only move and unpack bytes. Others may run code of the file: numcodecs has one that unpickles."""
 
 
@@ -137,14 +126,15 @@ def checked_zarr(node: Any) -> Any:
     """
     if hasattr(node, "arrays"):
         return {str(name): checked_zarr(array) for name, array in node.arrays()}
+    called = f"array {node.path!r}" if node.path else "the array"
     if np.dtype(node.dtype).kind not in "biuf":
-        raise InputError(f"array {node.path!r} holds {node.dtype}, no numbers")
+        raise InputError(f"{called} holds {node.dtype}, no numbers")
     unknown = {_name(each) for each in _codecs(node.metadata.to_dict())} - _CODECS
     if unknown:
-        raise InputError(f"array {node.path!r} is packed by {min(unknown)!r}, which is not known to be safe")
+        raise InputError(f"{called} is packed by {min(unknown)!r}, which is not known to be safe")
     size = math.prod(getattr(node, "shards", None) or node.chunks) * node.dtype.itemsize
     if size > max(ALWAYS, node.nbytes_stored() * 32):
-        raise InputError(f"array {node.path!r} has chunks of {size / 2**20:.0f} MiB, far more than it holds")
+        raise InputError(f"{called} has chunks of {size / 2**20:.0f} MiB, far more than it holds")
     return node
 
 
@@ -161,4 +151,4 @@ def _codecs(metadata: Mapping[str, Any]) -> list[Any]:
 
 def _name(codec: Any) -> str:
     given = codec if isinstance(codec, Mapping) else codec.get_config() if hasattr(codec, "get_config") else {}
-    return str(given.get("id") or given.get("name") or codec)
+    return str(given.get("id") or given.get("name") or codec).removeprefix("numcodecs.")

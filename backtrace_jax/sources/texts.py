@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import InputError, SettingError
+from backtrace_jax.errors import InputError, RelevanceWarning, SettingError
 from backtrace_jax.ir.imported import InputType
 
 from .lengths import LENGTHS, MASKS, Padding, padding_for
-from .matching import Columns, carried_by_name, several
+from .matching import Columns, carried_by_name
 from .protocol import Typed
-from .reading import REST, Carry, Reading
-from .rows import Rows
+from .reading import REST, Carry, Reading, several
+from .rows import Reader, Rows
 from .tokens import Encoded, Text, Tokenizer
 from .values import Made, Maker, sampled
 
 CUT = "tokens_cut"
 """What is carried beside each text: how many of its tokens were left out."""
+
+_CUT = "texts of more than {} tokens are cut; {!r} is carried beside each, and says by how many"
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
     "input_ids": ("input_ids", "ids", "token_ids", "tokens"),
@@ -57,6 +60,10 @@ class Texts(Maker):
     tokenizer: Tokenizer
     most: int
     padding: Padding
+
+    def needs(self) -> tuple[str, ...]:
+        """As `Maker.needs`."""
+        return self.columns
 
     @property
     def inputs(self) -> Mapping[str, Typed]:
@@ -99,7 +106,7 @@ class Texts(Maker):
     def make(self, rows: Rows) -> Made:
         """As `Maker.make`."""
         failed: dict[int, str] = {}
-        each = ((place, self._text(rows, place, failed)) for place in range(rows.count))
+        each = ((place, _text(rows, self.columns, place, failed)) for place in range(rows.count))
         texts = {place: text for place, text in each if text is not None}
         found = dict(zip(texts, self.tokenizer.encode([*texts.values()], self.most), strict=True))
         failed |= {place: "its text has no tokens" for place, text in found.items() if not text.ids}
@@ -110,6 +117,8 @@ class Texts(Maker):
         good = lengths > 0
         lengths[good] = self.padding.of(lengths[good])
         kept = [found.get(place) for place in range(rows.count)]
+        if cut.any():
+            warnings.warn(_CUT.format(self.most, CUT), RelevanceWarning, stacklevel=2)
         arrays = {name: self._laid(name, kept, int(lengths.max(initial=1))) for name in self.roles}
         return Made(arrays, failed, lengths, self.padding.left, {CUT: cut})
 
@@ -119,24 +128,34 @@ class Texts(Maker):
         found = [None if text is None else _GIVEN[role](text) for text in texts]
         return self.padding.laid(found, width, pad, self.types[name])
 
-    def _text(self, rows: Rows, place: int, failed: dict[int, str]) -> Text | None:
-        if place in rows.failed:
+
+def _text(rows: Rows, columns: Sequence[str], place: int, failed: dict[int, str]) -> Text | None:
+    """The text of a row; None, with the reason in `failed`, where there is none."""
+    if place in rows.failed:
+        return None
+    values = [rows.columns[name][place] for name in columns]
+    for name, value in zip(columns, values, strict=True):
+        if not isinstance(value, str):
+            failed[place] = f"column {name!r} holds " + ("nothing" if value is None else "no text")
             return None
-        values = [rows.columns[name][place] for name in self.columns]
-        for name, value in zip(self.columns, values, strict=True):
-            if not isinstance(value, str):
-                failed[place] = f"column {name!r} holds " + ("nothing" if value is None else "no text")
-                return None
-        return str(values[0]) if len(values) == 1 else (str(values[0]), str(values[1]))
+    return str(values[0]) if len(values) == 1 else (str(values[0]), str(values[1]))
+
+
+def _encoded(reader: Reader, columns: Sequence[str], tokenizer: Tokenizer, most: int) -> Iterator[Encoded]:
+    """Some texts from all over the source."""
+    for rows in reader.spread(columns):
+        texts = (_text(rows, columns, place, {}) for place in range(rows.count))
+        yield from tokenizer.encode([text for text in texts if text is not None], most)
 
 
 def texts_of(
-    columns: Columns, sample: Rows, known: Sequence[InputType], carry: Carry, reading: Reading
+    columns: Columns, reader: Reader, sample: Rows, known: Sequence[InputType], carry: Carry, reading: Reading
 ) -> Texts | None:
     """What makes inputs of texts; None where no tokenizer is given.
 
     Args:
         columns: The columns that there are.
+        reader: What reads them.
         sample: A few rows.
         known: The model's inputs, batch first.
         carry: What is carried.
@@ -157,8 +176,10 @@ def texts_of(
     most = min(
         n for n in (tokenizer.known.longest, size, table, LENGTHS[-1] if table is None else table) if n is not None
     )
+    open_ = size is None and reading.lengths is None
+    found = [len(each.ids) for each in _encoded(reader, chosen, tokenizer, most)] if open_ else []
     masked = "attention_mask" in roles.values()
-    padding = padding_for(size, reading.lengths, most, masked=masked, left=tokenizer.known.left)
+    padding = padding_for(size, reading.lengths, most, found, masked=masked, left=tokenizer.known.left)
     if tokenizer.known.pad is None and padding.lengths:
         raise InputError(
             "the tokenizer has no padding token; give it one (enable_padding(pad_id=...), or pad_token = eos_token), "
@@ -174,7 +195,7 @@ def _text_columns(columns: Columns, sample: Rows, carry: Carry, reading: Reading
             raise SettingError(f"text= is a column, or two for pairs; found {len(names)}")
         return names
     ignored = () if reading.ignore == REST else several(reading.ignore)
-    taken = {*map(str, ignored), *carried_by_name(columns, carry)}
+    taken = {*map(str, ignored), *carried_by_name(columns, carry), *columns.offered}
     found = [name for name in columns.names if name not in taken and isinstance(next(sampled(sample, name), None), str)]
     if len(found) > 1:
         raise InputError(
