@@ -78,13 +78,13 @@ def refuse_datasets(inputs: Inputs) -> None:
     """Refuse what gives examples one after the other, before it is read through.
 
     Raises:
-        InputError: With the loop that explains it batch by batch.
+        InputError: With the calls that take it.
     """
     gives = hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__")
     if gives and not isinstance(inputs, _PLAIN) and not any(hasattr(inputs, each) for each in _ARRAYS):
         raise InputError(
-            f"inputs is a {type(inputs).__name__}, no array; explain it batch by batch: explainer = Explainer(model), "
-            "then `for x, _ in loader: explainer(x)`"
+            f"inputs is a {type(inputs).__name__}, no array; explain it whole: explain_dataset(model, source, 'folder'), "
+            "or `for explanation in Explainer(model).stream(source)`"
         )
 
 
