@@ -21,7 +21,7 @@ from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 from backtrace_jax.question.settings import EVERY, FIRST, Settings
 from backtrace_jax.rules import MODES, Once, find_mode
 from backtrace_jax.runtime.processes import enter
-from backtrace_jax.sources import Carry, Reading, Source, carrying, open_source
+from backtrace_jax.sources import PLAIN, Carry, Reading, Source, carrying, open_source
 
 from .answering import Understood, understand
 from .asking import Asked
@@ -147,7 +147,7 @@ class Explainer:
         asking.check(opened.count)
         return streamed(self.explain_first, opened, asking, batch, on_error)
 
-    def source(self, given: Any, carry: Carry, reading: Reading) -> Source:
+    def source(self, given: Any, carry: Carry = (), reading: Reading = PLAIN) -> Source:
         """What the user gives as a source of this model's inputs, and of columns that travel along."""
         axes = examples_in_front(self._stages.arranged(self._imported).axes)
         return open_source(given, self._imported.inputs, axes, carry, reading)

@@ -83,8 +83,8 @@ def refuse_datasets(inputs: Inputs) -> None:
     gives = hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__")
     if gives and not isinstance(inputs, _PLAIN) and not any(hasattr(inputs, each) for each in _ARRAYS):
         raise InputError(
-            f"inputs is a {type(inputs).__name__}, no array; explain it whole: explain_dataset(model, source, 'folder'), "
-            "or `for explanation in Explainer(model).stream(source)`"
+            f"inputs is a {type(inputs).__name__}, no array; explain it whole: explain_dataset(model, source, 'folder')"
+            ", or `for explanation in Explainer(model).stream(source)`"
         )
 
 

@@ -18,6 +18,7 @@ from .protocol import Examples, Group, Schema, Source
 from .reading import Carry, GivenReading, Reading, carrying
 
 __all__ = [
+    "PLAIN",
     "Carry",
     "Examples",
     "GivenReading",

@@ -74,10 +74,12 @@ class Preparation:
 
     def _check_numbers(self) -> None:
         if not all(self.std):
-            raise InputError("std holds 0, and nothing is divided by 0")
+            raise InputError("std= (--std) holds 0, and nothing is divided by 0")
         for setting, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, self.channels):
-                raise InputError(f"{setting}: pictures have {self.channels} channels, found {len(numbers)} numbers")
+                raise InputError(
+                    f"{setting}= (--{setting}): pictures have {self.channels} channels, found {len(numbers)} numbers"
+                )
 
     @property
     def described(self) -> str:

@@ -121,8 +121,8 @@ class Dataset:
 
 @pytest.mark.parametrize("inputs", [Loader(), Dataset(), (x for x in [1])])
 def test_datasets_are_explained_in_a_loop(gray, inputs):
-    says([type(inputs).__name__, "for x, _ in loader: explainer(x)"], gray, inputs)
-    says(["for x, _ in loader: explainer(x)"], explain, convolutional(), inputs)
+    says([type(inputs).__name__, "Explainer(model).stream(source)"], gray, inputs)
+    says(["explain_dataset(model, source"], explain, convolutional(), inputs)
 
 
 def test_an_id_outside_its_table():
@@ -325,7 +325,7 @@ def test_a_picture_that_is_not_prepared_is_said_to_be(photo, capsys):
 
 def test_numbers_for_another_count_of_channels(photo, capsys):
     assert photo("--mean", "0.5,0.4").code == 1
-    assert "--mean: " in capsys.readouterr().err
+    assert "(--mean): pictures have 3 channels, found 2" in capsys.readouterr().err
 
 
 def test_the_last_example_on_the_command_line(tmp_path, capsys):

@@ -100,8 +100,8 @@ def test_a_picture_that_cannot_be_read_fails_alone(folder):
     ("declared", "how", "error", "said"),
     [
         (PICTURE, {"size": 8}, InputError, "size 8 x 8: the model takes x"),
-        (PICTURE, {"mean": (0.5, 0.5)}, InputError, "mean: pictures have 3 channels, found 2 numbers"),
-        (PICTURE, {"std": 0}, InputError, "std holds 0"),
+        (PICTURE, {"mean": (0.5, 0.5)}, InputError, r"mean= \(--mean\): pictures have 3 channels, found 2 numbers"),
+        (PICTURE, {"std": 0}, InputError, "holds 0"),
         (PICTURE, {"std": "x"}, SettingError, "std is a number"),
         (OPEN, {"size": (1, 2, 3)}, SettingError, "size is a number of pixels"),
         (PICTURE, {"layout": "channels last"}, SettingError, "the model says itself"),
