@@ -15,7 +15,7 @@ from backtrace_jax.ir.imported import InputType
 
 from .opening import open_source
 from .protocol import Examples, Group, Schema, Source
-from .reading import Carry, GivenReading, Reading, carrying
+from .reading import PLAIN, Carry, GivenReading, Reading, carrying
 
 __all__ = [
     "PLAIN",
