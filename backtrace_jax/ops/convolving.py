@@ -1,10 +1,16 @@
-"""Convolutions, and what makes them fast on CPUs where channels are the last axis."""
+"""Convolutions, and what makes them fast, and the same on any number of threads, on CPUs with channels last.
+
+XLA's CPU backend has two implementations. YNNPACK's takes images of more than 16 channels (before or after), shares out
+outputs, and adds up each of them alike however many threads there are. Eigen's takes all others, and splits sums by the
+threads; so every convolution is written in a form that YNNPACK, or a matrix product, takes.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +21,8 @@ from .windows import Padding, Sizes, around, entries
 
 _TILE = 64  # columns, and output channels, that XLA's CPU convolution gives to one thread
 _TILES = 2  # that it takes to keep two threads busy
-_LANES = 16  # channels that a vector register holds
+_LANES = 16  # channels that a vector register holds, and up to which YNNPACK leaves convolutions to Eigen
+_DEEP = 64  # channels to sum over, from which a product beside its summands is worth writing and reading them
 _NARROW = 8  # columns that leave most of a tile empty
 _FEW = 9  # entries of a window that are cheap to copy side by side
 
@@ -60,12 +67,18 @@ def conv_back(
 
     With channels last the turned kernel is an array of its own, so that it can be made once per model.
     """
-    if not channels_last or groups > 1:
+    if not channels_last:
         settings = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
-        (back,) = jax.linear_transpose(
-            lambda x: conv(x, K, **settings, channels_last=channels_last), jax.ShapeDtypeStruct(shape, R.dtype)
-        )(R)
+        (back,) = jax.linear_transpose(lambda x: conv(x, K, **settings), jax.ShapeDtypeStruct(shape, R.dtype))(R)
         return back
+    ones, turned = (1,) * len(strides), _turned(K, groups)
+    reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
+    low = [r - before for r, (before, _) in zip(reach, padding, strict=True)]
+    sizes = zip(shape[1:-1], R.shape[1:-1], strides, reach, low, strict=True)
+    pads = tuple((before, size - (count - 1) * s - 1 + r - before) for size, count, s, r, before in sizes)
+    if groups > 1:
+        spread = lax.pad(R, jnp.zeros((), R.dtype), around([(0, 0, s - 1) for s in strides], (0, 0, 0), True))
+        return _convolved(spread, turned, ones, pads, dilation, groups)
     if _is_pointwise(K, padding):
         spread = zip(shape[1:-1], R.shape[1:-1], strides, strict=True)
         borders = [(0, size - (count - 1) * stride - 1, stride - 1) for size, count, stride in spread]
@@ -74,21 +87,22 @@ def conv_back(
     if _is_patchwise(shape, K, strides, padding, dilation):
         pushed = jnp.einsum("...o,io->...i", R, K.reshape(-1, K.shape[-1]))
         return _image(pushed, shape, strides)
-    if _is_narrow(shape[1:-1], K) and K.shape[-2] < K.shape[-1]:  # products first: less to copy than all channels of R
+    narrow = _is_narrow(shape[1:-1], K) and K.shape[-2] < K.shape[-1]
+    if narrow or (strides != ones and (dilation != ones or K.shape[-1] >= _DEEP)):
+        # products first: there is less to copy than all channels of R
         settings = R.shape[1:-1], strides, padding, dilation
         (back,) = jax.linear_transpose(lambda x: _gathered(x, K, *settings), jax.ShapeDtypeStruct(shape, R.dtype))(R)
         return back
-    turned = jnp.swapaxes(jnp.flip(K, tuple(range(K.ndim - 2))), -1, -2)
-    reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
-    low = [r - before for r, (before, _) in zip(reach, padding, strict=True)]
-    sizes = zip(shape[1:-1], R.shape[1:-1], strides, reach, low, strict=True)
-    pads = tuple((before, size - (count - 1) * s - 1 + r - before) for size, count, s, r, before in sizes)
-    ones = (1,) * len(strides)
-    if strides == ones:
-        return _tiled(R, turned, ones, pads, dilation)
-    if turned.shape[-1] < _LANES and dilation == ones:
-        return _in_phases(R, turned, shape, strides, low)
-    return _convolved(R, turned, ones, pads, dilation, spacing=strides)
+    return _tiled(R, turned, ones, pads, dilation) if strides == ones else _in_phases(R, turned, shape, strides, low)
+
+
+def _turned(K: Array, groups: int) -> Array:
+    """The kernel of the transpose: entries of the window in reverse order, channels before and after exchanged."""
+    *window, before, after = K.shape
+    parted = K.reshape(*window, before, groups, after // groups)
+    rank = len(window)
+    turned = jnp.flip(parted, tuple(range(rank))).transpose(*range(rank), rank + 2, rank + 1, rank)
+    return turned.reshape(*window, after // groups, groups * before)
 
 
 def _is_pointwise(K: Array, padding: Padding) -> bool:
@@ -126,17 +140,74 @@ def _windows_first(rank: int) -> tuple[int, ...]:
     return (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
 
 
-def _convolved(
-    x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes, groups: int = 1, spacing: Sizes | None = None
-) -> Array:
-    """Convolution with channels last; `spacing` is the distance that the entries of x are brought to beforehand."""
-    last = x.ndim - 1
-    numbers = lax.ConvDimensionNumbers(
-        (0, last, *range(1, last)), (last, last - 1, *range(last - 1)), (0, last, *range(1, last))
-    )
+def _convolved(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes, groups: int = 1) -> Array:
+    """Convolution with channels last, as one of images with more than 16 channels or as a matrix product."""
+    rank = x.ndim - 2
+    if rank == 1:
+        return _convolved(x[:, None], K[None], (1, *strides), ((0, 0), *padding), (1, *dilation), groups)[:, 0]
+    if rank > 2:
+        x, K, strides, padding, dilation = _unfolded(x, K, 0, strides, padding, dilation, groups)
+        found = _convolved(x.reshape(-1, *x.shape[2:]), K[0], strides[1:], padding[1:], dilation[1:], groups)
+        return found.reshape(*x.shape[:2], *found.shape[1:])
+    if max(x.shape[-1], K.shape[-1]) > _LANES:
+        return _on_images(x, K, strides, padding, dilation, groups)
+    longest = int(np.argmax(K.shape[:2]))
+    if K.shape[longest] * x.shape[-1] > _LANES:
+        return _on_images(*_unfolded(x, K, longest, strides, padding, dilation, groups), groups)
+    return _gathered(x, K, _counts(x.shape, K, strides, padding, dilation), strides, padding, dilation, groups)
+
+
+def _on_images(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes, groups: int) -> Array:
+    """Convolution of images; YNNPACK leaves those with more padding than their windows reach to Eigen as well."""
+    steps = zip(padding, K.shape, dilation, strict=False)
+    beyond = [pads if sum(pads) > step * (size - 1) else (0, 0) for pads, size, step in steps]
+    if any(map(any, beyond)):  # the barrier keeps XLA from making padding of it again
+        borders = around([(*pads, 0) for pads in beyond], (0, 0, 0), True)
+        x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), borders))
+        padding = tuple((0, 0) if any(away) else pads for away, pads in zip(beyond, padding, strict=True))
+    numbers = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     return lax.conv_general_dilated(
-        x, K, strides, padding, spacing, dilation, dimension_numbers=numbers, feature_group_count=groups
+        x, K, strides, padding, None, dilation, dimension_numbers=numbers, feature_group_count=groups
     )
+
+
+def _unfolded(
+    x: Array, K: Array, axis: int, strides: Sizes, padding: Padding, dilation: Sizes, groups: int
+) -> tuple[Array, Array, Sizes, Padding, Sizes]:
+    """The same convolution with the window's entries along one axis side by side in the channels; it has one left."""
+
+    def along(values: Any, others: Any) -> Any:
+        return tuple(value if i == axis else other for i, (value, other) in enumerate(zip(values, others, strict=True)))
+
+    ones, zeros = (1,) * len(strides), ((0, 0),) * len(strides)
+    found = entries(
+        x,
+        0,
+        along(_counts(x.shape, K, strides, padding, dilation), x.shape[1:-1]),
+        window=along(K.shape[:-2], ones),
+        strides=along(strides, ones),
+        padding=along(padding, zeros),
+        dilation=along(dilation, ones),
+        channels_last=True,
+    )
+    kernel = jnp.moveaxis(K, axis, -3)
+    kernel = jnp.expand_dims(kernel.reshape(*kernel.shape[:-3], -1, K.shape[-1]), axis)
+    return _beside(found, groups), kernel, along(ones, strides), along(zeros, padding), along(ones, dilation)
+
+
+def _beside(found: Sequence[Array], groups: int) -> Array:
+    """Arrays side by side in the channels, within each group."""
+    if groups == 1:
+        return lax.concatenate(found, found[0].ndim - 1)
+    parted = [each.reshape(*each.shape[:-1], groups, -1) for each in found]
+    whole = lax.concatenate(parted, parted[0].ndim - 1)
+    return whole.reshape(*whole.shape[:-2], -1)
+
+
+def _counts(shape: Sizes, K: Array, strides: Sizes, padding: Padding, dilation: Sizes) -> list[int]:
+    """Sizes of the result along the spatial axes."""
+    axes = zip(shape[1:-1], padding, K.shape[:-2], dilation, strides, strict=True)
+    return [(size + sum(pad) - step * (window - 1) - 1) // stride + 1 for size, pad, window, step, stride in axes]
 
 
 def _in_phases(R: Array, K: Array, shape: Sizes, strides: Sizes, low: Sequence[int]) -> Array:
@@ -173,10 +244,7 @@ def _tiled(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes
     laid side by side, which changes no sum, and the narrowest become a matrix product.
     """
     reach = [step * (size - 1) for size, step in zip(K.shape, dilation, strict=False)]
-    counts = [
-        (size + sum(pad) - r - 1) // stride + 1
-        for size, pad, r, stride in zip(x.shape[1:-1], padding, reach, strides, strict=True)
-    ]
+    counts = _counts(x.shape, K, strides, padding, dilation)
     if _is_narrow(counts, K):
         return _gathered(x, K, counts, strides, padding, dilation)
     bands = _bands(counts, K.shape[-1])
@@ -195,19 +263,17 @@ def _tiled(x: Array, K: Array, strides: Sizes, padding: Padding, dilation: Sizes
     return jnp.swapaxes(parted, 1, 2).reshape(x.shape[0], rows, columns, K.shape[-1])
 
 
-def _gathered(x: Array, K: Array, counts: Sequence[int], strides: Sizes, padding: Padding, dilation: Sizes) -> Array:
+def _gathered(
+    x: Array, K: Array, counts: Sequence[int], strides: Sizes, padding: Padding, dilation: Sizes, groups: int = 1
+) -> Array:
     """Convolution as a matrix product, with the entries of each window side by side."""
-    found = entries(
-        x,
-        0,
-        counts,
-        window=K.shape[:-2],
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        channels_last=True,
-    )
-    return jnp.matmul(lax.concatenate(found, x.ndim - 1), K.reshape(-1, K.shape[-1]))
+    settings: Any = {"window": K.shape[:-2], "strides": strides, "padding": padding, "dilation": dilation}
+    found = _beside(entries(x, 0, counts, channels_last=True, **settings), groups)
+    if groups == 1:
+        return jnp.matmul(found, K.reshape(-1, K.shape[-1]))
+    parted = found.reshape(*found.shape[:-1], groups, -1)
+    product = jnp.einsum("...gk,kgo->...go", parted, K.reshape(parted.shape[-1], groups, -1))
+    return product.reshape(*found.shape[:-1], K.shape[-1])
 
 
 def _bands(counts: Sequence[int], channels: int) -> int:

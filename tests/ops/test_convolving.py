@@ -1,5 +1,7 @@
 """Convolutions with channels last against those with channels first, in and out of bands, and their transposes."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax import lax
 
 from backtrace_jax.ops import convolving
 from backtrace_jax.ops.convolving import conv, conv_back
+from backtrace_jax.runtime.numerics import compiled
 
 generator = np.random.default_rng(0)
 
@@ -98,3 +101,69 @@ def test_bands_change_no_bit():
 )
 def test_how_many_bands(counts, channels, bands):
     assert convolving._bands(counts, channels) == bands
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "groups", "channels", "outputs", "pad"),
+    [
+        ((5,), 1, 1, 4, 8, 1),
+        ((5,), 2, 2, 20, 4, 4),
+        ((3, 2), 1, 4, 4, 8, 2),
+        ((3, 2), 2, 2, 8, 20, 0),
+        ((3, 2), 2, 1, 8, 70, 1),
+        ((2, 3, 3), 1, 2, 8, 4, 1),
+        ((2, 3, 3), 2, 1, 4, 20, 2),
+    ],
+)
+def test_convolutions_of_other_ranks_and_in_groups(window, stride, groups, channels, outputs, pad):
+    """Narrow and wide channels, padded by less and by more than the window reaches."""
+    rank = len(window)
+    with jax.enable_x64(True):
+        x = jnp.asarray(generator.normal(size=(2, *[7 + i for i in range(rank)], channels)))
+        K = jnp.asarray(generator.normal(size=(*window, channels // groups, outputs)))
+        chosen = {"strides": (stride,) * rank, "padding": ((pad, pad),) * rank, "dilation": (1,) * rank}
+        chosen |= {"groups": groups}
+        first, kernel = jnp.moveaxis(x, -1, 1), jnp.moveaxis(K, (-1, -2), (0, 1))
+        expected = conv(first, kernel, **chosen)
+        np.testing.assert_allclose(conv(x, K, **chosen, channels_last=True), jnp.moveaxis(expected, 1, -1), atol=1e-12)
+        R = jnp.asarray(generator.normal(size=expected.shape))
+        back = conv_back(R, kernel, first.shape, **chosen)
+        found = conv_back(jnp.moveaxis(R, 1, -1), K, x.shape, **chosen, channels_last=True)
+        np.testing.assert_allclose(found, jnp.moveaxis(back, 1, -1), atol=1e-12)
+
+
+GEOMETRIES = [  # image, channels before and after, window, stride, padding, dilation, groups
+    ((8, 8), 1, 16, (3, 3), 1, 1, 1, 1),
+    ((28, 28), 1, 6, (5, 5), 1, 2, 1, 1),
+    ((14, 14), 6, 16, (5, 5), 1, 0, 1, 1),
+    ((16, 16), 8, 16, (3, 3), 1, 1, 1, 1),
+    ((33, 33), 3, 24, (7, 7), 2, 3, 1, 1),
+    ((20, 20), 16, 32, (3, 3), 2, 1, 1, 1),
+    ((14, 14), 32, 384, (3, 3), 2, 1, 1, 1),
+    ((16, 16), 16, 32, (3, 3), 1, 2, 2, 1),
+    ((16, 16), 8, 12, (3, 3), 2, 2, 2, 1),
+    ((16, 16), 8, 8, (3, 3), 1, 1, 1, 8),
+    ((16, 16), 32, 32, (3, 3), 2, 1, 1, 32),
+    ((16, 16), 4, 4, (2, 2), 1, 0, 1, 2),
+    ((64,), 4, 4, (9,), 1, 4, 1, 1),
+    ((64,), 32, 48, (9,), 2, 0, 1, 1),
+    ((6, 7, 8), 4, 8, (3, 3, 3), 1, 1, 1, 1),
+    ((6, 7, 8), 16, 32, (3, 3, 3), 2, 1, 1, 2),
+]
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_no_convolution_is_left_to_eigen(geometry):
+    """Which would split its sums by the threads: each has become a matrix product, or is a call of YNNPACK."""
+    image, before, after, window, stride, pad, dilation, groups = geometry
+    rank, device = len(window), jax.devices()[0]
+    chosen = {"strides": (stride,) * rank, "padding": ((pad, pad),) * rank, "dilation": (dilation,) * rank}
+    chosen |= {"groups": groups, "channels_last": True}
+    x = jax.ShapeDtypeStruct((2, *image, before), np.float32)
+    K = jax.ShapeDtypeStruct((*window, before // groups, after), np.float32)
+    R = jax.eval_shape(lambda x, K: conv(x, K, **chosen), x, K)
+    back = partial(conv_back, shape=x.shape, **chosen)
+    for function, operand in ((partial(conv, **chosen), x), (lambda R, K: back(R, K), R)):
+        text = compiled(function, operand, K, device=device).as_text()
+        assert " convolution(" not in text[text.index("ENTRY") :]  # it is inside of what YNNPACK computes
