@@ -55,7 +55,7 @@ class Piece:
         last: What it reads, and nothing after it does.
     """
 
-    run: Callable[..., Sequence[Any]]
+    run: Any
     reads: tuple[int, ...]
     gives: tuple[int, ...]
     last: tuple[int, ...]
@@ -87,6 +87,17 @@ class Pieces:
             for place in piece.last:
                 del values[place]
         return [values[each] if isinstance(each, int) else each for each in self.results]
+
+    @property
+    def temp_bytes(self) -> int:
+        """The most memory that they take at a time beside arguments: what lies between pieces, and that of one piece."""
+        most, held = 0, dict[int, int]()
+        for piece in self.pieces:
+            held.update(zip(piece.gives, (each.size * each.dtype.itemsize for each in piece.run.out_info), strict=True))
+            most = max(most, sum(held.values()) + piece.run.memory_analysis().temp_size_in_bytes)
+            for place in piece.last:
+                held.pop(place, None)
+        return most
 
 
 Routine: TypeAlias = "jax.stages.Compiled | Pieces"

@@ -47,6 +47,7 @@ class Conditions(NamedTuple):
         ledger: Of what books are kept.
         arriving: Whether the slope R/x of the result arrives, and not its relevance.
         turned: Positions of the operands whose slopes are handed on as relevance.
+        waiting: Whether weights, too, may only be read once relevance is there, so that nothing is made of them before.
     """
 
     sure: bool
@@ -55,6 +56,7 @@ class Conditions(NamedTuple):
     ledger: str | None = NODES
     arriving: bool = False
     turned: tuple[int, ...] = ()
+    waiting: bool = False
 
     def booked(self, array: Array, value: Array | None = None, *, travels: bool = False) -> list[Total]:
         """Totals of relevance, or of slopes of a value, if they are booked: what travels on only in books of nodes."""
@@ -91,7 +93,7 @@ def share(step: Step, like: Site, conditions: Conditions, given: tuple[Array, Si
     R, site = given[0], _filled(like, given[1])
     assert step.rule is not None
     site = _as_floats(site, R.dtype) if step.measured else site
-    R, site = _in_turn(R, site) if step.eqn.op in WEIGHTED else (R, site)
+    R, site = _in_turn(R, site, conditions.waiting) if step.eqn.op in WEIGHTED else (R, site)
     whole = site
     R, met = _met(step, site, R, arriving=conditions.arriving)
     R, site, broken = _finite(R, site) if step.breaks else (R, site, None)
@@ -190,15 +192,15 @@ def _as_floats(site: Site, dtype: Any) -> Site:
     return replace(site, operands=operands, result=result, reference=reference)
 
 
-def _in_turn(R: Array, site: Site) -> tuple[Array, Site]:
+def _in_turn(R: Array, site: Site, waiting: bool) -> tuple[Array, Site]:
     """Relevance, and the site whose values may only be read once relevance is there.
 
     Evidence follows from the forward pass, so XLA would gather it for many layers ahead and keep it until its turn
     comes, which takes twice the memory in transformers.
     """
-    bearing = {i: x for i, x in enumerate(site.operands) if site.bears[i]}  # weights stay free to be prepared
-    R, bearing = lax.optimization_barrier((R, bearing))
-    return R, replace(site, operands=tuple(bearing.get(i, x) for i, x in enumerate(site.operands)))
+    held = {i: x for i, x in enumerate(site.operands) if waiting or site.bears[i]}  # others are free to be prepared
+    R, held = lax.optimization_barrier((R, held))
+    return R, replace(site, operands=tuple(held.get(i, x) for i, x in enumerate(site.operands)))
 
 
 _BY_VALUE = (LINEAR, NORM, PRODUCT, QUOTIENT, SOFTMAX, SUM)  # kinds that share by what the values are

@@ -137,7 +137,8 @@ class _Tour:
             return self._over_time(step, reference, conditions)
         result, plan = step.eqn.outvars[0].name, self.plan
         R, site = self.carried[result], site_of(step, self.values, reference)
-        conditions = conditions._replace(arriving=result in plan.slopes, turned=plan.turned(step))
+        waiting = bool(plan.segments)
+        conditions = conditions._replace(arriving=result in plan.slopes, turned=plan.turned(step), waiting=waiting)
         key = self.forms.setting((*form_of(step), *conditions))
         return self.traces.call(key, partial(share, step, site, conditions), (R, arrays_of(site))), None
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from backtrace_jax.ops import LINEAR, PRODUCT, SUM
 from backtrace_jax.ops.linear import same_rank
@@ -178,8 +178,9 @@ def _kernels(view: View, linear: LinearMap) -> Kernels | None:
 
 
 def _sizes(linear: LinearMap, kernels: Kernels | None) -> Parts:
-    """Weights, or what none of an operation's own is larger than: the sums of their magnitudes."""
-    own = [kernel for kernel in kernels or () if not isinstance(kernel, Part)]
+    """Weights as they lie in memory (XLA would make them anew, from as large an array of zeros), or what none of an
+    operation's own is larger than: the sums of their magnitudes."""
+    own = [lax.optimization_barrier(kernel) for kernel in kernels or () if not isinstance(kernel, Part)]
     if kernels is None or own:
         return own
     return [linear.apply(_OWN_WEIGHTS[_magnitude][0], jnp.ones_like(linear.x))]

@@ -22,7 +22,8 @@ WIDTH, TOKENS = 6, 5
 
 def unet() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Down and up again, with a skip around the bottom and residual blocks on the way."""
-    nodes, weights, x = [], {"down": random(4, 2, 3, 3, seed=1), "up": random(4, 2, 2, 2, seed=2)}, "first"
+    nodes, x = [], "first"
+    weights: dict[str, Any] = {"down": random(4, 2, 3, 3, seed=1), "up": random(4, 2, 2, 2, seed=2)}
     nodes += [node("Conv", ["x", "down"], ["early"], pads=[1] * 4), node("Relu", ["early"], ["skip"])]
     nodes += [node("MaxPool", ["skip"], [x], kernel_shape=[2, 2], strides=[2, 2])]
     for i in range(4):
@@ -39,10 +40,11 @@ def unet() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
 
 def transformer() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Token ids, a mask that every block reads, and blocks of attention beside a residual stream."""
-    nodes, weights = [node("Gather", ["table", "ids"], ["x0"])], {"table": random(11, WIDTH)}
+    nodes = [node("Gather", ["table", "ids"], ["x0"])]
+    weights: dict[str, Any] = {"table": random(11, WIDTH)}
     nodes += [node("Cast", ["mask"], ["kept"], to=FLOAT), node("Sub", ["kept", "one"], ["off"])]
     nodes += [node("Mul", ["off", "large"], ["far"]), node("Unsqueeze", ["far", "axis"], ["bias"])]
-    weights |= {"one": np.float32([1]), "large": np.float32([1e4]), "axis": np.array([1])}
+    weights |= {"one": np.ones(1, np.float32), "large": np.full(1, 1e4, np.float32), "axis": np.array([1])}
     weights |= {"scale": np.ones(WIDTH, np.float32), "shift": np.zeros(WIDTH, np.float32)}
     for i in range(4):
         nodes.append(node("LayerNormalization", [f"x{i}", "scale", "shift"], [f"n{i}"]))
@@ -63,7 +65,8 @@ def transformer() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
 
 def recurrent() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Two LSTMs, one above the other, and a skip around them."""
-    nodes, weights = [node("Transpose", ["x"], ["s0"], perm=[1, 0, 2])], {}
+    nodes = [node("Transpose", ["x"], ["s0"], perm=[1, 0, 2])]
+    weights: dict[str, Any] = {}
     for i in range(2):
         weights |= {f"W{i}": random(1, 16, 4, seed=i), f"R{i}": random(1, 16, 4, seed=2 + i)}
         nodes += [node("LSTM", [f"s{i}", f"W{i}", f"R{i}"], [f"h{i}"], hidden_size=4)]
