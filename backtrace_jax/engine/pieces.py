@@ -90,7 +90,7 @@ class Pieces:
 
     @property
     def temp_bytes(self) -> int:
-        """The most memory that they take at a time beside arguments: what lies between pieces, and that of one piece."""
+        """The most memory that they take at a time beside arguments: what lies between them, and that of one piece."""
         most, held = 0, dict[int, int]()
         for piece in self.pieces:
             held.update(zip(piece.gives, (each.size * each.dtype.itemsize for each in piece.run.out_info), strict=True))
