@@ -13,9 +13,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backtrace_jax.engine.settling import totals
 from backtrace_jax.errors import InputError
 from backtrace_jax.errors.texts import printable
-from backtrace_jax.explainer.results import totals
 from backtrace_jax.explanation.describe import predicted_classes
 from backtrace_jax.explanation.explanation import Explanation
 

@@ -32,7 +32,8 @@ class Books(NamedTuple):
 
     Attributes:
         signed: [nodes, 6] totals: received, handed on, then what was kept back by cause (`KEPT`); in pairs
-            [nodes, 6, 2]. Of the graph as a whole one row, which holds nothing but what was kept; None: no books.
+            [nodes, 6, 2]. Of the graph as a whole one row, which holds nothing but what was kept until it is settled;
+            None: no books.
         absolute: The same of magnitudes, so that errors that cancel show.
         strain: [nodes, 2] what was lost because the range is too small, and whether all products vanished; in pairs
             [nodes, 2, 2].

@@ -27,6 +27,7 @@ def run_chunks(
     count: int,
     sizes: Sizes,
     progress: Callable[[int, int], None] | None,
+    settle: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Call a function on a batch part by part and join the results.
 
@@ -37,11 +38,12 @@ def run_chunks(
         count: Size of the batch.
         sizes: How it is cut up.
         progress: Called with (examples done, examples in all) after every call.
+        settle: What is kept of what a call gave, arrays on the host with its examples in front.
 
     Raises:
         SettingError: When a call, or all results together, do not fit into memory.
     """
-    joined, done = _Joined(count, sizes), 0
+    joined, done = _Joined(count, sizes, settle), 0
 
     def explain(examples: slice) -> int:
         size = examples.stop - examples.start
@@ -57,11 +59,12 @@ def run_chunks(
         if progress:
             progress(done, count)
 
-    if count <= sizes.brief:
-        for examples in sizes.calls(count):
+    calls = sizes.calls(count)
+    if count <= sizes.brief or (len(calls) == 1 and count <= sizes.prompt):
+        for examples in calls:
             after(explain(examples))
     else:
-        side_by_side(explain, sizes.calls(count), sizes.lanes, after)
+        side_by_side(explain, calls, sizes.lanes, after)
     return joined.whole()
 
 
@@ -88,24 +91,27 @@ def _whole_chunks(part: np.ndarray, used: int, sizes: Sizes) -> np.ndarray:
 class _Joined:
     """The results of a batch, written into their places as they come."""
 
-    def __init__(self, count: int, sizes: Sizes) -> None:
-        self._count, self._flat, self._lock = count, sizes.chunks > 1, Lock()
+    def __init__(self, count: int, sizes: Sizes, settle: Callable[[Any], Any] | None) -> None:
+        self._count, self._flat, self._settle, self._lock = count, sizes.chunks > 1, settle, Lock()
         self._wholes: list[np.ndarray] = []
         self._tree: Any = None
 
     def write(self, examples: slice, found: Any) -> None:
         """Write what a call gave for these examples."""
+        size = examples.stop - examples.start
         leaves, tree = jax.tree.flatten(found)
         arrays = [np.asarray(leaf) for leaf in leaves]
         if self._flat:
             arrays = [array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]) for array in arrays]
+        arrays = [array[:size] for array in arrays]
+        if self._settle is not None:
+            arrays, tree = jax.tree.flatten(self._settle(jax.tree.unflatten(tree, arrays)))
         with self._lock:
             if not self._wholes:
                 self._wholes = [np.empty((self._count, *array.shape[1:]), array.dtype) for array in arrays]
                 self._tree = tree
-        size = examples.stop - examples.start
         for whole, array in zip(self._wholes, arrays, strict=True):
-            whole[examples] = array[:size]
+            whole[examples] = array
 
     def whole(self) -> Any:
         """All of them, batch first."""

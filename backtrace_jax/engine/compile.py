@@ -42,7 +42,7 @@ class Result(NamedTuple):
         relevance: Relevance of the inputs that bear it, by name.
         layers: Relevance of the values asked for.
         books: What every node of the plan received, handed on and kept, or what all kept together; None: no books.
-        strain: What left the range of floats at every node, as in the books.
+        strain: What left the range of floats at every node, as in the books; once settled, whether it is too much.
         completeness: How far the attribution is from adding up, in modes where that is defined.
         bounds: Smallest and largest operand, and how far one lies beyond its bound, by the name of the node whose rule
             takes bounds for granted.

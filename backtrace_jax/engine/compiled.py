@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from .layers import select_layers, select_value
 from .many import Asking, ExplainMany, compile_many, questions_at_once, run_questions
 from .outline import own_name, pick_output
 from .plan import plan_walk
+from .settling import settled
 from .sizes import Sizes, Work, default_chunk, lanes_of, sizes_of
 from .steps import Plan
 from .weights import DeviceWeights
@@ -117,7 +118,7 @@ class Compiled(Planned):
         def call(part: Any, used: int) -> Result:
             return function(*part) if sizes.chunks == 1 else function(*part, np.int32(used))
 
-        return run_chunks(call, (inputs, asked), len(asked.target), sizes, progress)
+        return run_chunks(call, (inputs, asked), len(asked.target), sizes, progress, partial(settled, self.request))
 
     def run_many(self, inputs: Any, asking: Asking, constant: Constant, progress: Any = None) -> list[Result]:
         """Answer questions about examples, arrays with the runs of the graph first and then the questions."""
@@ -125,7 +126,8 @@ class Compiled(Planned):
         assert self.at_once
         constant = self._put(constant)
         begin, walk = (self._placed(each, constant) for each in (self.explain.begin, self.explain.walk))
-        return run_questions(begin, walk, inputs, asking, (self.sizes.chunk, self.at_once), progress)
+        found = run_questions(begin, walk, inputs, asking, (self.sizes.chunk, self.at_once), progress)
+        return [settled(self.request, each) for each in found]
 
     def outputs(self, inputs: Any, asked: Question, constant: Constant) -> dict[str, np.ndarray]:
         """Outputs on all examples."""

@@ -17,7 +17,9 @@ _USES = 8  # floating-point operations per byte of the weights, below which read
 _CALL = 4e7  # those of a call, beside which it costs little to make it
 _MOST_CHUNKS = 16
 _INPUTS = 2**17  # bytes of the inputs of a call: all of them travel, however few hold examples
-_BRIEF = 4e6  # those of a batch that is explained before another thread has begun
+_BRIEF = 8e6  # those of a batch that is explained before another thread has begun
+_FEW = 3  # calls that take no longer than that
+_PROMPT = 2e8  # those of a call that ends before anybody has pressed a key and wondered
 _MEMORY = 2**28  # bytes of all calls that run side by side
 
 
@@ -30,12 +32,14 @@ class Sizes:
         chunks: Most chunks of a call.
         lanes: Calls that run side by side.
         brief: Examples up to which a batch is explained so soon that no other thread is worth its while.
+        prompt: The same of a batch that is one call, which no other thread could share.
     """
 
     chunk: int
     chunks: int = 1
     lanes: int = 1
     brief: int = 0
+    prompt: int = 0
 
     def calls(self, count: int) -> list[slice]:
         """The examples of each call; every lane gets its part."""
@@ -91,8 +95,10 @@ def sizes_of(chunk: int, work: Work, platform: str) -> Sizes:
         group = min(chunk, _GROUP)
         return Sizes(group, chunk // group)
     flops = max(1, work.flops * work.walks)
-    chunks = min(_CALL / flops / chunk, _INPUTS / work.size / chunk, _MOST_CHUNKS)
-    return Sizes(chunk, max(1, int(chunks)), brief=0 if work.loops else int(_BRIEF / flops))
+    chunks = max(1, int(min(_CALL / flops / chunk, _INPUTS / work.size / chunk, _MOST_CHUNKS)))
+    if work.loops:
+        return Sizes(chunk, chunks)
+    return Sizes(chunk, chunks, brief=int(min(_BRIEF / flops, _FEW * chunk * chunks)), prompt=int(_PROMPT / flops))
 
 
 def lanes_of(work: Work, memory: int | None, platform: str, threads: int) -> int:

@@ -15,6 +15,8 @@ from backtrace_jax.rules import WEIGHTED, Shares, Site
 LOSS, VANISHED = 0, 1
 """The columns of strain in the books."""
 
+LARGEST_LOSS = 1e-3  # of the start, or of what a node received
+
 
 def overflowed(site: Site, lost: Array) -> Array:
     """What results had received that are NaN or Inf, though their operands are finite and nothing was divided."""

@@ -11,16 +11,15 @@ from functools import reduce
 
 import numpy as np
 
-from backtrace_jax.engine.books import rows_of
 from backtrace_jax.engine.compile import Result
 from backtrace_jax.engine.compiled import Compiled
-from backtrace_jax.engine.strain import LOSS, VANISHED
+from backtrace_jax.engine.settling import summed
+from backtrace_jax.engine.strain import LARGEST_LOSS, LOSS, VANISHED
 from backtrace_jax.errors import NumericsError
 from backtrace_jax.explanation.ledger import Ledger
 from backtrace_jax.question.words import NODES, TOTAL
 from backtrace_jax.runtime.numerics import below_normal
 
-LARGEST_LOSS = 1e-3  # of the start, or of what a node received
 _NAMED = 8  # examples named in a message
 
 
@@ -29,13 +28,15 @@ def check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Res
 
     A rule of the user's own need not conserve, and its books may stay open.
     """
-    conserving = compiled.request.mode.conserving
-    lost, missing = _lost_relevance(compiled, result) if conserving else _lost_slopes(result)
+    request, lost = compiled.request, result.strain[:, :, LOSS]
+    missing = _missing(compiled, result) if request.mode.conserving else _without_slopes(result)
+    if request.ledger == NODES and result.books is not None:
+        lost = lost | _open(compiled, result)
     if not (lost.any() or missing.any()):
         return
-    gone = _summed(result.strain[:, :, VANISHED]) > 0
+    gone = result.strain[:, :, VANISHED]
     if missing.any():
-        gone |= _flushed(compiled, feeds, len(gone))
+        gone = gone | _flushed(compiled, feeds, len(gone))
     strained = lost | (missing[:, None] & gone)
     bad = np.flatnonzero(strained.any(axis=1))
     if len(bad):
@@ -46,31 +47,43 @@ def check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Res
         )
 
 
-def _lost_relevance(compiled: Compiled, result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes that lost a part of the relevance, [runs, nodes], and the runs that may miss some."""
-    start = result.start[..., 1].reshape(len(result.start), -1).sum(axis=1)
-    losses, floor = _summed(result.strain[:, :, LOSS]), start[:, None]
-    missing = (_missing(compiled, result) > LARGEST_LOSS * start) | (start == 0)
-    if result.books is None or compiled.request.ledger != NODES:
-        return losses > LARGEST_LOSS * floor if losses.any() else np.zeros(losses.shape, bool), missing
+def _open(compiled: Compiled, result: Result) -> np.ndarray:
+    """The nodes whose books should close and do not, [runs, nodes]."""
+    assert result.books is not None
     signed, absolute = (np.moveaxis(book, 2, -1) for book in result.books[:2])  # [runs, nodes, channels, columns]
-    lost = losses > LARGEST_LOSS * np.maximum(floor, _summed(absolute[..., 0]))
-    gaps = np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1))
-    open_ = _summed(gaps) > LARGEST_LOSS * np.maximum(floor, _summed(absolute.max(axis=-1)))
-    return lost | (open_ & _closing(compiled)), missing
+    gaps = summed(np.abs(signed[..., 0] - signed[..., 1:].sum(axis=-1)))
+    largest = np.maximum(_started(result)[:, None], summed(absolute.max(axis=-1)))
+    return (gaps > LARGEST_LOSS * largest) & _closing(compiled)
+
+
+def _started(result: Result) -> np.ndarray:
+    """Magnitude of the start, [runs]."""
+    return _added(result.start[..., 1])
+
+
+def _added(totals: np.ndarray) -> np.ndarray:
+    """Totals over channels, [runs]."""
+    return totals if totals.ndim == 1 else totals.sum(axis=1)
 
 
 def _missing(compiled: Compiled, result: Result) -> np.ndarray:
-    """What may be missing for want of range, [runs]: what is dead or stabilised, and what no book of a node tells."""
-    books, request = result.books, compiled.request
+    """The runs in which a part may be missing for want of range: it is dead, stabilised, or no book of a node tells."""
+    start, books = _started(result), result.books
     if books is None:
-        return _not_arrived(result)
-    rows = list(rows_of(request.plan, request.ledger))
-    stabiliser, dead = (_summed(books.absolute[:, rows, column]).sum(axis=1) for column in (-2, -1))
-    if request.ledger == NODES:
-        return stabiliser + dead
-    kept = books.signed[:, 0, 2:].sum(axis=1)
-    return np.maximum(stabiliser + dead, _not_arrived(result, kept.reshape(len(kept), -1)))
+        amount = _not_arrived(result)
+    elif compiled.request.ledger == NODES:
+        rows = list(compiled.request.plan.own_rows)
+        stabiliser, dead = (summed(books.absolute[:, rows, column]).sum(axis=1) for column in (-2, -1))
+        amount = stabiliser + dead
+    else:
+        signed, absolute = books.signed[:, 0], books.absolute[:, 0]
+        amount = np.maximum(_added(absolute[:, -2]) + _added(absolute[:, -1]), _added(np.abs(_gap(signed))))
+    return (amount > LARGEST_LOSS * start) | (start == 0)
+
+
+def _gap(signed: np.ndarray) -> np.ndarray:
+    """What books of the whole graph [runs, 6, ...] do not account for; whole columns are added fast."""
+    return signed[:, 0] - sum(signed[:, column] for column in range(1, signed.shape[1]))
 
 
 def _closing(compiled: Compiled) -> np.ndarray:
@@ -81,12 +94,11 @@ def _closing(compiled: Compiled) -> np.ndarray:
     return closing
 
 
-def _not_arrived(result: Result, kept: np.ndarray | float = 0.0) -> np.ndarray:
-    """What of the start did not reach the inputs and was not kept on the way, [runs]; without books nothing is known
-    of what was kept."""
+def _not_arrived(result: Result) -> np.ndarray:
+    """What of the start did not reach the inputs, [runs]: without books nothing is known of what was kept."""
     start = result.start[..., 0].reshape(len(result.start), -1)  # [runs, channels]
     arrived = (array.reshape(*start.shape, -1).sum(axis=2, dtype=np.float64) for array in result.relevance.values())
-    return np.abs(start - sum(arrived) - kept).sum(axis=1)
+    return np.abs(start - sum(arrived)).sum(axis=1)
 
 
 def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:
@@ -97,7 +109,9 @@ def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:
     """
     if compiled.request.ledger != TOTAL or compiled.request.mode.own_rules:
         return
-    gaps = sum(np.abs(each.start - sum(each.signed[:, 1:].T)) for each in books)  # whole columns are added fast
+    gaps = sum(np.abs(_gap(each.signed)) for each in books)
+    if not (gaps > LARGEST_LOSS * sum(each.absolute[:, 0] for each in books)).any():
+        return  # as nearly always; the start is no more than the largest column
     bad = np.flatnonzero(gaps > LARGEST_LOSS * sum(reduce(np.maximum, each.absolute.T) for each in books))
     if len(bad):
         raise NumericsError(
@@ -106,10 +120,10 @@ def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:
         )
 
 
-def _lost_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """The same of slopes, of which there are no books: all may be missing where an input gets none at all."""
+def _without_slopes(result: Result) -> np.ndarray:
+    """The runs in which an input gets no slope at all, of which there are no books: all of it may be missing."""
     none = [~array.reshape(len(array), -1).any(axis=1) for array in result.relevance.values()]
-    return _summed(result.strain[:, :, LOSS]) > 0, np.any(none, axis=0)
+    return np.any(none, axis=0)
 
 
 def _flushed(compiled: Compiled, feeds: Mapping[str, np.ndarray], runs: int) -> np.ndarray:
@@ -122,11 +136,6 @@ def _flushed(compiled: Compiled, feeds: Mapping[str, np.ndarray], runs: int) -> 
         for var in step.eqn.invars:
             found[:, row] |= inputs.get(var.name, var.name in compiled.flushed)
     return found
-
-
-def _summed(book: np.ndarray) -> np.ndarray:
-    """Totals of nodes over channels, [runs, nodes]."""
-    return book if book.ndim == 2 else book.sum(axis=tuple(range(2, book.ndim)))
 
 
 def wider(compiled: Compiled) -> str:

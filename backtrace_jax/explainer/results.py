@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backtrace_jax.engine.books import rows_of
 from backtrace_jax.engine.compile import Constant, Result
 from backtrace_jax.engine.compiled import Compiled
 from backtrace_jax.engine.fingerprint import as_json, copied, digest
+from backtrace_jax.engine.settling import totals
 from backtrace_jax.explanation.cautions import findings, inputs_forgotten
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.explanation.ledger import CHANNELS, Channel, Ledger
@@ -200,20 +200,6 @@ def _shared(totals: np.ndarray, rows: int, count: int) -> np.ndarray:
     return totals if rows == 1 else np.repeat(totals / rows, rows, axis=0)[:count]
 
 
-_AT_ONCE = 2**15  # entries that are added up at a time, so that they stay in the cache
-
-
-def totals(array: np.ndarray) -> np.ndarray:
-    """Totals of examples, signed and of magnitudes, [examples, 2], in float64."""
-    flat = array.reshape(len(array), -1)
-    found, step = np.empty((len(flat), 2)), max(1, _AT_ONCE // max(1, flat.shape[1]))
-    for first in range(0, len(flat), step):
-        some, into = flat[first : first + step].astype(np.float64), found[first : first + step]
-        some.sum(axis=1, out=into[:, 0])
-        np.abs(some, out=some).sum(axis=1, out=into[:, 1])
-    return found
-
-
 def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, ...] = ()) -> Ledger | None:
     """The whole graph's books from what its steps kept; inputs are added up once more from their relevance.
 
@@ -225,21 +211,16 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
     """
     if result.books is None:
         return None
-    pick = (slice(None), *channel)
+    pick, plan = (slice(None), *channel), compiled.request.plan
+    books = [book[(..., *channel)] for book in result.books[:2]]
+    if compiled.request.ledger == TOTAL:
+        return Ledger(*(_shared(book[:, 0], compiled.rows, count) for book in books))
     arrived, start = np.zeros((len(result.start), 2)), result.start[pick]
     for array in result.relevance.values():
         arrived += totals(array[pick])
-    signed, absolute = (book[(..., *channel)] for book in result.books[:2])
-    plan, level = compiled.request.plan, compiled.request.ledger
-    rows = rows_of(plan, level)
-    whole = []
-    for k, book in enumerate((signed, absolute)):
-        kept = book[:, rows[0], 2:] if len(rows) == 1 else book[:, rows, 2:].sum(axis=1)
-        whole.append(np.concatenate([start[:, k : k + 1], arrived[:, k : k + 1], kept], axis=1))
-
-    signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (signed, absolute, *whole))
-    if level == TOTAL:
-        return Ledger(whole[0], whole[1])
+    kept = [book[:, plan.own_rows, 2:].sum(axis=1) for book in books]
+    whole = [np.concatenate([start[:, k, None], arrived[:, k, None], kept[k]], axis=1) for k in range(2)]
+    signed, absolute, *whole = (_shared(book, compiled.rows, count) for book in (*books, *whole))
     turned = {step.eqn.outvars[0].name for step in plan.steps if step.eqn.op == "turn"}  # no nodes of the model
     names = [(i, name) for i, name in enumerate(plan.nodes) if name not in turned]
     by_node = {name: Ledger(signed[:, i], absolute[:, i], {}) for i, name in names}

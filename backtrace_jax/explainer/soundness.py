@@ -146,9 +146,10 @@ def _check_bounds(compiled: Compiled, result: Result, unanswered: np.ndarray) ->
 
 def _check_started(compiled: Compiled, result: Result, unanswered: np.ndarray, named: bool) -> None:
     """Refuse masks without a unit, and rivals that turned out to be the predicted class."""
-    started = result.start.reshape(len(result.start), -1).any(axis=1)
-    started[unanswered] = True
-    empty, name = np.flatnonzero(~started).tolist(), compiled.request.task.name
+    blank = result.start[..., 1] == 0  # of magnitudes, which are 0 where all is
+    blank = blank if blank.ndim == 1 else blank.all(axis=1)
+    blank[unanswered] = False
+    empty, name = np.flatnonzero(blank).tolist(), compiled.request.task.name
     if empty and compiled.request.contrasted and not named:
         raise UnfitExampleError(f"against= is the very class predicted in examples {empty}; pass target= as well")
     if empty and name in (BINARY_SEGMENTATION, CLASS_SEGMENTATION):

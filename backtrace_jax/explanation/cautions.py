@@ -92,26 +92,22 @@ def _of_books(ledger: Ledger, ways: _Ways, restricted: bool, left_out: np.ndarra
     if left_out is not None and len(left_out):
         start = start.copy()
         start[left_out] = 0
-    started = start > 0
-
-    def shares(amounts: np.ndarray) -> np.ndarray:
-        return np.divide(amounts, start, out=np.zeros(len(start)), where=started)
-
-    arrived, stabiliser = (shares(ledger.absolute[:, column]) for column in (_INPUTS, _STABILISER))
-    if large := _worst(arrived, arrived > LARGEST_TOTAL):
+    arrived, stabiliser = ledger.absolute[:, _INPUTS], ledger.absolute[:, _STABILISER]
+    if large := _worst_share(arrived, start, arrived > LARGEST_TOTAL * start):
         yield (
-            f"|relevance| at the inputs adds up to {arrived[large.example]:.3g} times the start ({large}): "
-            f"large shares of both signs cancel; try {ways.calmer}"
+            f"|relevance| at the inputs adds up to {arrived[large.example] / start[large.example]:.3g} times the start "
+            f"({large}): large shares of both signs cancel; try {ways.calmer}"
         )
-    small = None if restricted else _worst(-arrived, (arrived < SMALLEST_SHARE) & started)
+    small = None if restricted else _worst_share(-arrived, start, arrived < SMALLEST_SHARE * start)
     if small:
-        whole = ledger.absolute[small.example] / start[small.example]
+        shares = ledger.absolute[small.example] / start[small.example]
         yield (
-            f"only {100 * arrived[small.example]:.2g} % of the relevance reached the inputs ({small}); "
-            f"{_where_it_went(whole)}{_bias_hint(whole, ways.options)}"
+            f"only {100 * shares[_INPUTS]:.2g} % of the relevance reached the inputs ({small}); "
+            f"{_where_it_went(shares)}{_bias_hint(shares, ways.options)}"
         )
-    if taken := _worst(stabiliser, stabiliser > LARGEST_STABILISER):
-        yield (f"the stabiliser took {stabiliser[taken.example]:.0%} of the start ({taken}); try {ways.finer}")
+    if taken := _worst_share(stabiliser, start, stabiliser > LARGEST_STABILISER * start):
+        share = stabiliser[taken.example] / start[taken.example]
+        yield f"the stabiliser took {share:.0%} of the start ({taken}); try {ways.finer}"
 
 
 def _where_it_went(shares: np.ndarray) -> str:
@@ -141,6 +137,14 @@ class _Worst:
 
     def __str__(self) -> str:
         return f"example {self.example}" + (f", worst of {self.count} among {self.size}" if self.count > 1 else "")
+
+
+def _worst_share(amounts: np.ndarray, start: np.ndarray, which: np.ndarray) -> _Worst | None:
+    """The same of shares of the start, of examples that have one; nothing is divided where none is in question."""
+    if not which.any():
+        return None
+    started = start > 0
+    return _worst(np.divide(amounts, start, out=np.zeros(len(start)), where=started), which & started)
 
 
 def _worst(sizes: np.ndarray, which: np.ndarray) -> _Worst | None:
