@@ -32,7 +32,7 @@ from .layers import select_layers, select_value
 from .many import Asking, ExplainMany, compile_many, questions_at_once, run_questions
 from .outline import own_name, pick_output
 from .plan import plan_walk
-from .settling import settled
+from .settling import Settling, settled
 from .sizes import Sizes, Work, default_chunk, lanes_of, sizes_of
 from .steps import Plan
 from .weights import DeviceWeights
@@ -110,6 +110,10 @@ class Compiled(Planned):
         floats = {var.name: var.dtype for var in self.program.graph.params if var.is_float}
         return frozenset(n for n, dtype in floats.items() if below_normal(self.program.weights[n][None], dtype)[0])
 
+    @cached_property
+    def _settling(self) -> Settling:
+        return Settling.of(self.request)
+
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
         assert isinstance(self.explain, Explain)
@@ -118,7 +122,7 @@ class Compiled(Planned):
         def call(part: Any, used: int) -> Result:
             return function(*part) if sizes.chunks == 1 else function(*part, np.int32(used))
 
-        return run_chunks(call, (inputs, asked), len(asked.target), sizes, progress, partial(settled, self.request))
+        return run_chunks(call, (inputs, asked), len(asked.target), sizes, progress, partial(settled, self._settling))
 
     def run_many(self, inputs: Any, asking: Asking, constant: Constant, progress: Any = None) -> list[Result]:
         """Answer questions about examples, arrays with the runs of the graph first and then the questions."""
@@ -127,7 +131,7 @@ class Compiled(Planned):
         constant = self._put(constant)
         begin, walk = (self._placed(each, constant) for each in (self.explain.begin, self.explain.walk))
         found = run_questions(begin, walk, inputs, asking, (self.sizes.chunk, self.at_once), progress)
-        return [settled(self.request, each) for each in found]
+        return [settled(self._settling, each) for each in found]
 
     def outputs(self, inputs: Any, asked: Question, constant: Constant) -> dict[str, np.ndarray]:
         """Outputs on all examples."""

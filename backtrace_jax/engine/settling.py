@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from backtrace_jax.question.words import NODES, TOTAL
@@ -11,39 +13,56 @@ from .compile import Request, Result
 from .strain import LARGEST_LOSS, LOSS, VANISHED
 
 
-def settled(request: Request, result: Result) -> Result:
+class Settling(NamedTuple):
+    """What of a request says how its results are settled.
+
+    Attributes:
+        ledger: Of what books are kept.
+        paired: Whether relevance has two channels.
+        conserving: Whether it is shared out; otherwise it is a derivative.
+        inputs: Names of the inputs, in whose order relevance is added up.
+    """
+
+    ledger: str | None
+    paired: bool
+    conserving: bool
+    inputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, request: Request) -> Settling:
+        """How the results of a request are settled."""
+        names = tuple(var.name for var in request.plan.graph.inputs)
+        return cls(request.ledger, request.mode.paired, request.mode.conserving, names)
+
+
+def settled(how: Settling, result: Result) -> Result:
     """The result with strain as truths, and in total the columns of the books that its start and its relevance fill.
 
     Args:
-        request: What was compiled.
+        how: How it is settled.
         result: What a call gave, examples first, on the host.
     """
     with np.errstate(invalid="ignore"):  # an example may have no answer; that is told later
-        books = _filled(request, result) if request.ledger == TOTAL and result.books else result.books
-        return result._replace(books=books, strain=_strained(request, result))
+        books = _filled(how, result) if how.ledger == TOTAL and result.books else result.books
+        return result._replace(books=books, strain=_strained(how, result))
 
 
-def _filled(request: Request, result: Result) -> Books:
+def _filled(how: Settling, result: Result) -> Books:
     """Books of the whole graph: what it received is the start, and what it handed on lies at the inputs."""
     assert result.books is not None
-    names = [var.name for var in request.plan.graph.inputs if var.name in result.relevance]  # added up in this order
     found = []
-    for k, (book, amounts) in enumerate(zip(result.books[:2], _arrived(request, result, names), strict=True)):
+    for k, (book, amounts) in enumerate(zip(result.books[:2], _arrived(how, result), strict=True)):
         whole = book.copy()
         whole[:, 0, 0], whole[:, 0, 1] = result.start[..., k], amounts
         found.append(whole)
-    return Books(*found, None)
+    return Books(found[0], found[1], None)
 
 
-def _arrived(request: Request, result: Result, names: list[str]) -> list[np.ndarray]:
+def _arrived(how: Settling, result: Result) -> list[np.ndarray]:
     """Relevance of the inputs, signed and in magnitudes: [examples], in pairs [examples, 2]."""
-    arrived = np.zeros((len(result.start), 2, 2) if request.mode.paired else (len(result.start), 2))
-    for name in names:
-        array = result.relevance[name]
-        if request.mode.paired:
-            arrived += np.stack([totals(array[:, 0]), totals(array[:, 1])], axis=1)
-        else:
-            arrived += totals(array)
+    arrived = np.zeros((len(result.start), 2, 2) if how.paired else (len(result.start), 2))
+    for array in (result.relevance[name] for name in how.inputs if name in result.relevance):
+        arrived += np.stack([totals(array[:, 0]), totals(array[:, 1])], axis=1) if how.paired else totals(array)
     return [arrived[..., 0], arrived[..., 1]]
 
 
@@ -61,24 +80,24 @@ def totals(array: np.ndarray) -> np.ndarray:
     return found
 
 
-def _strained(request: Request, result: Result) -> np.ndarray:
+def _strained(how: Settling, result: Result) -> np.ndarray:
     """Which nodes lost more than a thousandth of the relevance, and at which all products vanished: [runs, nodes, 2].
 
     Where derivatives travel any loss counts: it is told as 1 or 0.
     """
     strain, found = result.strain, np.empty(result.strain.shape[:3], bool)
     floor: np.ndarray | float = 0.0
-    if request.mode.conserving:
-        floor = LARGEST_LOSS * _received(request, result)
+    if how.conserving:
+        floor = LARGEST_LOSS * _received(how, result)
     found[:, :, LOSS] = summed(strain[:, :, LOSS]) > floor
     found[:, :, VANISHED] = summed(strain[:, :, VANISHED]) > 0
     return found
 
 
-def _received(request: Request, result: Result) -> np.ndarray:
+def _received(how: Settling, result: Result) -> np.ndarray:
     """What every node received, [runs, nodes], or the start where that is more, or all that is known, [runs, 1]."""
     start = summed(result.start[..., 1][:, None])
-    if result.books is None or request.ledger != NODES:
+    if result.books is None or how.ledger != NODES:
         return start
     return np.maximum(start, summed(result.books.absolute[:, :, 0]))
 

@@ -135,12 +135,12 @@ class Understood:
     @property
     def derived_bytes(self) -> int:
         """Memory of what the function compiled last keeps of the weights."""
-        return self._compiled(next(reversed(self.forms))).explain.derived_bytes
+        return self._compiled([*self.forms][-1]).explain.derived_bytes
 
     @property
     def flops(self) -> float:
         """Floating-point operations of the forward passes that explaining one example takes, loops as often as run."""
-        compiled = self._compiled(next(reversed(self.forms)))
+        compiled = self._compiled([*self.forms][-1])
         return work(compiled.program, compiled.effort) * compiled.request.mode.walks / compiled.rows
 
     @property

@@ -110,7 +110,7 @@ def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:
     if compiled.request.ledger != TOTAL or compiled.request.mode.own_rules:
         return
     gaps = sum(np.abs(_gap(each.signed)) for each in books)
-    if not (gaps > LARGEST_LOSS * sum(each.absolute[:, 0] for each in books)).any():
+    if not np.any(gaps > LARGEST_LOSS * sum(each.absolute[:, 0] for each in books)):
         return  # as nearly always; the start is no more than the largest column
     bad = np.flatnonzero(gaps > LARGEST_LOSS * sum(reduce(np.maximum, each.absolute.T) for each in books))
     if len(bad):

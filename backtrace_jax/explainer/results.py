@@ -214,7 +214,8 @@ def _ledger(compiled: Compiled, result: Result, count: int, channel: tuple[int, 
     pick, plan = (slice(None), *channel), compiled.request.plan
     books = [book[(..., *channel)] for book in result.books[:2]]
     if compiled.request.ledger == TOTAL:
-        return Ledger(*(_shared(book[:, 0], compiled.rows, count) for book in books))
+        signed, absolute = (_shared(book[:, 0], compiled.rows, count) for book in books)
+        return Ledger(signed, absolute)
     arrived, start = np.zeros((len(result.start), 2)), result.start[pick]
     for array in result.relevance.values():
         arrived += totals(array[pick])

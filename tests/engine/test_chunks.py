@@ -161,10 +161,46 @@ def test_heavy_models_go_through_a_chunk_by_and_by():
 
 def test_what_takes_long_is_not_brief():
     """A loop of any length, and many walks."""
-    assert sizes_of(64, Work(1e3, 120), "cpu").brief == 4000
-    assert sizes_of(64, Work(1e3, 120, walks=64), "cpu").brief == 62
+    assert sizes_of(64, Work(1e3, 120), "cpu").brief == 3 * 16 * 64  # in three calls
+    assert sizes_of(64, Work(1e3, 120, walks=64), "cpu").brief == 125
     assert sizes_of(64, Work(1e3, 120, loops=True), "cpu").brief == 0
     assert sizes_of(1, Work(1e8, 120), "cpu").brief == 0
+
+
+def test_a_single_call_of_some_milliseconds_is_prompt():
+    assert sizes_of(1, Work(4e7, 120), "cpu").prompt == 5
+    assert sizes_of(1, Work(4e7, 120, walks=64), "cpu").prompt == 0
+    assert sizes_of(1, Work(4e7, 120, loops=True), "cpu").prompt == 0
+    assert sizes_of(1, Work(1e10, 120), "cpu").prompt == 0
+
+
+@pytest.mark.parametrize(("count", "prompt", "here"), [(8, 8, True), (8, 7, False), (16, 16, False)])
+def test_only_a_prompt_batch_of_one_call_is_explained_in_the_callers_thread(count, prompt, here):
+    seen = []
+
+    def call(part, used):
+        seen.append(threading.current_thread() is threading.main_thread())
+        return part
+
+    run_chunks(call, np.arange(count), count, Sizes(8, chunks=2, lanes=2, prompt=prompt), None)
+    assert set(seen) == {here}
+
+
+@pytest.mark.parametrize(("chunks", "lanes"), [(1, 1), (4, 2)])
+def test_what_a_call_gives_is_settled_without_padding(chunks, lanes):
+    """Examples in front, whatever the call takes, and none that stand for others."""
+    sizes, seen = [], []
+
+    def settle(found):
+        sizes.append(len(found["kept"]))
+        seen.extend(found["kept"].tolist())
+        return {"kept": 2 * found["kept"], "more": found["kept"][:, None]}
+
+    given = np.arange(29)
+    found = run_chunks(lambda part, used: {"kept": part}, given, 29, Sizes(4, chunks, lanes), None, settle)
+    assert found["kept"].tolist() == (2 * given).tolist()
+    assert found["more"].tolist() == given[:, None].tolist()
+    assert (sum(sizes), sorted(seen)) == (29, [*range(29)])
 
 
 def test_calls_side_by_side_fit_into_memory():
