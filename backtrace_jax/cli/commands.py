@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backtrace_jax
-from backtrace_jax.errors import RelevanceWarning, SettingError
+from backtrace_jax.errors import BacktraceError, RelevanceWarning, SettingError
 from backtrace_jax.explainer.asking import Asked
 from backtrace_jax.question.constants import ZERO
 from backtrace_jax.question.settings import Settings
+from backtrace_jax.sources import Reading
+from backtrace_jax.sources.reading import REST
 
-from .streams import progress, say, tell
+from .streams import long_progress, progress, say, tell
 from .values import TORCH
 
 if TYPE_CHECKING:
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from backtrace_jax.rules import Mode
 
     from .input_files import InputFile
+
+
+SOME_FAILED = 3
+"""Exit code of a run that is finished, where examples could not be explained."""
+
+_FAILED_SHOWN = 5
 
 
 def explain(arguments: argparse.Namespace) -> int:
@@ -104,6 +112,43 @@ def export(arguments: argparse.Namespace) -> int:
     imported = export(model, arguments.file, inputs)
     say("\n".join([f"written  {arguments.file}", *(f"{name}  {value}" for name, value in imported.origin.items())]))
     return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain a whole dataset into a folder."""
+    asked = _settings(arguments) | _reading(arguments)
+    if arguments.baseline not in (None, ZERO):
+        from backtrace_jax.importers import read
+
+        asked["baseline"] = _baseline(arguments, read(arguments.model))
+    asked |= {name: getattr(arguments, name) for name in ("carry", "reduce", "store_dtype", "on_error", "cluster")}
+    with long_progress(_stored(arguments.out)) as advance:
+        found = backtrace_jax.explain_dataset(
+            arguments.model, arguments.source, arguments.out, **asked, progress=advance
+        )
+    failed = found.failed
+    lines = [f"store        {arguments.out}", f"failed       {len(failed)} of {len(found)}"]
+    lines += [f"  example {index}: {why}" for index, why in [*failed.items()][:_FAILED_SHOWN]]
+    say("\n".join([*lines, "", str(found.summary())]))
+    return SOME_FAILED if failed else 0
+
+
+def _stored(path: Path) -> int:
+    """Examples that a store holds already."""
+    try:
+        return int((backtrace_jax.Run(path).status > 0).sum())
+    except BacktraceError:
+        return 0  # there is none yet; what is wrong with it is said by the call
+
+
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the source is read, from the options of the same names."""
+    found = {field.name: getattr(arguments, field.name) for field in fields(Reading)}
+    given = dict(found["columns"] or ())
+    if len(given) != len(found["columns"] or ()) or (None in given and len(given) > 1):
+        raise SettingError("--columns: give one list, or name the input of each: x=age,income mask=valid")
+    ignore = REST if [*found["ignore"]] == [REST] else found["ignore"]
+    return found | {"columns": given.get(None, given or None), "ignore": ignore}
 
 
 def verify(arguments: argparse.Namespace) -> int:

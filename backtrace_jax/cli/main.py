@@ -1,7 +1,8 @@
-"""The command line: `backtrace-jax explain | check | modes | show | export | verify | demo`.
+"""The command line: `backtrace-jax explain | run | check | modes | show | export | verify | demo`.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a mistake that the library can name, in one
-line, a model that `check` finds something missing in, or bytes that `verify` finds to differ; 2 a wrong command line.
+line, a model that `check` finds something missing in, or bytes that `verify` finds to differ; 2 a wrong command line;
+3 a `run` that has finished, though some examples could not be explained; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -52,6 +53,6 @@ def _run(argv: Sequence[str] | None) -> int:
         fewer = "smaller examples" if getattr(arguments, "chunk", None) == 1 else "fewer examples at a time: --chunk 1"
         tell(f"error: there is not enough memory; explain {fewer}")
         return 1
-    except KeyboardInterrupt:
-        tell("interrupted")
+    except KeyboardInterrupt as stop:
+        tell(": ".join(["interrupted", *map(str, stop.args)]))
         return INTERRUPTED

@@ -11,10 +11,13 @@ from typing import Any
 from . import commands
 from .values import (
     batch_axis,
+    columns,
     ledger,
+    lengths,
     natural,
     numbers,
     option,
+    or_column,
     per_example,
     picture_size,
     rival,
@@ -57,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     modes.set_defaults(command=commands.modes)
     _add_model_command(added, "show", commands.show, "print the graph that is explained")
     _add_export(added)
+    _add_run(added)
     _add_verify(added)
     demo = added.add_parser("demo", help="explain two small models that are shipped, and draw pictures")
     demo.set_defaults(command=commands.demo)
@@ -108,6 +112,35 @@ def _add_explain(group: Any) -> None:
     report.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the example; also .pdf, .svg, ...")
 
 
+def _add_run(group: Any) -> None:
+    text = "explain a whole dataset into a folder; the same command goes on where it was stopped"
+    codes = (
+        "exit codes: 0 every example was explained; 1 a mistake, what is stored already stays; 2 a wrong command line; "
+        f"{commands.SOME_FAILED} finished, but some examples could not be explained; 130 interrupted"
+    )
+    added = group.add_parser("run", help=text, description=text, epilog=codes)
+    added.set_defaults(command=commands.run)
+    added.add_argument("model", metavar="MODEL", type=Path, help="ONNX or Keras file")
+    added.add_argument("source", metavar="SOURCE", type=Path, help="file or folder of examples (docs/sources.md)")
+    stored = added.add_argument_group("what is stored")
+    stored.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the store, as relevance.zarr")
+    stored.add_argument("--carry", metavar="COLUMN", nargs="+", default=[], help="columns stored beside, as labels")
+    stored.add_argument("--reduce", metavar="channels", help="channels: relevance is summed over them")
+    stored.add_argument("--store-dtype", metavar="TYPE", help="float16 or float32: what relevance is stored in")
+    stored.add_argument("--on-error", default="record", help="record examples that fail, or raise (%(default)s)")
+    stored.add_argument("--cluster", metavar="ray", help="ray: on the Ray cluster that this machine belongs to")
+    reading = added.add_argument_group("how the source is read")
+    reading.add_argument("--columns", metavar="[INPUT=]A,B", type=columns, nargs="+", help="columns of the inputs")
+    reading.add_argument("--ignore", metavar="COLUMN", nargs="+", default=(), help="columns left out, or rest")
+    reading.add_argument("--limit", type=natural, help="examples taken from the front")
+    reading.add_argument("--tokenizer", metavar="FILE", type=Path, help="tokenizer.json, for texts")
+    reading.add_argument("--text", metavar="COLUMN", nargs="+", help="column of the texts, or two of pairs")
+    reading.add_argument("--lengths", type=lengths, help="tokens that texts are padded to: 32,64,128, or exact")
+    reading.add_argument("--layout", help="of pictures: 'channels first' or 'channels last'")
+    _add_settings(added.add_argument_group("what is explained, and how"), by_column=True)
+    added.set_defaults(ledger="total", mean=0.0, std=1.0)  # as explain_dataset has them
+
+
 def _add_verify(group: Any) -> None:
     text = "prove that explanations have the same bytes on this machine, in any batch, position and process"
     codes = "exit codes: 0 the same, 1 not the same, or a mistake; 2 a wrong command line"
@@ -130,16 +163,29 @@ def _add_mode(group: Any, text: str) -> None:
     )
 
 
-def _add_settings(group: Any, torch: bool = False) -> None:
+def _add_settings(group: Any, *, torch: bool = False, by_column: bool = False) -> None:
+    """The settings and questions of `explain`.
+
+    Args:
+        group: Where they are listed.
+        torch: Whether a comparison with PyTorch can be asked for.
+        by_column: Whether a question can be asked by a column of a dataset.
+    """
+    each, more = (or_column, "; or a column's name") if by_column else ((lambda read: read), "")
     _add_mode(group, "rules that share relevance out")
     group.add_argument("--task", default="auto", help="kind of answer: classification, regression, ... (%(default)s)")
-    group.add_argument("--target", type=target, help="class: 3, one per example: 3,1,4, or index: '(5, 1023)'")
+    group.add_argument(
+        "--target", type=each(target), help=f"class: 3, one per example: 3,1,4, or index: '(5, 1023)'{more}"
+    )
     if torch:
         text = "torch: also compare with the file run by PyTorch; or a class, as explain takes it; may be given twice"
         group.add_argument("--against", metavar="torch|CLASS", type=rival, action="append", default=[], help=text)
     else:
-        group.add_argument("--against", type=per_example, help="class that the target is contrasted with: 5, or 5,3,1")
-    group.add_argument("--position", type=per_example, help="position in a sequence: 7, -1 for the last, or 7,9,4")
+        text = f"class that the target is contrasted with: 5, or 5,3,1{more}"
+        group.add_argument("--against", type=each(per_example), help=text)
+    group.add_argument(
+        "--position", type=each(per_example), help=f"position in a sequence: 7, -1 for the last, or 7,9,4{more}"
+    )
     group.add_argument("--output", metavar="NAME", help="output to explain (the first)")
     group.add_argument(
         "--scaler", type=scaler, default=1.0, help="total relevance, or none: the output's own value (1)"

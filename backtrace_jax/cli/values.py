@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 LARGEST_SIDE = 2**14
@@ -39,6 +40,32 @@ def _whole_numbers(text: str) -> list[int]:
     if not numbers:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number (3) nor several (3,1,4)")
     return numbers
+
+
+def columns(text: str) -> tuple[str | None, tuple[str, ...]]:
+    """Read `age,income` (columns of the only input) or `x=age,income` (columns of this one)."""
+    name, equals, listed = text.rpartition("=")
+    found = tuple(each.strip() for each in listed.split(","))
+    if not all(found) or (equals and not name.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} names no columns, such as age,income or x=age,income")
+    return name.strip() or None, found
+
+
+def or_column(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Read a value, or the name of a column that holds one for every example."""
+
+    def column(text: str) -> Any:
+        try:
+            return read(text)
+        except argparse.ArgumentTypeError:
+            return text
+
+    return column
+
+
+def lengths(text: str) -> str | tuple[int, ...]:
+    """Read `32,64,128`, or `exact`."""
+    return text if text == "exact" else tuple(_whole_numbers(text))
 
 
 def option(text: str) -> tuple[str, Any]:

@@ -241,7 +241,7 @@ def _whole(shapes: Mapping[str, Shape], layer: bool) -> Iterator[View]:
 
 
 def _channels(shapes: Mapping[str, Shape], layer: bool, axes: Mapping[str, int]) -> Iterator[View]:
-    known = ((name, shape, axes[name]) for name, shape in shapes.items() if name in axes)
+    known = ((name, shape, axes[name]) for name, shape in shapes.items() if name in axes and shape[axes[name]] > 1)
     return (View(CHANNEL, name, layer, shape[axis], shape, axis) for name, shape, axis in known)
 
 
