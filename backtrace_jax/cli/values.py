@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-LARGEST_SIDE = 2**14
-"""Pixels of a picture's side that it may be resized to."""
+from backtrace_jax.sources.reading import LARGEST_SIDE
 
 
 def target(text: str) -> int | list[int] | tuple[int, ...]:

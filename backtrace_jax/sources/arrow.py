@@ -20,6 +20,7 @@ PARQUET = (".parquet", ".pq")
 IPC = (".arrow", ".feather", ".ipc")
 BATCH = 4096
 """Rows that are decoded at a time."""
+_PAGE = 2**16
 
 
 def needed(path: Path) -> Any:
@@ -212,7 +213,7 @@ class _Parquet:
         """What it holds."""
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(part.path) as file:
+        with pq.ParquetFile(part.path, buffer_size=_PAGE, pre_buffer=False) as file:  # by pages, not whole columns
             yield from file.iter_batches(BATCH, row_groups=[part.number], columns=[*names], use_threads=False)
 
 

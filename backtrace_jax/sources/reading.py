@@ -15,6 +15,8 @@ from backtrace_jax.errors.texts import shown
 
 REST = "rest"
 EXACT = "exact"
+LARGEST_SIDE = 2**14
+"""Pixels of a picture's side that it may be resized to."""
 LAYOUTS = ("channels first", "channels last")
 
 
@@ -88,8 +90,14 @@ class Reading:
         size = (self.size, self.size) if is_whole(self.size) else self.size
         if size is None:
             return None
-        if not isinstance(size, Sequence) or len(size) != 2 or not all(is_whole(n) and n > 0 for n in size):
-            raise SettingError(f"size is a number of pixels, or (width, height); found {shown(self.size)}")
+        if (
+            not isinstance(size, Sequence)
+            or len(size) != 2
+            or not all(is_whole(n) and 0 < n <= LARGEST_SIDE for n in size)
+        ):
+            raise SettingError(
+                f"size is pixels, or (width, height), from 1 to {LARGEST_SIDE}; found {shown(self.size)}"
+            )
         return int(size[0]), int(size[1])
 
     def numbers(self, setting: str) -> tuple[float, ...]:

@@ -103,7 +103,7 @@ def test_a_picture_that_cannot_be_read_fails_alone(folder):
         (PICTURE, {"mean": (0.5, 0.5)}, InputError, r"mean= \(--mean\): pictures have 3 channels, found 2 numbers"),
         (PICTURE, {"std": 0}, InputError, "holds 0"),
         (PICTURE, {"std": "x"}, SettingError, "std is a number"),
-        (OPEN, {"size": (1, 2, 3)}, SettingError, "size is a number of pixels"),
+        (OPEN, {"size": (1, 2, 3)}, SettingError, "size is pixels"),
         (PICTURE, {"layout": "channels last"}, SettingError, "the model says itself"),
         ([InputType("x", (None, 30), FLOAT)], {}, InputError, "pictures have 4 axes"),
         ([InputType("x", (None, 7, 6, 5), FLOAT)], {}, InputError, "1 or 3 channels"),
