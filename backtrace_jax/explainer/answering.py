@@ -120,7 +120,7 @@ class Understood:
     """What a call asks, found to have an answer; nothing is compiled yet."""
 
     call: _Call
-    forms: Mapping[Form, Mapping[int, Posed]]
+    forms: dict[Form, dict[int, Posed]]
     constants: Mapping[Form, Mapping[int, Constant]]
     progress: Progress
 
@@ -146,7 +146,7 @@ class Understood:
     @property
     def channels(self) -> dict[str, int]:
         """Axis of the channels within one example, of the inputs and layers in which it is known."""
-        compiled = self._compiled([*self.forms][-1])
+        compiled = self._compiled(next(reversed(self.forms)))
         graph, layers = compiled.program.graph, compiled.request.layers
         made, ranks = channel_axes(graph), {var.name: len(var.shape) for var in graph.variables()}
         made = {name: axis % (ranks[name] - 1) + 1 if name in graph.turned else axis for name, axis in made.items()}
@@ -156,7 +156,7 @@ class Understood:
     @property
     def convolutional(self) -> bool:
         """Whether the network has convolutions."""
-        return self.call.stages.told(self.call.known, [*self.forms][-1]).convolutional
+        return self.call.stages.told(self.call.known, next(reversed(self.forms))).convolutional
 
     def forward(self, found: Explanation) -> Forward:
         """The forward pass of the explanation that was found, for other inputs of the same shapes."""
