@@ -220,29 +220,37 @@ def memory(name: str, count: int) -> dict[str, Any]:
 
 
 def kills(name: str, count: int, times: int, seed: int) -> dict[str, Any]:
-    """Kill processes at random moments, end the run, and compare."""
-    moments = random.Random(seed)
+    """Kill so many processes at random moments, end the run, and compare; a run that ends is compared and begun anew."""
+    moments, amid, different = random.Random(seed), 0, list[str]()
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        _uninterrupted(_worker(name, count // 100, Path(folder) / "first"), whole)  # which compiles
         start, duration = _uninterrupted(_worker(name, count, whole), whole)
-        amid = 0
-        for _ in range(times):
-            process = subprocess.Popen(_worker(name, count, killed), stdout=subprocess.DEVNULL)
-            with_suppressed_end(process, moments.uniform(0.3 * start, start + (duration - start) / 4))
-            amid += process.returncode == -signal.SIGKILL
+        latest, begun = start + (duration - start) / 4, 0
+        while amid < times:
+            begun += 1
+            if died(_worker(name, count, killed), moments.uniform(0.3 * start, latest)):
+                amid += 1
+            else:
+                different += differing(whole, killed)
+                shutil.rmtree(killed)
         subprocess.run(_worker(name, count, killed), check=True, stdout=subprocess.DEVNULL)
-        different = differing(whole, killed)
-    row = {"workload": name, "what": KILLS, "examples": count, "killed": amid, "seed": seed}
+        different += differing(whole, killed)
+    row = {"workload": name, "what": KILLS, "examples": count, "killed": amid, "begun": begun, "seed": seed}
     return {**row, "different_files": different, "equal": not different}
 
 
-def with_suppressed_end(process: subprocess.Popen, after: float) -> None:
-    """Kill a process after so many seconds, unless it has ended."""
+def died(command: list[Any], after: float) -> bool:
+    """Whether a process was killed after so many seconds; otherwise it had ended before."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        process.wait(after)
+        if process.wait(after):
+            raise RuntimeError("a run has failed")
+        return False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
+        return True
 
 
 def _uninterrupted(command: list[Any], store: Path) -> tuple[float, float]:
