@@ -220,7 +220,7 @@ def memory(name: str, count: int) -> dict[str, Any]:
 
 
 def kills(name: str, count: int, times: int, seed: int) -> dict[str, Any]:
-    """Kill so many processes at random moments, end the run, and compare; a run that ends is compared and begun anew."""
+    """Kill so many processes at random moments, end the run and compare; a run that ended is begun anew."""
     moments, amid, different = random.Random(seed), 0, list[str]()
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
