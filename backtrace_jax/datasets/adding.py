@@ -36,11 +36,13 @@ class Block:
         parts: Each with the places of its examples within the block; one part at least, and none without examples.
         first: Number of the block's first example in the dataset.
         classes: How many classes are predicted; None: none are.
+        threshold: What a single unit exceeds where it predicts class 1.
     """
 
     parts: Sequence[Part]
     first: int
     classes: int | None
+    threshold: float = 0.5
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -50,7 +52,9 @@ class Block:
     @cached_property
     def predicted(self) -> np.ndarray:
         """The class predicted for each example, [examples]; 0 where there are no classes."""
-        return self.rows(predicted_classes) if self.classes else np.zeros(len(self.order), np.int64)
+        if self.classes is None:
+            return np.zeros(len(self.order), np.int64)
+        return self.rows(lambda explanation: predicted_classes(explanation, self.threshold))
 
     def rows(self, of: Rows) -> np.ndarray:
         """What each explanation has for its examples, in the order of places."""

@@ -8,12 +8,13 @@ given it, and a run that was stopped goes on where it was, on Ray or without it.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
+import onnx
 
 from backtrace_jax.errors import BacktraceError, MissingDependencyError, SettingError
 from backtrace_jax.errors.arguments import choice, fields_of, with_fields
@@ -24,10 +25,12 @@ from backtrace_jax.explainer.given import GivenDataset
 from backtrace_jax.explainer.streaming import ON_ERROR, RAISE, RECORD, Asking, explain_block
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.words import TOTAL
+from backtrace_jax.sources import Reading
+from backtrace_jax.sources.reading import REST
 
 from .identity import refuse_other
 from .job import Job, journal
-from .layout import REASON, filled
+from .layout import REASON
 from .store import Store
 from .taking import taken
 
@@ -41,8 +44,6 @@ def check_sent(model: Any) -> None:
     Raises:
         SettingError: Saying what to pass instead.
     """
-    import onnx  # not needed to import the package
-
     if not isinstance(model, str | Path | onnx.ModelProto):
         raise SettingError(f"a cluster takes the model's file, found {shown(model)}; export(model, path) writes one")
 
@@ -152,7 +153,7 @@ class ExplainBatches:
     a batch of any size.
     """
 
-    @with_fields(Asked, Settings, elsewhere=OPTIONS)
+    @with_fields(Asked, Settings, Reading, elsewhere=OPTIONS)
     def __init__(self, model: Any, *, on_error: str = RAISE, **chosen: Unpack[GivenDataset]) -> None:
         """Read the model; a worker does so once.
 
@@ -160,7 +161,8 @@ class ExplainBatches:
             model: As `explain` takes it.
             on_error: "raise"; or "record": then `status` is 1, or 2 of an example that could not be explained, and
                 `reason` says why.
-            chosen: Settings, question and how columns are read, as `explain_dataset` takes them.
+            chosen: Settings, question and how columns are read, as `explain_dataset` takes them; columns that are no
+                inputs are left alone.
 
         Raises:
             BacktraceError: What `explain_dataset` raises of a model and its settings.
@@ -169,6 +171,7 @@ class ExplainBatches:
         self._on_error, self._asking = on_error, Asking(Asked(**fields_of(Asked, chosen)))
         settings: dict[str, Any] = {"ledger": TOTAL, **fields_of(Settings, chosen)}
         self._explainer = Explainer(model, **settings)
+        self._reading = Reading(**{"ignore": REST, **fields_of(Reading, chosen)})
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A batch, columns of NumPy arrays by name, and what was explained beside them.
@@ -176,14 +179,25 @@ class ExplainBatches:
         Raises:
             BacktraceError: What is wrong with the batch, or with an example if `on_error` is "raise".
         """
-        source = self._explainer.source(dict(batch), self._asking.columns)
+        source = self._explainer.source(dict(batch), self._asking.columns, self._reading)
         examples = source.read(0, len(next(iter(batch.values()))))
         found = explain_block(self._explainer.explain_first, self._asking, 0, examples, self._on_error)
-        added: dict[str, np.ndarray] = {}
-        for part in found.parts:
-            for key, rows in taken(part.explanation, lambda name: False).items():
-                into = added.setdefault(key, np.zeros((found.count, *rows.shape[1:]), rows.dtype))
-                filled(into, part.places, rows, key)
+        parts = [(part.places, taken(part.explanation, lambda name: False)) for part in found.parts]
+        added = {key: _joined(found.count, [(places, arrays[key]) for places, arrays in parts]) for key in _keys(parts)}
         if self._on_error == RECORD:
             added |= {REASON: np.full(found.count, "", object), **journal(found.count, found.failed)}
         return {**batch, **added}
+
+
+def _keys(parts: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]]) -> Sequence[str]:
+    """What there is of each part."""
+    return [*parts[0][1]] if parts else []
+
+
+def _joined(count: int, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Entries of some examples as those of a batch, zeros where there is nothing, and behind what is shorter."""
+    shape = np.max([rows.shape[1:] for _, rows in parts], axis=0).astype(int)
+    into = np.zeros((count, *shape), parts[0][1].dtype)
+    for places, rows in parts:
+        into[(places, *map(slice, rows.shape[1:]))] = rows
+    return into

@@ -13,8 +13,7 @@ from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.explainer.explainer import Explainer
 from backtrace_jax.explainer.streaming import OF_EXAMPLES, Asking
 from backtrace_jax.explanation.explanation import Explanation
-from backtrace_jax.importers.pytorch import parameters
-from backtrace_jax.sources import Carry, Examples, Reading, Schema, Source, open_undeclared
+from backtrace_jax.sources import Examples, Schema, Source
 
 TRIED = 64
 """Examples from the front of a source of which one must be sound."""
@@ -29,12 +28,14 @@ class Probe:
         flops: Floating-point operations of the forward passes that it took.
         channels: Axis of the channels within one example, of inputs and layers that have one.
         convolutional: Whether the network has convolutions.
+        probability: Whether the explained output holds probabilities.
     """
 
     explanation: Explanation
     flops: float
     channels: Mapping[str, int]
     convolutional: bool
+    probability: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,38 +54,17 @@ class _PutBack:
         return chain(self.beginning, self.rest)
 
 
-def example_for(module: Any, given: Any, carry: Carry, reading: Reading) -> tuple[Any, Any]:
-    """An example that a module is traced with, and the source that it is from.
-
-    Raises:
-        SettingError: When the source shows none.
-        InputError: When the source does not fit the module's parameters.
-    """
-    names, needed = parameters(module)
-    source, examples = open_undeclared(given, names, needed, carry, reading)
-    if examples is None:
-        return first_of(source, [*carry] if isinstance(carry, Mapping) else carry, max(needed, 1)), source
-    group = next(iter(examples.groups), None)
-    if group is None:
-        raise InputError(f"none of the first examples can be read: {next(iter(examples.failed.values()))}")
-    return {name: array[:1] for name, array in group.inputs.items()}, source
-
-
-def first_of(given: Any, carried: Collection[str], needed: int) -> Any:
-    """The first example of arrays as a user passes it.
+def first_of(given: Any, carried: Collection[str] = ()) -> Any:
+    """The first example of arrays as a user passes it, for a module to be traced with.
 
     Raises:
         SettingError: When they are no arrays.
     """
     if isinstance(given, Mapping):
-        return {name: _first(value) for name, value in given.items() if name not in carried}
+        return {name: first_of(value) for name, value in given.items() if name not in carried}
     if isinstance(given, tuple):
-        return tuple(map(_first, given[:needed] if carried else given))
-    return _first(given)
-
-
-def _first(given: Any) -> Any:
-    if hasattr(given, "shape") and given.shape:
+        return tuple(map(first_of, given))
+    if hasattr(given, "__array__") and np.ndim(given):
         return given[:1]
     raise SettingError(
         "a module is traced with an example, which this source does not show: pass the explainer as the model, "
@@ -121,7 +101,7 @@ def probed(explainer: Explainer, source: Source, examples: Examples, asking: Ask
         try:
             explanation = explainer.explain_first(inputs, asked)
             ready = explainer.understood_first(inputs, asked)
-            return Probe(explanation, ready.flops, ready.channels, ready.convolutional)
+            return Probe(explanation, ready.flops, ready.channels, ready.convolutional, ready.probability)
         except OF_EXAMPLES as error:
             found = found or error
     unread = next(iter(examples.failed.values()), "it is empty")

@@ -19,6 +19,7 @@ def described(probe: Probe) -> dict[str, Any]:
         "task": found.task,
         "channel_axes": dict(probe.channels),
         "books": found.ledger is not None,
+        "threshold": 0.5 if probe.probability else 0.0,
     }
 
 
@@ -35,4 +36,5 @@ def views_of(about: Mapping[str, Any]) -> Views:
         features=source["features"],
         vocabulary={name: words for name, words in source["kept"].items() if words is not None},
         books=views["books"],
+        threshold=views["threshold"],
     )

@@ -112,11 +112,13 @@ class Views:
         views: The tables.
         classes: How many classes the output predicts; None: it is no row of classes.
         books: Whether there is a ledger.
+        threshold: What a single unit exceeds where it predicts class 1.
     """
 
     views: tuple[View, ...]
     classes: int | None
     books: bool = True
+    threshold: float = 0.5
 
     @classmethod
     def of(
@@ -130,6 +132,7 @@ class Views:
         features: Mapping[str, Sequence[str]] = _NOTHING,
         vocabulary: Mapping[str, Sequence[str]] = _NOTHING,
         books: bool = True,
+        threshold: float = 0.5,
     ) -> Views:
         """The views of relevance of these shapes.
 
@@ -142,6 +145,7 @@ class Views:
             features: Names of the columns of inputs.
             vocabulary: Names of the tokens by id, of inputs that hold ids.
             books: Whether there is a ledger.
+            threshold: What a single unit exceeds where it predicts class 1: 0.5 of a probability, 0 of a logit.
         """
         found = [*_whole(relevance, False), *_whole(layers, True)]
         for name, shape in relevance.items():
@@ -152,7 +156,7 @@ class Views:
                 found.append(View(FEATURE, name, False, math.prod(shape), shape, labels=tuple(features.get(name, ()))))
         found += [*_channels(relevance, False, channel_axes), *_channels(layers, True, channel_axes)]
         classes = classes_of(task, output)
-        return cls(tuple(_by_class(view, classes) for view in found), classes, books)
+        return cls(tuple(_by_class(view, classes) for view in found), classes, books, threshold)
 
     def shapes(self) -> dict[str, tuple[Shape, np.dtype[Any]]]:
         """Shape and type of each array of a block."""
@@ -183,7 +187,7 @@ class Views:
         parts = [part for part in parts if len(part[0])]
         if not parts:
             return found
-        block = Block(parts, first, self.classes)
+        block = Block(parts, first, self.classes, self.threshold)
         found["examples"][...] = np.bincount(block.predicted, minlength=self.classes or 1)
         for number, view in enumerate(self.views):
             for name, sums in view.sums(block).items():

@@ -154,6 +154,11 @@ class Understood:
         return {name: axis - 1 for name, axis in found.items() if axis}
 
     @property
+    def probability(self) -> bool:
+        """Whether the explained output holds probabilities."""
+        return self.call.seen.answer.probability
+
+    @property
     def convolutional(self) -> bool:
         """Whether the network has convolutions."""
         return self.call.stages.told(self.call.known, next(reversed(self.forms))).convolutional

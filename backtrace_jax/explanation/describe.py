@@ -88,10 +88,12 @@ def classes_of(task: str, shape: tuple[int, ...]) -> int | None:
     return shape[0] if len(shape) == 1 and task not in _NO_CLASSES else None
 
 
-def predicted_classes(explanation: Record) -> np.ndarray:
-    """The class that each example was predicted to be of, [batch] int64.
+def predicted_classes(explanation: Record, threshold: float) -> np.ndarray:
+    """The class that each example was predicted to be of, [batch] int64: that of the largest output.
 
-    That of the largest output; of a single unit, class 1 where it exceeds the setting `thresholding`.
+    Args:
+        explanation: The explanation.
+        threshold: What a single unit exceeds where it predicts class 1.
 
     Raises:
         SettingError: The output is no row of classes (`classes_of`).
@@ -102,7 +104,7 @@ def predicted_classes(explanation: Record) -> np.ndarray:
         raise SettingError(f"the output {printable(explanation.output)!r} is no row of classes: none is predicted")
     flat = values.reshape(len(values), -1)
     if flat.shape[1] == 1:
-        return (flat[:, 0] > explanation.fingerprint.get("thresholding", 0.5)).astype(np.int64)
+        return (flat[:, 0] > threshold).astype(np.int64)
     return flat.argmax(axis=1).astype(np.int64)
 
 

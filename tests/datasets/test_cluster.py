@@ -115,7 +115,8 @@ def test_batches_name_what_failed(model):
     """Without Ray: the class is called with columns."""
     rows = ROWS[:4].copy()
     rows[2, 0] = np.inf
-    found = ExplainBatches(model, on_error="record")({"x": rows})
+    found = ExplainBatches(model, on_error="record")({"x": rows, "name": np.array(["a", "b", "c", "d"])})
+    assert found["name"].tolist() == ["a", "b", "c", "d"]
     assert found["status"].tolist() == [1, 1, 2, 1]
     assert "x" in found["reason"][2]
     assert not found["reason"][[0, 1, 3]].any()

@@ -35,7 +35,7 @@ def explanation(rng: np.random.Generator, count: int, length: int, classes: int)
         target=np.zeros(count, np.int64),
         layers={name: _rounded(rng, count, shape) for name, shape in LAYERS.items()},
         ledger=Ledger(rng.normal(size=(count, 6)), rng.random((count, 6))),
-        fingerprint={"task": "classification", "thresholding": 0.5},
+        fingerprint={"task": "classification"},
     )
 
 
@@ -71,10 +71,10 @@ def examples(blocks: list, count: int = 12):
     return sorted(found, key=lambda entry: entry[0])
 
 
-def predicted(entry) -> int:
+def predicted(entry, threshold=0.5) -> int:
     _, each, row = entry
     values = each.outputs["y"][row]
-    return int(values.argmax()) if len(values) > 1 else int(values[0] > 0.5)
+    return int(values.argmax()) if len(values) > 1 else int(values[0] > threshold)
 
 
 BLOCKS = [block(seed) for seed in range(3)]
@@ -189,10 +189,12 @@ def test_nothing_explained_has_no_mean():
     assert "examples     0" in str(summary)
 
 
-def test_a_single_unit_predicts_class_1_above_the_threshold():
+@pytest.mark.parametrize("threshold", [0.5, 0.25])
+def test_a_single_unit_predicts_class_1_above_the_threshold(threshold):
     blocks = [block(0, classes=1), block(1, classes=1)]
-    summary = merged(blocks, classes=1)
-    assert summary.by_class.tolist() == np.bincount([predicted(each) for each in examples(blocks)]).tolist()
+    summary = merged(blocks, classes=1, threshold=threshold)
+    every = [predicted(each, threshold) for each in examples(blocks)]
+    assert summary.by_class.tolist() == np.bincount(every).tolist()
 
 
 def test_large_tables_are_not_kept_by_class(monkeypatch):
