@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
-from .engine.compile import compile_forward
+from .engine.forward import compile_forward
 from .errors import DataDependentError, InputError, SettingError
 from .explainer import stages
 from .importers.onnx import OnnxModel, input_types, load, lower

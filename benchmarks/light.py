@@ -28,7 +28,7 @@ import jax
 
 from backtrace_jax import Explainer
 from backtrace_jax.engine import compiled
-from backtrace_jax.engine.compile import compile_batched_forward
+from backtrace_jax.engine.forward import compile_batched_forward
 from backtrace_jax.runtime.numerics import exact_types
 from benchmarks.speed import machine
 from benchmarks.speed.contestants import CONTESTANTS

@@ -18,7 +18,7 @@ import numpy as np
 from backtrace_jax.batch import TOGETHER
 from backtrace_jax.batch.layout import Axes, batch_first, kept, left, rows_of
 from backtrace_jax.batch.leaving import leavings
-from backtrace_jax.engine.compile import compile_forward
+from backtrace_jax.engine.forward import compile_forward
 from backtrace_jax.errors import InputError, MixedExamplesError
 from backtrace_jax.ir import Program
 from backtrace_jax.ir.imported import Imported

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import onnx
 
 from backtrace_jax.errors import BacktraceError, MissingDependencyError, SettingError
 from backtrace_jax.errors.arguments import choice, fields_of, with_fields
@@ -44,6 +43,8 @@ def check_sent(model: Any) -> None:
     Raises:
         SettingError: Saying what to pass instead.
     """
+    import onnx  # not needed to import the package
+
     if not isinstance(model, str | Path | onnx.ModelProto):
         raise SettingError(f"a cluster takes the model's file, found {shown(model)}; export(model, path) writes one")
 

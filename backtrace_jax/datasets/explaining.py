@@ -28,7 +28,7 @@ from .identity import refuse_other
 from .job import Job
 from .layout import STATUS
 from .locking import written
-from .probing import first_of
+from .probing import example_for
 from .reducing import Reducing
 from .run import Run
 from .store import Store, create, zarr_module
@@ -103,11 +103,14 @@ def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str,
     """What a call has to do."""
     asking = Asking(Asked(**fields_of(Asked, chosen)))
     carried, reading = carrying(carry, asking.columns), Reading(**fields_of(Reading, chosen))
-    explainer = _explainer(model, source, carried, fields_of(Settings, chosen))
+    example = None
+    if is_module(model):
+        example, source = example_for(model, source, carried, reading)
+    explainer = _explainer(model, example, fields_of(Settings, chosen))
     return Job.of(explainer, explainer.source(source, carried, reading), asking, reducing, on_error)
 
 
-def _explainer(model: Any, source: Any, carried: Carry, chosen: Mapping[str, Any]) -> Explainer:
+def _explainer(model: Any, example: Any, chosen: Mapping[str, Any]) -> Explainer:
     """What explains: an explainer that is given or kept, so that a second call compiles nothing, or a new one.
 
     Raises:
@@ -120,7 +123,6 @@ def _explainer(model: Any, source: Any, carried: Carry, chosen: Mapping[str, Any
             )
         return model
     settings = Settings.of(**{"ledger": TOTAL, **chosen})
-    example = first_of(source, carried) if is_module(model) else None
     imported = read(model, example, settings.axes, proven=False)
     return kept_explainer(Known.of(imported), settings) if imported.source is None else made(imported, settings)
 

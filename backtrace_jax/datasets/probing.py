@@ -13,7 +13,8 @@ from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.explainer.explainer import Explainer
 from backtrace_jax.explainer.streaming import OF_EXAMPLES, Asking
 from backtrace_jax.explanation.explanation import Explanation
-from backtrace_jax.sources import Examples, Schema, Source
+from backtrace_jax.importers.pytorch import parameters
+from backtrace_jax.sources import Carry, Examples, Reading, Schema, Source, open_undeclared
 
 TRIED = 64
 """Examples from the front of a source of which one must be sound."""
@@ -54,17 +55,38 @@ class _PutBack:
         return chain(self.beginning, self.rest)
 
 
-def first_of(given: Any, carried: Collection[str] = ()) -> Any:
-    """The first example of arrays as a user passes it, for a module to be traced with.
+def example_for(module: Any, given: Any, carry: Carry, reading: Reading) -> tuple[Any, Any]:
+    """An example that a module is traced with, and the source that it is from.
+
+    Raises:
+        SettingError: When the source shows none.
+        InputError: When the source does not fit the module's parameters.
+    """
+    names, needed = parameters(module)
+    source, examples = open_undeclared(given, names, needed, carry, reading)
+    if examples is None:
+        return first_of(source, [*carry] if isinstance(carry, Mapping) else carry, max(needed, 1)), source
+    group = next(iter(examples.groups), None)
+    if group is None:
+        raise InputError(f"none of the first examples can be read: {next(iter(examples.failed.values()))}")
+    return {name: array[:1] for name, array in group.inputs.items()}, source
+
+
+def first_of(given: Any, carried: Collection[str], needed: int) -> Any:
+    """The first example of arrays as a user passes it.
 
     Raises:
         SettingError: When they are no arrays.
     """
     if isinstance(given, Mapping):
-        return {name: first_of(value) for name, value in given.items() if name not in carried}
+        return {name: _first(value) for name, value in given.items() if name not in carried}
     if isinstance(given, tuple):
-        return tuple(map(first_of, given))
-    if hasattr(given, "__array__") and np.ndim(given):
+        return tuple(map(_first, given[:needed] if carried else given))
+    return _first(given)
+
+
+def _first(given: Any) -> Any:
+    if hasattr(given, "shape") and given.shape:
         return given[:1]
     raise SettingError(
         "a module is traced with an example, which this source does not show: pass the explainer as the model, "

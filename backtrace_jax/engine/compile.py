@@ -12,17 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from backtrace_jax.ir import Graph
 from backtrace_jax.ops import OPS
 from backtrace_jax.question.tasks import Task
 from backtrace_jax.question.words import NODES, Question
 from backtrace_jax.rules import Mode
-from backtrace_jax.runtime.numerics import Device, exact_types
+from backtrace_jax.runtime.numerics import Device, compiled, exact_types
 from backtrace_jax.runtime.recipes import made_once
 
 from .books import Books, total
 from .forward import forward
-from .pieces import Flat, Routine, compile_function, compile_traced, first_ones, lengths, runs
+from .pieces import Flat, Routine, compile_traced, first_ones, lengths, runs
 from .prepare import Split, split, types_of
 from .procedures import Job, attribute
 from .steps import Plan
@@ -73,7 +72,6 @@ class Constant(NamedTuple):
 
 Weights = Mapping[str, Any]
 Prepared = tuple[Weights, list[Any]]
-Forward = Callable[[Weights, Any], tuple[Array, ...]]
 
 
 @dataclass(frozen=True)
@@ -190,43 +188,66 @@ def compile_explain(
     *,
     prepare: bool = True,
     chunks: int = 1,
+    make: Callable[..., Made] | None = None,
 ) -> Explain:
     """Compile for chunks shaped like `examples` = (inputs, question), on one device; weights stay arguments.
 
     With `prepare`, what follows from the weights alone is computed by a function of its own. Where a call takes several
     `chunks`, arrays [chunks, chunk, ...], it is told how many of them to explain, one after the other in the same
-    memory, and leaves the others alone.
+    memory, and leaves the others alone. What is compiled may be made otherwise than by tracing (`make`).
     """
-
-    where = {"device": device, "precision": request.precision}
-
-    def explained(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
-        return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
-
-    def make() -> _Made:
-        parts = split(explained, weights, constant, *examples, hoist=prepare)
-        answers = _Answers(parts.tree, types_of(parts.calling.out_avals))
-        derived = types_of(parts.deriving.out_avals)
-        derive = compile_traced(parts.deriving, derive_from, weights, **where)
-        given = (weights, derived), constant
-        if chunks == 1:
-            run = compile_traced(parts.calling, answers.once, *given, *examples, **where)
-        else:
-            several = jax.tree.map(lambda each: jax.ShapeDtypeStruct((chunks, *each.shape), each.dtype), examples)
-            count = jax.ShapeDtypeStruct((), np.int32)
-            run = compile_traced(parts.calling, answers.several, *given, *several, count, **where)
-        return _Made(derive, run, derived, answers)
-
+    given = request, weights, constant, examples, device
     with exact_types(request.precision):
-        given = request, types_of((weights, constant, examples)), prepare, chunks, lengths(), OPS
-        made = made_once(("explain", *given), device, make)
+        if make is None:
+            told = "explain", request, types_of((weights, constant, examples)), prepare, chunks, lengths(), OPS
+            made = made_once(told, device, partial(make_explain, *given, prepare=prepare, chunks=chunks))
+        else:
+            made = make(*given, chunks=chunks)
     run = runs(made.run, made.answers.once if chunks == 1 else made.answers.several)
     derived_bytes = sum(each.size * each.dtype.itemsize for each in made.derived)
     return Explain(preparing(made.derive, request.precision), run, derived_bytes)
 
 
+def make_explain(
+    request: Request,
+    weights: Weights,
+    constant: Constant,
+    examples: Any,
+    device: Device,
+    *,
+    prepare: bool,
+    chunks: int,
+    by: Callable[..., Any] = compiled,
+) -> Made:
+    """Trace an explanation and compile it, or do something else `by` which each function is compiled."""
+
+    def explained(weights: Weights, constant: Constant, inputs: Any, asked: Question) -> Result:
+        return jax.vmap(lambda *one: explain_example(request, weights, constant, *one))(inputs, asked)
+
+    where = {"device": device, "precision": request.precision, "by": by}
+    parts = split(explained, weights, constant, *examples, hoist=prepare)
+    answers = Answers(parts.tree, types_of(parts.calling.out_avals))
+    derived = types_of(parts.deriving.out_avals)
+    derive = compile_traced(parts.deriving, derive_from, weights, **where)
+    call, given = (
+        answers.once if chunks == 1 else answers.several,
+        given_types(weights, derived, constant, examples, chunks),
+    )
+    return Made(derive, compile_traced(parts.calling, call, *given, **where), derived, answers)
+
+
+def given_types(
+    weights: Weights, derived: list[Any], constant: Constant, examples: Any, chunks: int
+) -> tuple[Any, ...]:
+    """What a call is given, as types."""
+    if chunks == 1:
+        return (weights, derived), constant, *examples
+    several = jax.tree.map(lambda each: jax.ShapeDtypeStruct((chunks, *each.shape), each.dtype), examples)
+    return (weights, derived), constant, *several, jax.ShapeDtypeStruct((), np.int32)
+
+
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     """What is done with the traced function of a chunk.
 
     Attributes:
@@ -249,13 +270,13 @@ class _Answers:
         return first_ones(lambda some: self.once(run, prepared, constant, *some), (inputs, asked), count, types)
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """What is compiled: what derives, what answers, what is derived, and what is done with them."""
 
     derive: Routine
     run: Routine
     derived: list[Any]
-    answers: _Answers
+    answers: Answers
 
 
 def derive_from(run: Flat, weights: Weights) -> list[Any]:
@@ -272,23 +293,3 @@ def preparing(derive: Routine, precision: str) -> Callable[[Weights], Prepared]:
             return weights, run(weights)
 
     return prepared
-
-
-def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
-    """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
-    return compile_function(partial(outputs_of, graph), weights, inputs, device=device or jax.devices()[0])
-
-
-def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:
-    """Compile the forward pass for a chunk of examples: (weights, inputs) -> tuple of outputs, chunk first."""
-
-    def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
-        return jax.vmap(lambda example: outputs_of(graph, weights, example))(inputs)
-
-    return compile_function(batched, weights, inputs, device=jax.devices()[0])
-
-
-def outputs_of(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
-    """The outputs of a graph."""
-    values = forward(graph, weights, inputs)
-    return tuple(values[var.name] for var in graph.outputs)

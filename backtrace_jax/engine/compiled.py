@@ -202,8 +202,10 @@ def _check_work(operations: float) -> None:
         )
 
 
-def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, device: Device, form: Form) -> Compiled:
-    """Compile what is planned."""
+def compile_model(
+    planned: Planned, settings: Settings, kept: DeviceWeights, device: Device, form: Form, make: Any = None
+) -> Compiled:
+    """Compile what is planned; what is exported is made otherwise than by tracing (`make`)."""
     graph, weights = planned.program.graph, kept.put(planned.program.weights)
     chunk = settings.chunk or default_chunk(planned.work, device.platform)
     sizes = sizes_of(chunk, planned.work, device.platform)
@@ -218,7 +220,7 @@ def compile_model(planned: Planned, settings: Settings, kept: DeviceWeights, dev
             given = constant._replace(masks={}), types[0], Asking(types[1], masks)
             explain = compile_many(planned.request, weights, *given, device, prepare=settings.hoists)
         else:
-            how = {"prepare": settings.hoists, "chunks": sizes.chunks}
+            how: dict[str, Any] = {"prepare": settings.hoists, "chunks": sizes.chunks, "make": make}
             explain = compile_explain(planned.request, weights, constant, types, device, **how)
             sizes = replace(sizes, lanes=lanes_of(planned.work, explain.call_bytes, device.platform, around["threads"]))
         prepared = explain.prepare(weights)

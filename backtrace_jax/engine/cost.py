@@ -12,7 +12,7 @@ from backtrace_jax.ops import OPS
 from backtrace_jax.runtime.numerics import exact_types
 from backtrace_jax.runtime.recipes import made_once
 
-from .compile import outputs_of
+from .forward import outputs_of
 
 
 def cost(program: Program) -> float:

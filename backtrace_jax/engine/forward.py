@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
-from jax import lax
+import jax
+from jax import Array, lax
 
 from backtrace_jax.ir import Eqn, Graph
 from backtrace_jax.ops import compute
 from backtrace_jax.rules import WEIGHTED
+from backtrace_jax.runtime.numerics import Device
+
+from .pieces import compile_function
+
+Weights: TypeAlias = Mapping[str, Any]
+Forward: TypeAlias = Callable[[Weights, Any], tuple[Array, ...]]
 
 _STORED = frozenset({*WEIGHTED, "avg_pool", "reduce_mean", "reduce_sum"})
 """Operations whose operands are computed once and kept.
@@ -55,3 +63,23 @@ def computed(eqns: Iterable[Eqn], values: Mapping[str, Any], stored: Collection[
         found = compute(eqn, values)
         values |= {name: lax.optimization_barrier(x) if name in stored else x for name, x in found.items()}
     return values
+
+
+def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
+    """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
+    return compile_function(partial(outputs_of, graph), weights, inputs, device=device or jax.devices()[0])
+
+
+def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:
+    """Compile the forward pass for a chunk of examples: (weights, inputs) -> tuple of outputs, chunk first."""
+
+    def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
+        return jax.vmap(lambda example: outputs_of(graph, weights, example))(inputs)
+
+    return compile_function(batched, weights, inputs, device=jax.devices()[0])
+
+
+def outputs_of(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
+    """The outputs of a graph."""
+    values = forward(graph, weights, inputs)
+    return tuple(values[var.name] for var in graph.outputs)

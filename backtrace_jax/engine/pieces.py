@@ -44,6 +44,10 @@ Flat: TypeAlias = Callable[[Sequence[Any]], list[Any]]
 """A function of flat arguments."""
 
 
+Routine: TypeAlias = Any
+"""A compiled function: `Pieces`, of flat lists; or else one of pytrees, as what compiles gives it."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """A run of equations as a function; values are known by their numbers.
@@ -55,7 +59,7 @@ class Piece:
         last: What it reads, and nothing after it does.
     """
 
-    run: Any
+    run: Routine
     reads: tuple[int, ...]
     gives: tuple[int, ...]
     last: tuple[int, ...]
@@ -100,10 +104,6 @@ class Pieces:
         return most
 
 
-Routine: TypeAlias = "jax.stages.Compiled | Pieces"
-"""A compiled function: as one, of pytrees; or in pieces, of flat lists."""
-
-
 def runs(routine: Routine, call: Callable[..., Any]) -> Any:
     """A compiled function as one of pytrees, given what is done with it where it is in pieces."""
     return partial(call, routine) if isinstance(routine, Pieces) else routine
@@ -134,7 +134,12 @@ def compile_function(function: Callable[..., Any], *types: Any, device: Device, 
 
 
 def compile_traced(
-    closed: ClosedJaxpr, call: Callable[..., Any], *types: Any, device: Device, precision: str = "highest"
+    closed: ClosedJaxpr,
+    call: Callable[..., Any],
+    *types: Any,
+    device: Device,
+    precision: str = "highest",
+    by: Callable[..., Any] = compiled,
 ) -> Routine:
     """Compile what is done with a traced function: as one with it, or in pieces where that is too long.
 
@@ -144,14 +149,15 @@ def compile_traced(
         types: Of these arguments.
         device: Where it runs.
         precision: Of contractions.
+        by: What compiles.
 
     Returns:
         `call` of these arguments, or the function that is to be handed to it (see `runs`).
     """
     if len(closed.jaxpr.eqns) > WHOLE:
-        return compile_pieces(closed, device=device, precision=precision)
+        return compile_pieces(closed, device=device, precision=precision, by=by)
     function = jaxpr_as_fun(closed)
-    return compiled(partial(call, lambda arguments: function(*arguments)), *types, device=device, precision=precision)
+    return by(partial(call, lambda arguments: function(*arguments)), *types, device=device, precision=precision)
 
 
 def first_ones(function: Callable[[Any], Any], arrays: Any, count: Any, types: Any) -> Any:
@@ -179,16 +185,19 @@ def first_ones(function: Callable[[Any], Any], arrays: Any, count: Any, types: A
     return blank
 
 
-def compile_pieces(closed: ClosedJaxpr, *, device: Device, precision: str = "highest") -> Pieces:
+def compile_pieces(
+    closed: ClosedJaxpr, *, device: Device, precision: str = "highest", by: Callable[..., Any] = compiled
+) -> Pieces:
     """Compile a traced function piece by piece.
 
     Args:
         closed: The traced function.
         device: Where it runs.
         precision: Of contractions.
+        by: What compiles.
     """
     jaxpr, places = closed.jaxpr, _Places()
-    pieces = tuple(_pieces(jaxpr, partial(compiled, device=device, precision=precision), places))
+    pieces = tuple(_pieces(jaxpr, partial(by, device=device, precision=precision), places))
     return Pieces(
         pieces,
         dict(zip(places.of(jaxpr.constvars), map(np.asarray, closed.consts), strict=True)),

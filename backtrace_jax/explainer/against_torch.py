@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 
 from backtrace_jax.batch.layout import rows_of
 from backtrace_jax.errors import MissingDependencyError, SettingError
@@ -120,6 +119,8 @@ class _Torch:
 
     @cached_property
     def output_names(self) -> list[str]:
+        import onnx  # which exported explainers do without
+
         return [output.name for output in onnx.load(self.model, load_external_data=False).graph.output]
 
     def run(self) -> tuple[Arrays, Arrays]:

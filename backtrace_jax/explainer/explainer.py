@@ -27,6 +27,7 @@ from .answering import Understood, understand
 from .asking import Asked
 from .differentiating import check_gradient, halfway
 from .given import GivenQuestion, GivenQuestions, GivenSettings, GivenStream
+from .portable import Portable
 from .questions import Questions
 from .specialising import Deciding
 from .stages import Known, Stages
@@ -41,7 +42,7 @@ ENTRIES = {"target": "explainer.each(inputs, targets=[...])"}
 _AS_ASKED = ("wrt", "chunk", "dtype", "precision", "batch_axis")  # settings that a compared gradient is taken with
 
 
-class Explainer:
+class Explainer(Portable):
     """Explains one model with one choice of settings; compiles once per input shape and is called many times.
 
     Attributes:
@@ -270,17 +271,6 @@ class Explainer:
         found = ready.explanations()
         self.derived_bytes = ready.derived_bytes
         return found
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Say how an explainer reaches another process; copies would be compiled anew just the same.
-
-        Raises:
-            SettingError: Always.
-        """
-        raise SettingError(
-            "an Explainer holds compiled functions, which are neither copied nor pickled; make one from the model's "
-            "file where it is needed (of a module or Keras model, the file that export(model, path) writes)"
-        )
 
 
 def made(model: Imported, settings: Settings) -> Explainer:

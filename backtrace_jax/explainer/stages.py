@@ -94,26 +94,31 @@ class Arranging:
 
 
 class Stages:
-    """The stages of one explainer.
+    """The stages of one explainer, from its model or from what an exported explainer has stored of them.
 
     Attributes:
         arranged: What no call changes of an import.
         leaving: Where a model's outputs hold the examples, at these shapes of so many.
+        lowered: The graph and its weights, outputs batch first.
         outline: What is known before anything is compiled.
         planned: The explanation of this form, planned.
         compiled: The same, compiled.
         told: What all explanations by it say alike.
     """
 
-    def __init__(self, settings: Settings, device: Device) -> None:
+    def __init__(self, settings: Settings, device: Device, stored: Any = None) -> None:
         weights = DeviceWeights(device)
 
         @lru_cache(FORMS_KEPT)
         def leaving(known: Known, shapes: Shapes, count: int) -> _Leaving:
+            if stored is not None:
+                return stored.leaving_of(shapes, count)
             return leavings(known.model, axes_of(known.model, settings.axes), dict(shapes), count)
 
         @lru_cache(1)  # holds the weights; what is lowered is compiled at once
         def lowered(known: Known, shapes: Shapes, rows: int, leaving: _Leaving) -> Program:
+            if stored is not None:
+                return stored.program
             model = batch_first(known.model, axes_of(known.model, settings.axes))
             return lower_model(model, settings, shapes, rows, leaving)
 
@@ -127,12 +132,13 @@ class Stages:
 
         @lru_cache(FORMS_KEPT)
         def compiled(known: Known, form: Form) -> Compiled:
-            return compile_model(planned(known, form), settings, weights, device, form)
+            make = stored and stored.make(form)
+            return compile_model(planned(known, form), settings, weights, device, form, make)
 
         @lru_cache(FORMS_KEPT)
         def said(known: Known, form: Form) -> Told:
             return told(compiled(known, form), settings, known.model)
 
         self.arranged = Arranging(settings.axes)
-        self.leaving, self.outline, self.planned, self.compiled = leaving, outlined, planned, compiled
-        self.told = said
+        self.leaving, self.lowered, self.outline = leaving, lowered, outlined
+        self.planned, self.compiled, self.told = planned, compiled, said

@@ -13,7 +13,7 @@ from backtrace_jax.batch.layout import Axes
 from backtrace_jax.errors.arguments import with_fields
 from backtrace_jax.ir.imported import InputType
 
-from .opening import open_source
+from .opening import open_source, open_undeclared
 from .protocol import Examples, Group, Schema, Source
 from .reading import PLAIN, Carry, GivenReading, Reading, carrying
 
@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "carrying",
     "open_source",
+    "open_undeclared",
     "source_of",
 ]
 

@@ -46,6 +46,10 @@ class Columnar:
             if left == 0:
                 return
 
+    def example(self) -> Examples:
+        """The first examples; a stream gives them again."""
+        return self._examples(self.reader.sample())
+
     def _columns(self) -> list[str]:
         needed = [name for maker in self.makers for name in maker.needs()]
         return [*dict.fromkeys([*needed, *(column for column, _ in self.carried.values())])]

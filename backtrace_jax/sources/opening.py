@@ -22,10 +22,11 @@ from .frames import pandas_of, polars_of
 from .huggingface import mapped_of, refuse_splits, streamed_of
 from .items import items_of, made_by, stream_of
 from .matching import batch_first
-from .protocol import Source
+from .protocol import Examples, Source
 from .reading import Carry, Reading
 from .rows import AtRandom, Reader, Rows, Stream
 from .stored import ARRAYS, arrays_in, checked_zarr, is_zarr, zarr_in
+from .undeclared import undeclared
 
 _Known = Sequence[InputType]
 _Open = Callable[[Any, _Known], Reader]
@@ -58,6 +59,21 @@ CLASSES: Mapping[tuple[str, ...], _Open] = {
 }
 """By library and class, how it is read. Whatever else has a length and items, or is iterated over, is read by them."""
 
+
+@dataclass(frozen=True, eq=False)
+class _Arrays:
+    """Arrays: one, a tuple, or by name."""
+
+    arrays: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """A source of the user's own."""
+
+    source: Source
+
+
 _PLAIN = (bytes, tuple, range, memoryview)
 _ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "chunks")
 
@@ -83,18 +99,31 @@ def open_source(given: Any, declared: _Known, axes: Axes, carry: Carry, reading:
     return columnar(found, declared, axes, carry, reading)
 
 
-@dataclass(frozen=True, eq=False)
-class _Arrays:
-    """Arrays: one, a tuple, or by name."""
+def open_undeclared(
+    given: Any, names: Sequence[str], needed: int, carry: Carry, reading: Reading
+) -> tuple[Any, Examples | None]:
+    """Whatever the user has for a module, of which only the names of its parameters are known, with some examples.
 
-    arrays: Any
+    Args:
+        given: As `open_source` takes it.
+        names: Names of the parameters.
+        needed: How many there have to be.
+        carry: What is carried.
+        reading: What the caller says of the source.
 
+    Returns:
+        The source, to be opened by `open_source`, and the first examples; arrays themselves, and None.
 
-@dataclass(frozen=True, eq=False)
-class _Own:
-    """A source of the user's own."""
-
-    source: Source
+    Raises:
+        InputError: Naming what does not fit.
+    """
+    found = _found(given, (), reading)
+    if isinstance(found, _Arrays):
+        return found.arrays, None
+    if isinstance(found, _Own):
+        return found.source, None
+    source = undeclared(found, names, needed, carry, reading)
+    return source, source.example()
 
 
 def _found(given: Any, known: _Known, reading: Reading) -> Reader | _Arrays | _Own:

@@ -25,7 +25,7 @@ CUT = "tokens_cut"
 
 _CUT = "texts of more than {} tokens are cut; {!r} is carried beside each, and says by how many"
 
-_ROLES: Mapping[str, tuple[str, ...]] = {
+ROLES: Mapping[str, tuple[str, ...]] = {
     "input_ids": ("input_ids", "ids", "token_ids", "tokens"),
     "attention_mask": MASKS,
     "token_type_ids": ("token_type_ids", "segment_ids", "type_ids"),
@@ -210,7 +210,7 @@ def _roles(known: Sequence[InputType], said: Any) -> dict[str, str]:
     found = {}
     for each in known:
         asked = said.get(each.name, each.name)
-        role = next((role for role, names in _ROLES.items() if asked in names), None)
+        role = next((role for role, names in ROLES.items() if asked in names), None)
         if role is not None:
             found[each.name] = role
     if "input_ids" not in found.values():

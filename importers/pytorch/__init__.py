@@ -16,13 +16,20 @@ from typing import Any
 
 from backtrace_jax.ir.imported import Imported
 
-__all__ = ["is_module", "read"]
+__all__ = ["is_module", "parameters", "read"]
 
 
 def is_module(model: Any) -> bool:
     """Whether this is a torch module; torch is not imported to find out, since who has a module has torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def parameters(module: Any) -> tuple[tuple[str, ...], int]:
+    """Names of what `forward` takes by position, and how many of these it needs."""
+    from .calls import needed, parameters
+
+    return parameters(module), needed(module)
 
 
 def read(module: Any, example: Any, batch_axis: Any = 0, *, proven: bool = True) -> Imported:

@@ -96,8 +96,8 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
         InputError: When there is no array among them, or one without a batch axis.
         SettingError: When the axis of the batch, or the input it is said of, does not exist.
     """
-    args, kwargs = _arguments(inputs, _needed(module))
-    positional = _parameters(module)
+    args, kwargs = _arguments(inputs, needed(module))
+    positional = parameters(module)
     named = _named(args, kwargs, positional)
     if isinstance(inputs, str):
         named = {"input": np.asarray(inputs)}
@@ -118,7 +118,7 @@ def read_call(module: torch.nn.Module, inputs: Any, batch_axis: BatchAxis = 0) -
 
 def names_of(module: torch.nn.Module, inputs: Any) -> tuple[str, ...]:
     """Names of the arrays that these inputs call the module with."""
-    return tuple(_named(*_arguments(inputs, _needed(module)), _parameters(module)))
+    return tuple(_named(*_arguments(inputs, needed(module)), parameters(module)))
 
 
 def as_numpy(value: Any, floating: torch.dtype | None) -> np.ndarray:
@@ -203,12 +203,12 @@ def _holds_tensors(value: Any) -> bool:
     return any(isinstance(leaf, torch.Tensor) for _, leaf in arrays_of(value, ""))
 
 
-def _parameters(module: torch.nn.Module) -> tuple[str, ...]:
+def parameters(module: torch.nn.Module) -> tuple[str, ...]:
     """Names of what `forward` takes by position."""
     return tuple(each.name for each in _positional(module))
 
 
-def _needed(module: torch.nn.Module) -> int:
+def needed(module: torch.nn.Module) -> int:
     """How many arguments `forward` cannot be called without."""
     return sum(each.default is inspect.Parameter.empty for each in _positional(module))
 

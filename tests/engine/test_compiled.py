@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from backtrace_jax.engine.books import KEPT, Books
-from backtrace_jax.engine.compile import Constant, Request, compile_explain, compile_forward
+from backtrace_jax.engine.compile import Constant, Request, compile_explain
 from backtrace_jax.engine.cost import cost
+from backtrace_jax.engine.forward import compile_forward
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.ir import Program
 from backtrace_jax.question.answers import read_answer

@@ -8,9 +8,8 @@ from jax.extend.core import jaxpr_as_fun
 
 from backtrace_jax import Explainer
 from backtrace_jax.engine import compile, pieces
-from backtrace_jax.engine.compile import compile_forward
 from backtrace_jax.engine.forms import Forms
-from backtrace_jax.engine.forward import forward
+from backtrace_jax.engine.forward import compile_forward, forward
 from backtrace_jax.engine.keeping import MANY, keep_wide
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.question.answers import read_answer

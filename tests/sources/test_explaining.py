@@ -111,6 +111,14 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(tmp_path):
         [*Explainer(model).stream(tmp_path, mean=0.5, std=0.25)]
 
 
+def test_a_module_is_traced_with_the_first_example(tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    run = explain_dataset(module, KINDS["loader"](tmp_path), tmp_path / "store", carry=("label",), prove="first")
+    expected = explain(module, torch.from_numpy(X))
+    assert run.open()["relevance.input"].values.tobytes() == expected.relevance["input"].tobytes()
+
+
 def test_a_loader_is_sent_to_where_it_is_explained(rows):
     with pytest.raises(InputError, match="explain_dataset"):
         rows(DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backtrace_jax.engine.compile import compile_batched_forward
+from backtrace_jax.engine.forward import compile_batched_forward
 
 from ..stored import Stored
 from . import Prepared
