@@ -19,7 +19,7 @@ from backtrace_jax.ir import Graph, Program, Var
 from backtrace_jax.ir.imported import Imported
 from backtrace_jax.passes import channels_last, simplify, with_float_type
 from backtrace_jax.question.settings import Settings
-from backtrace_jax.question.words import Question
+from backtrace_jax.question.words import UNSET, Question
 from backtrace_jax.rules import AlongPath, Mode, find_mode
 from backtrace_jax.runtime.numerics import Device, below_normal, exact_types, float_type, within_memory
 
@@ -114,15 +114,26 @@ class Compiled(Planned):
     def _settling(self) -> Settling:
         return Settling.of(self.request)
 
+    @cached_property
+    def _unset(self) -> Question:
+        """What nobody asks about the examples of a call, on the device."""
+        chunk = (self.sizes.chunk,) if self.rows == 1 else (self.sizes.chunk, self.rows)
+        shape = chunk if self.sizes.chunks == 1 else (self.sizes.chunks, *chunk)
+        with exact_types():
+            unset = jax.device_put(np.full(shape, UNSET), self.device)
+        return Question(unset, unset, unset, None)
+
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
         assert isinstance(self.explain, Explain)
         function, sizes = self._placed(self.explain.call, self._put(constant)), self.sizes
+        given = {name: array for name, array in asked._asdict().items() if array is not None and _says(array)}
 
         def call(part: Any, used: int) -> Result:
-            return function(*part) if sizes.chunks == 1 else function(*part, np.int32(used))
+            question = self._unset._replace(**part[1])
+            return function(part[0], question) if sizes.chunks == 1 else function(part[0], question, np.int32(used))
 
-        return run_chunks(call, (inputs, asked), len(asked.target), sizes, progress, partial(settled, self._settling))
+        return run_chunks(call, (inputs, given), len(asked.target), sizes, progress, partial(settled, self._settling))
 
     def run_many(self, inputs: Any, asking: Asking, constant: Constant, progress: Any = None) -> list[Result]:
         """Answer questions about examples, arrays with the runs of the graph first and then the questions."""
@@ -161,6 +172,11 @@ class Compiled(Planned):
             return array[:, None]
         count = -(-len(array) // self.rows) * self.rows
         return array[np.minimum(np.arange(count), len(array) - 1)].reshape(-1, self.rows, *array.shape[1:])
+
+
+def _says(asked: np.ndarray) -> bool:
+    """Whether a part of a question asks for anything."""
+    return asked.dtype.kind == "f" or bool((asked != UNSET).any())
 
 
 def lower_model(

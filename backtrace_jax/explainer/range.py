@@ -23,19 +23,23 @@ from backtrace_jax.runtime.numerics import below_normal
 _NAMED = 8  # examples named in a message
 
 
-def check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> None:
+def check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Result) -> bool:
     """Refuse relevance that got lost because numbers overflowed, or vanished: dead for want of range, not of evidence.
 
     A rule of the user's own need not conserve, and its books may stay open.
+
+    Returns:
+        Whether some may be missing all the same, in which case books of the whole graph have to close.
     """
     request, lost = compiled.request, result.strain[:, :, LOSS]
     missing = _missing(compiled, result) if request.mode.conserving else _without_slopes(result)
     if request.ledger == NODES and result.books is not None:
         lost = lost | _open(compiled, result)
-    if not (lost.any() or missing.any()):
-        return
+    doubtful = bool(missing.any())
+    if not (lost.any() or doubtful):
+        return False
     gone = result.strain[:, :, VANISHED]
-    if missing.any():
+    if doubtful:
         gone = gone | _flushed(compiled, feeds, len(gone))
     strained = lost | (missing[:, None] & gone)
     bad = np.flatnonzero(strained.any(axis=1))
@@ -45,6 +49,7 @@ def check_range(compiled: Compiled, feeds: Mapping[str, np.ndarray], result: Res
             f"relevance is lost in examples {listed_few(bad)} at node {node!r}, whose numbers leave the range of "
             f"{dtype}; {wider(compiled)}{_surer(compiled)}"
         )
+    return doubtful
 
 
 def _open(compiled: Compiled, result: Result) -> np.ndarray:
@@ -81,9 +86,16 @@ def _missing(compiled: Compiled, result: Result) -> np.ndarray:
     return (amount > LARGEST_LOSS * start) | (start == 0)
 
 
+_AT_ONCE = 2**12  # runs whose books stay in the cache
+
+
 def _gap(signed: np.ndarray) -> np.ndarray:
     """What books of the whole graph [runs, 6, ...] do not account for; whole columns are added fast."""
-    return signed[:, 0] - sum(signed[:, column] for column in range(1, signed.shape[1]))
+    found, columns = signed[:, 0].copy(), range(1, signed.shape[1])
+    for first in range(0, len(signed), _AT_ONCE):
+        some = signed[first : first + _AT_ONCE]
+        found[first : first + _AT_ONCE] -= sum(some[:, column] for column in columns)
+    return found
 
 
 def _closing(compiled: Compiled) -> np.ndarray:
@@ -110,8 +122,6 @@ def check_closed(compiled: Compiled, books: Sequence[Ledger]) -> None:
     if compiled.request.ledger != TOTAL or compiled.request.mode.own_rules:
         return
     gaps = sum(np.abs(_gap(each.signed)) for each in books)
-    if not np.any(gaps > LARGEST_LOSS * sum(each.absolute[:, 0] for each in books)):
-        return  # as nearly always; the start is no more than the largest column
     bad = np.flatnonzero(gaps > LARGEST_LOSS * sum(reduce(np.maximum, each.absolute.T) for each in books))
     if len(bad):
         raise NumericsError(

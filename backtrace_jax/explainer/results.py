@@ -63,14 +63,15 @@ def as_explanation(
     result = _in_order(compiled, result)
     unanswered = find_unanswered(compiled, feeds, result)
     result = without(result, unanswered.runs)
-    check_result(compiled, feeds, result, unanswered.runs, named=not (asked.target == UNSET).any())
+    doubtful = check_result(compiled, feeds, result, unanswered.runs, named=not (asked.target == UNSET).any())
     rows, count = compiled.rows, len(asked.target)
     none = _zeros(compiled, same.settings, feeds)
     channels = _channels(compiled, result, count, none)
     paired = compiled.request.mode.paired
     ledger = _difference(channels) if paired else _ledger(compiled, result, count)
     books = [each for each in ([each.ledger for each in channels.values()] or [ledger]) if each is not None]
-    check_closed(compiled, books)
+    if doubtful:
+        check_closed(compiled, books)
     completeness = None if result.completeness is None else np.repeat(result.completeness, rows)[:count]
     return Explanation(
         relevance={**_relevance(result.relevance, paired, rows, count), **none},

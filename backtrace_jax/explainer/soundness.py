@@ -90,7 +90,7 @@ def check_result(
     unanswered: np.ndarray,
     *,
     named: bool = False,
-) -> None:
+) -> bool:
     """Refuse what could not be explained soundly.
 
     Args:
@@ -100,13 +100,17 @@ def check_result(
         unanswered: The runs without an answer.
         named: Whether the user named the target of every example.
 
+    Returns:
+        Whether relevance may be missing, as `check_range` says.
+
     Raises:
         NumericsError: Naming the input or node, and the examples, where relevance or its books are NaN or Inf.
         UnfitExampleError: When there is nothing to explain in some examples, or inputs lie beyond a rule's bounds.
     """
     _check_started(compiled, result, unanswered, named)
     _check_bounds(compiled, result, unanswered)
-    if not compiled.request.mode.conserving:  # what is not finite at an input then broke at a node
+    conserving = compiled.request.mode.conserving
+    if not conserving:  # what is not finite at an input then broke at a node
         check_range(compiled, feeds, result)
     for key, array in result.relevance.items():
         bad = _broken(array)
@@ -114,9 +118,9 @@ def check_result(
             raise NumericsError(
                 f"relevance of input {key!r} is not finite in examples {listed_few(bad)}; {wider(compiled)}"
             )
-    if compiled.request.mode.conserving:
+    if conserving:
         _check_books(compiled, result)
-        check_range(compiled, feeds, result)
+    return conserving and check_range(compiled, feeds, result)
 
 
 def _check_books(compiled: Compiled, result: Result) -> None:

@@ -145,7 +145,7 @@ def test_models_that_use_each_weight_once_run_in_chunks():
 
 def test_light_models_take_many_chunks_per_call():
     """So many that calling costs little; as few as hold inputs that all travel whether they are used or not."""
-    assert sizes_of(64, Work(1e3, 120), "cpu").chunks == 16
+    assert sizes_of(64, Work(1e3, 120), "cpu").chunks == 32
     assert sizes_of(64, Work(1e3, 120, walks=64), "cpu").chunks == 9
     assert sizes_of(64, Work(1e3, 2**14), "cpu").chunks == 1
     assert sizes_of(8, Work(3e5, 256), "cpu").chunks == 16
@@ -161,7 +161,7 @@ def test_heavy_models_go_through_a_chunk_by_and_by():
 
 def test_what_takes_long_is_not_brief():
     """A loop of any length, and many walks."""
-    assert sizes_of(64, Work(1e3, 120), "cpu").brief == 3 * 16 * 64  # in three calls
+    assert sizes_of(64, Work(1e3, 120), "cpu").brief == 3 * 32 * 64  # in three calls
     assert sizes_of(64, Work(1e3, 120, walks=64), "cpu").brief == 125
     assert sizes_of(64, Work(1e3, 120, loops=True), "cpu").brief == 0
     assert sizes_of(1, Work(1e8, 120), "cpu").brief == 0
