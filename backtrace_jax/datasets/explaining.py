@@ -107,7 +107,12 @@ def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str,
     if is_module(model):
         example, source = example_for(model, source, carried, reading)
     explainer = _explainer(model, example, fields_of(Settings, chosen))
-    return Job.of(explainer, explainer.source(source, carried, reading), asking, reducing, on_error)
+    opened = explainer.source(source, carried, reading)
+    if opened.schema.unsteady:
+        raise SettingError(
+            f"{opened.schema.unsteady}, and a store has them in one order: shuffle=False, or the dataset"
+        )
+    return Job.of(explainer, opened, asking, reducing, on_error)
 
 
 def _explainer(model: Any, example: Any, chosen: Mapping[str, Any]) -> Explainer:

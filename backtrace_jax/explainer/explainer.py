@@ -16,7 +16,7 @@ from backtrace_jax.explanation.cautions import warn
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.importers import read
 from backtrace_jax.importers.comparison import compare
-from backtrace_jax.ir.imported import Imported
+from backtrace_jax.ir.imported import Imported, InputType
 from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 from backtrace_jax.question.settings import EVERY, FIRST, Settings
 from backtrace_jax.rules import MODES, Once, find_mode
@@ -151,7 +151,14 @@ class Explainer(Portable):
     def source(self, given: Any, carry: Carry = (), reading: Reading = PLAIN) -> Source:
         """What the user gives as a source of this model's inputs, and of columns that travel along."""
         axes = examples_in_front(self._stages.arranged(self._imported).axes)
-        return open_source(given, self._imported.inputs, axes, carry, reading)
+        return open_source(given, self._open_inputs(), axes, carry, reading)
+
+    def _open_inputs(self) -> list[InputType]:
+        """The declared inputs; sequences of tokens that a module was traced with were of one of many lengths."""
+        own = self._imported.inputs
+        if self._imported.source is None:
+            return [*own]
+        return [each if each.dtype.kind == "f" or not each.dims else _of_any_size(each) for each in own]
 
     def first(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Inputs as `explain` takes them, by name, examples in front."""
@@ -277,3 +284,7 @@ def made(model: Imported, settings: Settings) -> Explainer:
     """An explainer of a model that has been read."""
     chosen = {each.name: getattr(settings, each.name) for each in fields(settings)}
     return Explainer(model, **{**chosen, "batch_axis": settings.axes})
+
+
+def _of_any_size(known: InputType) -> InputType:
+    return replace(known, dims=(None,) * len(known.dims or ()))

@@ -69,7 +69,7 @@ def _schema(reader: Reader, makers: Sequence[Maker], found: Matched, carried: Ma
         identity |= {name: value for name, value in maker.identity.items() if name != "columns"}
     lengths = tuple(sorted({length for maker in makers for length in maker.lengths}))
     known = {name: typed for name, (_, typed) in carried.items()} | extra
-    return Schema(types, known, features, kept, lengths, identity)
+    return Schema(types, known, features, kept, lengths, identity, reader.unsteady)
 
 
 def _makers(

@@ -39,7 +39,13 @@ def _batches_of(given: Any, known: _Known) -> Stream:
 
 
 def _loaded(given: Any, known: _Known) -> Stream:
-    return stream_of("loader", given, known)
+    stream = stream_of("loader", given, known)
+    if made_by(getattr(given, "sampler", None), *_SHUFFLING):
+        stream.unsteady = "the loader shuffles its examples"
+    return stream
+
+
+_SHUFFLING = ("torch.RandomSampler", "torch.WeightedRandomSampler", "torch.SubsetRandomSampler")
 
 
 CLASSES: Mapping[tuple[str, ...], _Open] = {

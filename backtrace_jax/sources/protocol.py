@@ -54,6 +54,7 @@ class Schema:
             that is known.
         lengths: Where texts are padded to several lengths, these; shapes of examples differ then.
         identity: Of what kind the source is, and what it does to examples (size, mean, tokenizer ...), as JSON.
+        unsteady: Why a second reading gives examples in another order; empty where it does not.
     """
 
     inputs: Mapping[str, Typed]
@@ -62,6 +63,7 @@ class Schema:
     kept: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
+    unsteady: str = ""
 
 
 def typed(array: np.ndarray, *, batched: bool = True) -> Typed:

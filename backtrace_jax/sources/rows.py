@@ -50,6 +50,7 @@ class AtRandom:
         untyped: Whether its numbers have no types of their own, as those of a text file.
         offered: Columns that it makes up, which nobody has to leave out.
         said: What is to be known of it beside, as JSON.
+        unsteady: Why a second reading gives other rows; empty where it does not.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class AtRandom:
     untyped: bool = False
     offered: frozenset[str] = frozenset()
     said: Mapping[str, Any] = field(default_factory=dict)
+    unsteady: str = ""
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
         """Rows from `first` to before `last`, of these columns; several threads may read at once."""
@@ -100,6 +102,7 @@ class Stream:
     untyped = False
     offered: frozenset[str] = frozenset()
     said: Mapping[str, Any] = MappingProxyType({})
+    unsteady = ""
 
     def __init__(self, kind: str, called: str, batches: Iterator[Rows], placed: frozenset[str] = frozenset()) -> None:
         """Take the first batch.

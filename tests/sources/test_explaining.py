@@ -10,7 +10,7 @@ from onnx import TensorProto
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from backtrace_jax import Explainer, InputError, explain, explain_dataset
+from backtrace_jax import Explainer, InputError, SettingError, explain, explain_dataset
 from backtrace_jax.datasets import job
 from tests import tiny
 from tests.sources.test_texts import IDS, TEXTS, tokenizer
@@ -82,10 +82,10 @@ def test_relevance_is_that_of_the_array(tmp_path, rows, kind):
 
 
 def test_texts_are_explained_in_their_lengths(tmp_path, texts):
-    run = explain_dataset(texts, TEXTS, tmp_path / "store", tokenizer=tokenizer(), lengths=(8, 12, 32))
+    run = explain_dataset(texts, TEXTS, tmp_path / "store", tokenizer=tokenizer(), lengths=(8, 32))
     found = run.open()
     for n, ids in enumerate(IDS):
-        size = next(m for m in (8, 12, 32) if m >= len(ids))
+        size = next(m for m in (8, 32) if m >= len(ids))
         row, mask = np.zeros((1, size), np.int64), np.zeros((1, size), np.int64)
         row[0, : len(ids)], mask[0, : len(ids)] = ids, 1
         expected = texts({"input_ids": row, "attention_mask": mask}).relevance["input_ids"]
@@ -117,6 +117,14 @@ def test_a_module_is_traced_with_the_first_example(tmp_path):
     run = explain_dataset(module, KINDS["loader"](tmp_path), tmp_path / "store", carry=("label",), prove="first")
     expected = explain(module, torch.from_numpy(X))
     assert run.open()["relevance.input"].values.tobytes() == expected.relevance["input"].tobytes()
+
+
+def test_a_loader_that_shuffles_is_streamed_but_not_stored(tmp_path, rows):
+    loader = DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=5, shuffle=True)
+    assert sum(len(each.inputs["x"]) for each in rows.stream(loader)) == COUNT
+    with pytest.raises(SettingError, match=r"shuffles.*shuffle=False"):
+        explain_dataset(rows, loader, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_loader_is_sent_to_where_it_is_explained(rows):

@@ -241,6 +241,14 @@ def test_what_does_not_fit_is_named_at_once(tmp_path, case):
         opened(make(tmp_path), **how)
 
 
+def test_what_unpacks_to_far_more_than_a_file_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("backtrace_jax.runtime.unpacking.ALWAYS", 2**16)
+    zeros = pa.table({name: np.zeros(10**5) for name in "abc"})
+    pyarrow.parquet.write_table(zeros, tmp_path / "x.parquet", use_dictionary=False, compression="zstd")
+    with pytest.raises(InputError, match="it would unpack from"):
+        opened(tmp_path / "x.parquet")
+
+
 def test_a_schema_that_changes_in_a_stream_is_named():
     batches = [{"x": X[:5]}, {"x": X[5:9, :2]}]
     with pytest.raises(
