@@ -181,13 +181,28 @@ class Understood:
 
 
 def understand(
-    stages: Stages, settings: Settings, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions
+    stages: Stages,
+    settings: Settings,
+    imported: Imported,
+    feeds: dict[str, np.ndarray],
+    asked: Asked | Questions,
+    together: int | None = None,
 ) -> Understood:
-    """What a call asks of an import as it is; mistakes in any question are named before anything is compiled."""
+    """What a call asks of an import as it is; mistakes in any question are named before anything is compiled.
+
+    Args:
+        stages: The way to compiled functions.
+        settings: The choices.
+        imported: The model.
+        feeds: The inputs by name, batch first.
+        asked: What is asked.
+        together: Examples of which it is proven that the model keeps them apart; None: of as many as there are.
+    """
     reference = read_baseline(asked.baseline, feeds, find_mode(settings.mode))
     arranged = stages.arranged(imported)
     known, shapes = arranged.known, tuple((name, array.shape[1:]) for name, array in feeds.items())
-    leaving = stages.leaving(known, shapes, len(next(iter(feeds.values()))))
+    count = len(next(iter(feeds.values())))
+    leaving = stages.leaving(known, shapes, count if together is None or arranged.rows > 1 else together)
     seen = stages.outline(known, shapes, arranged.rows, leaving)
     check_indices(feeds, seen.tables)
     call = _Call(stages, settings, imported, known, feeds, reference, seen, leaving, asked.many)

@@ -36,6 +36,7 @@ from .streaming import ON_ERROR, RAISE, Asking, streamed
 OPTIONS = {
     option: f"mode=mode({name!r}, {option}=...)" for name, entry in [*MODES.items()][::-1] for option in entry.defaults
 }
+PAIR = 2  # examples of a source that are proven to be kept apart, once for blocks of all sizes
 _SETTINGS = {each.name: f"Explainer(model, {each.name}=...)" for each in fields(Settings)}
 _ASKED = {each.name: f"explainer(inputs, {each.name}=...)" for each in fields(Asked)}
 ENTRIES = {"target": "explainer.each(inputs, targets=[...])"}
@@ -175,7 +176,7 @@ class Explainer(Portable):
     def understood_first(self, inputs: Mapping[str, np.ndarray], asked: Asked) -> Understood:
         """What is asked of such inputs."""
         feeds = read_inputs(inputs, self._stages.arranged(self._imported).inputs)
-        return self._understood(self._imported, feeds, asked)
+        return self._understood(self._imported, feeds, asked, together=PAIR)
 
     def _called(self, inputs: Inputs, asked: Asked | Questions) -> list[Explanation]:
         enter()
@@ -265,11 +266,17 @@ class Explainer(Portable):
     ) -> list[Explanation]:
         return self._answered(self._understood(imported, feeds, asked))
 
-    def _understood(self, imported: Imported, feeds: dict[str, np.ndarray], asked: Asked | Questions) -> Understood:
+    def _understood(
+        self,
+        imported: Imported,
+        feeds: dict[str, np.ndarray],
+        asked: Asked | Questions,
+        together: int | None = None,
+    ) -> Understood:
         """What is asked of an import, specialised to the inputs that decide what is computed; nothing is compiled."""
 
         def attempt(settled: Imported) -> Understood:
-            return understand(self._stages, self.settings, settled, feeds, asked)
+            return understand(self._stages, self.settings, settled, feeds, asked, together)
 
         axes = self._stages.arranged(imported).axes
         return self._deciding.settled(imported, axes, feeds, attempt, self.settings.wrt)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from backtrace_jax import Explainer, InputError, SettingError, explain, explain_dataset
+from backtrace_jax import Explainer, InputError, SettingError, UnsupportedError, explain, explain_dataset
 from backtrace_jax.datasets import job
 from backtrace_jax.sources import Examples, Group, Schema
 from tests.tiny import convolutional, network, node, random
@@ -158,3 +158,19 @@ def test_a_store_opens_without_this_package(tmp_path):
     assert total == float(run.open()["relevance.x"].values.sum())
     assert reason == run.failed[5]
     assert status == [1] * 5 + [2] + [1] * 14
+
+
+def test_a_model_that_mixes_examples_is_refused_before_anything_is_written(tmp_path):
+    mixing = network(
+        [
+            node("ReduceMean", ["x", "axes"], ["mean"]),
+            node("Sub", ["x", "mean"], ["d"]),
+            node("Gemm", ["d", "w"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, ["batch", 3])},
+        w=random(3, 4),
+        axes=np.int64([0]),
+    )
+    with pytest.raises(UnsupportedError, match="ReduceMean"):
+        explain_dataset(mixing, random(20, 3), tmp_path / "store")
+    assert not [*tmp_path.iterdir()]
