@@ -112,9 +112,9 @@ def test_bytes_at_the_borders_of_chunks_and_calls(mode, ledger, monkeypatch):
     used: list[Sizes] = []
     run_chunks = compiled.run_chunks
 
-    def noted(call, arrays, count, sizes, progress):
+    def noted(call, arrays, count, sizes, *more):
         used.append(sizes)
-        return run_chunks(call, arrays, count, sizes, progress)
+        return run_chunks(call, arrays, count, sizes, *more)
 
     monkeypatch.setattr(compiled, "run_chunks", noted)
     call = Explainer(convolutional(), mode=mode, ledger=ledger, chunk=8)
