@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backtrace_jax.errors import MissingDependencyError
 from backtrace_jax.errors.texts import printable, shown
 from backtrace_jax.explanation.describe import number, position
 from backtrace_jax.explanation.ledger import COLUMNS, Named
+
+if TYPE_CHECKING:
+    import xarray
 
 FEATURE, CHANNEL, TOKEN, VALUE = "feature", "channel", "token", "value"
 """What the units of a table are: values of an input, channels, tokens of a vocabulary, or a value as a whole."""
@@ -17,6 +22,14 @@ FEATURE, CHANNEL, TOKEN, VALUE = "feature", "channel", "token", "value"
 _LISTED, _VALUES_LISTED, _TABLES_LISTED = 10, 20, 8  # units of a table, whole values, and tables that are printed
 _TOPS_LISTED = 3
 _CLASSES_LISTED = 12
+
+
+_AXES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("count", "mean", "magnitude"), ()),
+    **dict.fromkeys(("mean_by_class", "magnitude_by_class"), ("class",)),
+    **dict.fromkeys(("top_examples", "top_relevance"), ("rank",)),
+}
+"""The arrays of a table, and their axes in front of the units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +65,16 @@ class Table:
     magnitude_by_class: np.ndarray | None = None
     top_examples: np.ndarray | None = None
     top_relevance: np.ndarray | None = None
+
+    @property
+    def axis(self) -> str:
+        """What the axis of its units is called."""
+        return f"{self.kind}.layers.{self.of}" if self.layer else f"{self.kind}.{self.of}"
+
+    def variables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Its arrays with the names of their axes."""
+        found = {f"{self.axis}.{name}": ((*axes, self.axis), getattr(self, name)) for name, axes in _AXES.items()}
+        return {name: variable for name, variable in found.items() if variable[1] is not None}
 
     def name(self, unit: int) -> str:
         """What a unit is called."""
@@ -94,7 +117,7 @@ class Summary:
 
     @property
     def channels(self) -> dict[str, Table]:
-        """Means by channel, by name of the input or layer."""
+        """Means by channel, by name of the input or layer (`layers.x` where an input has the layer's name)."""
         return self._of_kind(CHANNEL)
 
     @property
@@ -104,11 +127,37 @@ class Summary:
 
     @property
     def values(self) -> dict[str, Table]:
-        """Means of whole inputs and layers, by their names."""
+        """Means of whole inputs and layers, by their names, as those of `channels`."""
         return self._of_kind(VALUE)
 
+    def open(self) -> xarray.Dataset:
+        """All tables as one dataset: `feature.x.mean`, `channel.layers.conv1.magnitude_by_class`, ..., `ledger`.
+
+        Raises:
+            MissingDependencyError: When xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            advice = 'pip install "backtrace-jax[datasets]"'
+            raise MissingDependencyError(f"open() needs xarray, which is not installed: {advice}") from error
+        found = {name: array for table in self.tables for name, array in table.variables().items()}
+        if self.by_class is not None:
+            found["by_class"] = ("class",), self.by_class
+        if self.ledger is not None:
+            found["ledger"] = ("sums", "column"), self.ledger
+        names = {"sums": ["signed", "absolute"], "column": [*COLUMNS]} if self.ledger is not None else {}
+        return xarray.Dataset(found, coords=names | self._labels(), attrs={"examples": self.examples})
+
+    def _labels(self) -> dict[str, list[str]]:
+        """The names of units that have some."""
+        return {table.axis: [*table.labels] for table in self.tables if table.labels}
+
     def _of_kind(self, kind: str) -> dict[str, Table]:
-        return Named({table.of: table for table in self.tables if table.kind == kind})
+        tables = [table for table in self.tables if table.kind == kind]
+        found = {table.of: table for table in tables if not table.layer}
+        layers = {table.of: table for table in tables if table.layer}
+        return Named(found | {f"layers.{name}" if name in found else name: table for name, table in layers.items()})
 
     def __str__(self) -> str:
         """A short report: examples, ledger, and of each table the units that count most."""

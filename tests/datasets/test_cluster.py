@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,7 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from backtrace_jax import BacktraceError, ExplainBatches, Explainer, SettingError, explain, explain_dataset
+from backtrace_jax import BacktraceError, ExplainBatches, Explainer, InputError, SettingError, explain, explain_dataset
+from backtrace_jax.datasets import cluster
 from backtrace_jax.datasets.cluster import absolute
 from tests import tiny
 
@@ -82,13 +84,35 @@ def test_a_cluster_goes_on_with_the_bytes_of_one_process(ray, model, tmp_path, m
     assert files(tmp_path / "cluster") == files(tmp_path / "alone")
 
 
-@pytest.mark.optimised
-@pytest.mark.filterwarnings("ignore")
-def test_a_worker_s_own_error_is_raised(ray, model, tmp_path):
+class InLine:
+    """What is called of Ray Data, done here: workers are made anew from pickles, and handed their blocks in turn."""
+
+    ActorPoolStrategy = dict
+
+    def from_items(self, items, override_num_blocks):
+        self.items = items
+        return self
+
+    def map_batches(self, worker, *, fn_constructor_args, **resources):
+        self.worker = worker(*pickle.loads(pickle.dumps(fn_constructor_args)))
+        return self
+
+    def iter_batches(self, batch_size):
+        for item in self.items:
+            found = self.worker({name: np.array([value]) for name, value in item.items()})
+            yield {name: np.array(values, object) for name, values in found.items()}
+
+
+def test_a_worker_s_own_error_is_raised(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "ray_data", InLine)
     rows = ROWS.copy()
     rows[4500, 1] = np.nan
-    with pytest.raises(BacktraceError, match="example 4500"):
-        explain_dataset(model, rows, tmp_path / "store", cluster="ray", on_error="raise")
+    told = []
+    with pytest.raises(InputError, match="example 4500"):
+        explain_dataset(
+            model, rows, tmp_path / "store", cluster="ray", on_error="raise", progress=lambda done, _: told.append(done)
+        )
+    assert told == [2048, 4096]
 
 
 @pytest.mark.optimised

@@ -238,6 +238,28 @@ def test_sums_of_other_views_are_refused():
         views(classes=4).merged(partials)
 
 
+def test_tables_open_in_xarray_under_the_names_of_their_units():
+    summary = merged(BLOCKS)
+    opened = summary.open()
+    assert opened.attrs["examples"] == 30
+    mean = opened["feature.row.mean"]
+    assert mean.dims == ("feature.row",)
+    assert mean.sel({"feature.row": "c"}).item() == summary.features["row"].mean[2]
+    by_class = opened["token.ids.magnitude_by_class"].sel({"token.ids": "cat", "class": 1})
+    np.testing.assert_array_equal(by_class, summary.tokens["ids"].magnitude_by_class[1, 2])
+    assert opened["feature.image.top_examples"].dims == ("rank", "feature.image")
+    assert opened["ledger"].sel(sums="absolute", column="bias").item() == summary.ledger[1, 2]
+    assert "value.layers.dense.mean" in opened
+    assert "value.layers.dense.top_examples" not in opened
+
+
+def test_a_layer_called_like_an_input_has_a_name_of_its_own():
+    chosen = Views.of({"row": (5,)}, {"row": (7,)}, (3,), "classification")
+    summary = chosen.merged({name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in chosen.shapes().items()})
+    assert [*summary.values] == ["row", "layers.row"]
+    assert {"value.row.mean", "value.layers.row.mean"} <= set(summary.open())
+
+
 def test_the_report_names_what_counts_most():
     text = str(merged(BLOCKS))
     table = merged(BLOCKS).features["row"]
