@@ -76,7 +76,7 @@ def _makers(
     reader: Reader, sample: Rows, known: Sequence[InputType], carry: Carry, reading: Reading
 ) -> tuple[tuple[Maker, ...], Matched]:
     """What makes the inputs, and which column is which."""
-    columns = Columns(reader.called, reader.columns, _quantities(sample), reader.placed, reader.offered)
+    columns = Columns(reader.called, reader.columns, *_numbers_of(sample), reader.placed, reader.offered)
     asked, texts = reading, texts_of(columns, reader, sample, known, carry, reading)
     rest, reading, read = (known, reading, ()) if texts is None else texts.rest(known, reading)
     ranks = {each.name: None if each.dims is None else len(each.dims) - 1 for each in rest}
@@ -89,10 +89,11 @@ def _makers(
     return tuple(makers), found
 
 
-def _quantities(sample: Rows) -> frozenset[str]:
-    """Columns of one number for each example."""
+def _numbers_of(sample: Rows) -> tuple[frozenset[str], frozenset[str]]:
+    """Columns of one number for each example, and columns of several."""
     found = {name: numbers_in(sample, name) for name in sample.columns}
-    return frozenset(name for name, typed in found.items() if typed is not None and typed[0] == ())
+    single = frozenset(name for name, typed in found.items() if typed is not None and typed[0] == ())
+    return single, frozenset(name for name, typed in found.items() if typed is not None) - single
 
 
 def _of_sequences(known: Sequence[InputType], found: Matched, sample: Rows, reading: Reading) -> list[InputType]:

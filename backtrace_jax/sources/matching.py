@@ -27,6 +27,7 @@ class Columns:
         called: What to call the source.
         names: Their names, in its own order.
         quantities: Those that hold one number for each example, and can be features.
+        wide: Those that hold arrays of numbers.
         placed: Those that have places only, "0", "1", ...
         offered: Those that need not be left out by name.
         strict: Whether columns are inputs by their names only, as in a dict of arrays.
@@ -35,6 +36,7 @@ class Columns:
     called: str
     names: tuple[str, ...]
     quantities: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
     placed: frozenset[str] = frozenset()
     offered: frozenset[str] = frozenset()
     strict: bool = False
@@ -52,7 +54,7 @@ class Columns:
 
     def listed(self) -> str:
         """The names, as a message lists them."""
-        text = ", ".join(self.names)
+        text = ", ".join(self.names) or "none"
         return text if len(text) <= _LISTED else f"{text[:_LISTED]}... ({len(self.names)} columns)"
 
 
@@ -96,7 +98,8 @@ def matched(
         InputError: Naming a column that is missing, or one that is left over without being told to be.
     """
     left_out = [] if reading.ignore == REST else [columns.known(name, "ignore") for name in several(reading.ignore)]
-    inputs, features = _inputs(columns, declared, ranks, {*left_out, *read, *carried_by_name(columns, carry)}, reading)
+    beside = carried_by_name(columns, carry) - {each.name for each in declared}  # an input may be carried as well
+    inputs, features = _inputs(columns, declared, ranks, {*left_out, *read, *beside}, reading)
     used = {name for each in inputs.values() for name in each} | set(read)
     rest = [name for name in columns.names if name not in used and name not in left_out]
     carried = _carried(columns, carry, rest)
@@ -145,11 +148,11 @@ def _inputs(
     if set(names) <= set(free):
         return {name: (name,) for name in names}, frozenset()
     places = [name for name in free if name in columns.placed]
+    quantities = [name for name in free if name in columns.quantities]
+    if len(names) == 1 and quantities and ranks[names[0]] in (1, None) and columns.wide.isdisjoint(free):
+        return {names[0]: tuple(quantities)}, frozenset(names)
     if len(places) == len(free) >= len(names):
         return {name: (place,) for name, place in zip(names, free, strict=False)}, frozenset()
-    quantities = [name for name in free if name in columns.quantities]
-    if len(names) == 1 and quantities and ranks[names[0]] in (1, None):
-        return {names[0]: tuple(quantities)}, frozenset(names)
     if len(names) == 1 and len(free) == 1 and not columns.strict:
         return {names[0]: (free[0],)}, frozenset()
     if free and len(places) == len(free):

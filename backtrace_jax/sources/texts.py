@@ -195,8 +195,10 @@ def _text_columns(columns: Columns, sample: Rows, carry: Carry, reading: Reading
             raise SettingError(f"text= is a column, or two for pairs; found {len(names)}")
         return names
     ignored = () if reading.ignore == REST else several(reading.ignore)
-    taken = {*map(str, ignored), *carried_by_name(columns, carry), *columns.offered}
+    taken = {*map(str, ignored), *columns.offered}
     found = [name for name in columns.names if name not in taken and isinstance(next(sampled(sample, name), None), str)]
+    if len(found) > 1:
+        found = [name for name in found if name not in carried_by_name(columns, carry)]
     if len(found) > 1:
         raise InputError(
             f"{columns.called} has several columns of texts: {', '.join(found)!s:.120}; say which by text="

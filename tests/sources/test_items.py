@@ -80,6 +80,15 @@ def test_arrays_alone():
     assert inputs([*X]) == inputs(iter(T)) == inputs(X.tolist()) == inputs(T) == X.tobytes()
 
 
+def test_a_number_beside_an_array_is_no_feature():
+    """A model that takes any number of features could be given the label alone."""
+    open_ = [InputType("x", (None, None), np.dtype(np.float32))]
+    with pytest.raises(InputError, match=r"no column of the list is called 'x'.*columns="):
+        opened([{"pixels": row, "label": 1.0} for row in X], open_)
+    assert inputs([{"pixels": row, "label": 1.0} for row in X], open_, carry="label") == X.tobytes()
+    assert inputs([{"a": float(a), "b": float(b)} for a, b, _ in X], open_) == X[:, :2].tobytes()
+
+
 def test_what_follows_the_inputs_is_named_by_the_caller():
     three = TensorDataset(T, Y, Y + 1)
     assert everything(opened(three, carry={"next": 2}, ignore=[1])).carried["next"].tolist() == (Y + 1).tolist()

@@ -165,6 +165,14 @@ def test_one_bad_row_of_cells_fails_alone(tmp_path):
     np.testing.assert_array_equal(found.groups[0].inputs["x"], [[1, 2, 3], [9, 10, np.nan], [12, 13, 14]])
 
 
+def test_without_names_cells_are_features_by_their_places(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("1,2,3,0\n4,5,6,1\n")
+    found = opened(path, carry={"label": 3}).read(0, 2)
+    assert found.groups[0].inputs["x"].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert found.carried["label"].tolist() == [0, 1]
+
+
 def test_quoted_cells_may_hold_ends_of_lines_and_long_numbers_keep_their_digits(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('a,b,c,id,text\n1,2,3,9007199254740993,"one\ntwo, ""three"""\n4,5,6,9007199254740995,four\n')

@@ -148,6 +148,12 @@ def test_other_columns_are_other_inputs():
         opened(frame, declared, tokenizer=tokenizer(), ignore="rest")
 
 
+def test_a_text_may_be_carried_as_well():
+    source = opened({"text": TEXTS[:2]}, TOKENS, tokenizer=tokenizer(), carry="text")
+    assert everything(source).carried["text"].tolist() == TEXTS[:2]
+    assert opened({"x": np.zeros((2, 3), np.float32)}, carry="x").read(0, 1).carried["x"].tolist() == [[0, 0, 0]]
+
+
 def test_without_a_mask_nothing_is_padded_unasked():
     with pytest.raises(InputError, match="takes no attention mask"):
         opened(TEXTS, TOKENS[:1], tokenizer=tokenizer())
