@@ -12,6 +12,7 @@ from . import commands
 from .values import (
     batch_axis,
     columns,
+    devices,
     ledger,
     lengths,
     natural,
@@ -210,6 +211,7 @@ def _add_settings(group: Any, *, torch: bool = False, by_column: bool = False) -
     group.add_argument("--prove", default="every", help="when a Keras model is run beside: every call, or first")
     group.add_argument("--ledger", type=ledger, default="nodes", help="books: nodes, total or none (%(default)s)")
     group.add_argument("--memory", default="high", help="high, or low: computes most values anew (%(default)s)")
+    group.add_argument("--devices", type=devices, default=1, help="that share the examples: 4, or all (%(default)s)")
     group.add_argument("--resize", action="store_true", help="resize a picture to the size that the model takes")
     group.add_argument("--size", type=picture_size, help="resize a picture to 224, or to 320x240")
     group.add_argument("--mean", type=numbers, default=(0.0,), help="taken from a picture: 0.485,0.456,0.406 (0)")

@@ -99,6 +99,11 @@ def ledger(text: str) -> str | None:
     return None if text.lower() == "none" else text
 
 
+def devices(text: str) -> int | str:
+    """Read a number of devices, or `all`."""
+    return text.lower() if text.lower() == "all" else natural(text)
+
+
 def whole(text: str) -> int:
     """Read a whole number, negative ones too."""
     return -natural(text[1:]) if text.startswith("-") else natural(text)

@@ -19,7 +19,7 @@ from backtrace_jax.explainer.stages import Known
 from backtrace_jax.explainer.streaming import ON_ERROR, RECORD, Asking
 from backtrace_jax.importers import read
 from backtrace_jax.importers.pytorch import is_module
-from backtrace_jax.question.settings import Settings
+from backtrace_jax.question.settings import ALL, Settings
 from backtrace_jax.question.words import TOTAL
 from backtrace_jax.sources import Carry, Reading, carrying
 
@@ -29,6 +29,7 @@ from .job import Job
 from .layout import STATUS
 from .locking import written
 from .probing import example_for
+from .processes import share_of
 from .reducing import Reducing
 from .run import Run
 from .store import Store, create, zarr_module
@@ -45,6 +46,7 @@ def explain_dataset(
     store_dtype: str | None = None,
     on_error: str = RECORD,
     cluster: str | None = None,
+    process: tuple[int, int] | None = None,
     progress: Callable[[int, int | None], object] | None = None,
     **chosen: Unpack[GivenDataset],
 ) -> Run:
@@ -66,12 +68,15 @@ def explain_dataset(
         on_error: "record": an example that cannot be read or explained gets status 2 and a reason; or "raise".
         cluster: "ray": workers of a Ray cluster explain and write the blocks (docs/datasets.md); model, source and
             folder are read there by the same paths.
+        process: (k, n): this is process k of n, from 0, each of which is given the same call and explains every n-th
+            block; by default those of `jax.distributed`. Each returns when its own blocks are stored.
         progress: Called with (examples done, examples in all; None for a stream) when a block has been written.
-        chosen: The settings of `explain`, but that ledger is "total" where it is not given; and what it asks: target,
-            against, position and start may be arrays with an entry for every example, and the first three the name of a
-            column of the source. And how the source is read: columns (by input, its column, or those of its features),
-            ignore (columns left out, or "rest"), limit (examples taken from the front), tokenizer, text (the column of
-            texts, or two of pairs), lengths (that they are padded to), size, resize, mean, std, layout (of pictures).
+        chosen: The settings of `explain`, but that ledger is "total" and devices "all" where they are not given; and
+            what it asks: target, against, position and start may be arrays with an entry for every example, and the
+            first three the name of a column of the source. And how the source is read: columns (by input, its column,
+            or those of its features), ignore (columns left out, or "rest"), limit (examples taken from the front),
+            tokenizer, text (the column of texts, or two of pairs), lengths (that they are padded to), size, resize,
+            mean, std, layout (of pictures).
 
     Returns:
         What was stored.
@@ -90,11 +95,14 @@ def explain_dataset(
         check_sent(model)
         model, source, path = (absolute(given) for given in (model, source, path))
     prepare = partial(_job, model, source, carry, Reducing(reduce, store_dtype), on_error, chosen)
-    job = prepare()
-    with written(path, lambda folder: create(folder, job.about, job.layout, job.partials)):
+    job, share = prepare(), share_of(process)
+    if cluster is not None and share.count > 1:
+        raise SettingError("cluster= has workers of its own: leave process= out, and call it from one process")
+    share.check(job.source)
+    with written(path, lambda folder: create(folder, job.about, job.layout, job.partials), share.number, share.count):
         store = Store(path, write=True)
         refuse_other(path, store.about, job.about)
-        explain = job.explain if cluster is None else partial(explain_by_ray, prepare, job)
+        explain = share.of(job.explain) if cluster is None else partial(explain_by_ray, prepare, job)
         _explain(explain, store, job.about["count"], progress)
     return Run(path, job.source)
 
@@ -127,7 +135,7 @@ def _explainer(model: Any, example: Any, chosen: Mapping[str, Any]) -> Explainer
                 f"an Explainer has its settings; pass {next(iter(chosen))}= to it: Explainer(model, ...)"
             )
         return model
-    settings = Settings.of(**{"ledger": TOTAL, **chosen})
+    settings = Settings.of(**{"ledger": TOTAL, "devices": ALL, **chosen})
     imported = read(model, example, settings.axes, proven=False)
     return kept_explainer(Known.of(imported), settings) if imported.source is None else made(imported, settings)
 

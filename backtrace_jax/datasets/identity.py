@@ -20,6 +20,7 @@ from backtrace_jax.sources import Source
 from .probing import Probe
 from .reducing import Reducing, known
 
+_WORKERS = ("threads", "devices")
 _DEVICES = re.compile(r"\s*--xla_force_host_platform_device_count=\d+")
 
 
@@ -31,7 +32,7 @@ def identity_of(probe: Probe, asking: Asking, source: Source, reducing: Reducing
     Raises:
         SettingError: When something in it is no JSON.
     """
-    own = {name: value for name, value in probe.explanation.fingerprint.items() if name != "threads"}
+    own = {name: value for name, value in probe.explanation.fingerprint.items() if name not in _WORKERS}
     own["xla_flags"] = _DEVICES.sub("", own["xla_flags"]).strip()
     own |= dict.fromkeys(asking.of_each)
     found = {

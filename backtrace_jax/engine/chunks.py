@@ -3,12 +3,13 @@
 One executable serves every example and explains each in a chunk of that size, so an example's relevance has the same
 bytes alone, in any batch and at any position in it. The size follows from the model and the device, never from the
 batch at hand. The batch decides only how many chunks a call takes, one after the other by the same code, and how many
-calls run side by side.
+calls run side by side, on one device or on several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
@@ -66,6 +67,22 @@ def run_chunks(
     else:
         side_by_side(explain, calls, sizes.lanes, after)
     return joined.whole()
+
+
+def taking_turns(calls: Sequence[Callable[[Any, int], Any]], lanes: int) -> Callable[[Any, int], Any]:
+    """A function of any thread that is called by the first of these that is free; each may be called in some lanes."""
+    free = SimpleQueue[Callable[[Any, int], Any]]()
+    for call in (*calls,) * lanes:
+        free.put(call)
+
+    def run(part: Any, used: int) -> Any:
+        call = free.get()
+        try:
+            return jax.block_until_ready(call(part, used))
+        finally:
+            free.put(call)
+
+    return run
 
 
 def padded(arrays: Any, count: int, chunk: int) -> Iterator[tuple[Any, int]]:

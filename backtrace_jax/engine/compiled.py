@@ -23,7 +23,7 @@ from backtrace_jax.question.words import UNSET, Question
 from backtrace_jax.rules import AlongPath, Mode, find_mode
 from backtrace_jax.runtime.numerics import Device, below_normal, exact_types, float_type, within_memory
 
-from .chunks import run_chunks
+from .chunks import run_chunks, taking_turns
 from .compile import Constant, Explain, Prepared, Request, Result, compile_explain
 from .cost import cost, work
 from .fingerprint import surroundings
@@ -94,6 +94,7 @@ class Compiled(Planned):
         explain: The compiled function.
         surroundings: What its bytes depend on besides the model and the settings, as it was when it was compiled.
         at_once: Questions per walk, where several are asked about each example.
+        beside: The same on other devices, which share the examples of a call.
     """
 
     weights: Prepared
@@ -103,6 +104,7 @@ class Compiled(Planned):
     explain: Explain | ExplainMany
     surroundings: Mapping[str, Any]
     at_once: int | None = None
+    beside: tuple[Compiled, ...] = ()
 
     @cached_property
     def flushed(self) -> frozenset[str]:
@@ -125,15 +127,23 @@ class Compiled(Planned):
 
     def run(self, inputs: Any, asked: Question, constant: Constant, progress: Any = None) -> Result:
         """Explain examples, arrays with the runs of the graph first, chunk by chunk."""
-        assert isinstance(self.explain, Explain)
-        function, sizes = self._placed(self.explain.call, self._put(constant)), self.sizes
+        call, sizes = self._call(constant), self.sizes
+        if self.beside:
+            places = [call, *(each._call(constant) for each in self.beside)]
+            call, sizes = taking_turns(places, sizes.lanes), replace(sizes, lanes=sizes.lanes * len(places))
         given = {name: array for name, array in asked._asdict().items() if array is not None and _says(array)}
+        return run_chunks(call, (inputs, given), len(asked.target), sizes, progress, partial(settled, self._settling))
+
+    def _call(self, constant: Constant) -> Callable[[Any, int], Result]:
+        """Explains a part of a batch."""
+        assert isinstance(self.explain, Explain)
+        function, chunks = self._placed(self.explain.call, self._put(constant)), self.sizes.chunks
 
         def call(part: Any, used: int) -> Result:
             question = self._unset._replace(**part[1])
-            return function(part[0], question) if sizes.chunks == 1 else function(part[0], question, np.int32(used))
+            return function(part[0], question) if chunks == 1 else function(part[0], question, np.int32(used))
 
-        return run_chunks(call, (inputs, given), len(asked.target), sizes, progress, partial(settled, self._settling))
+        return call
 
     def run_many(self, inputs: Any, asking: Asking, constant: Constant, progress: Any = None) -> list[Result]:
         """Answer questions about examples, arrays with the runs of the graph first and then the questions."""

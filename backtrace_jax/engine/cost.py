@@ -43,4 +43,4 @@ def _counted(graph: Graph, kinds: Sequence[str] = ("flops", "transcendentals")) 
         return float(sum(analysis.get(kind, 0.0) for kind in kinds)) if analysis else 0.0
 
     with exact_types():
-        return made_once(("cost", graph, kinds, OPS), jax.devices()[0], count)
+        return made_once(("cost", graph, kinds, OPS), jax.local_devices()[0], count)

@@ -67,7 +67,7 @@ def computed(eqns: Iterable[Eqn], values: Mapping[str, Any], stored: Collection[
 
 def compile_forward(graph: Graph, weights: Weights, inputs: Any, *, device: Device | None = None) -> Forward:
     """Compile the forward pass at the graph's own shapes: (weights, inputs) -> tuple of outputs."""
-    return compile_function(partial(outputs_of, graph), weights, inputs, device=device or jax.devices()[0])
+    return compile_function(partial(outputs_of, graph), weights, inputs, device=device or jax.local_devices()[0])
 
 
 def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forward:
@@ -76,7 +76,7 @@ def compile_batched_forward(graph: Graph, weights: Weights, inputs: Any) -> Forw
     def batched(weights: Weights, inputs: Any) -> tuple[Array, ...]:
         return jax.vmap(lambda example: outputs_of(graph, weights, example))(inputs)
 
-    return compile_function(batched, weights, inputs, device=jax.devices()[0])
+    return compile_function(batched, weights, inputs, device=jax.local_devices()[0])
 
 
 def outputs_of(graph: Graph, weights: Weights, inputs: Mapping[str, Any]) -> tuple[Array, ...]:

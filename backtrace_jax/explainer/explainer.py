@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, Unpack
 
-import jax
 import numpy as np
 
 from backtrace_jax.batch.layout import examples_in_front, inputs_first, own_inputs
@@ -20,6 +19,7 @@ from backtrace_jax.ir.imported import Imported, InputType
 from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 from backtrace_jax.question.settings import EVERY, FIRST, Settings
 from backtrace_jax.rules import MODES, Once, find_mode
+from backtrace_jax.runtime.machine import local_devices
 from backtrace_jax.runtime.processes import enter
 from backtrace_jax.sources import PLAIN, Carry, Reading, Source, carrying, open_source
 
@@ -48,7 +48,7 @@ class Explainer(Portable):
 
     Attributes:
         settings: The choices.
-        device: Where it runs.
+        device: Where it runs, and what is explained alone.
         derived_bytes: Memory that the function compiled last keeps for what the rules make of the weights (`prepare`).
     """
 
@@ -60,7 +60,7 @@ class Explainer(Portable):
             model: As `explain` takes it.
             example: Inputs that a PyTorch module is traced with.
             settings: As `explain` takes them: mode, task, output, scaler, thresholding, class_axis, layers, wrt, chunk,
-                dtype, precision, batch_axis, prepare, prove, ledger, memory.
+                dtype, precision, batch_axis, prepare, prove, ledger, memory, devices.
 
         Raises:
             ModelError: When the model cannot be read.
@@ -69,14 +69,15 @@ class Explainer(Portable):
         enter()
         refuse_datasets(example)
         self.settings = Settings.of(**settings)
-        self.device = jax.devices()[0]
+        devices = local_devices(self.settings.devices)
+        self.device = devices[0]
         self._imported = read(model, example, self.settings.axes, proven=False)
         if example is not None and self._imported.feed is None:
             raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
         self._proven: Known | None = None
         self._gradients: dict[str, Explainer] = {}
         self._deciding = Deciding()
-        self._stages = Stages(self.settings, self.device)
+        self._stages = Stages(self.settings, devices)
         self._stages.arranged(self._imported)
         self.derived_bytes = 0
 

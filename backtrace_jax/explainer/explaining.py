@@ -92,6 +92,8 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
         memory: "high" keeps every value of the forward pass until relevance comes by. "low" keeps those between the
             blocks of the network, computes the others anew, block by block, and makes nothing of the weights in advance
             (`prepare` has no effect): for deep models and long sequences (see docs/memory.md).
+        devices: How many devices of this machine share the examples of a call, or "all". The bytes are the same; every
+            device has the weights, and compiles for itself.
         progress: Called with (examples done, examples in all).
 
     Returns:

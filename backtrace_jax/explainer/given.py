@@ -35,6 +35,7 @@ class GivenSettings(TypedDict, total=False):
     prove: str
     ledger: str | None
     memory: str
+    devices: int | Literal["all"]
 
 
 class GivenStart(TypedDict, total=False):

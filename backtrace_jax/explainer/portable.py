@@ -9,6 +9,7 @@ from backtrace_jax.errors import SettingError
 from backtrace_jax.errors.arguments import with_fields
 from backtrace_jax.question.feeds import Inputs
 from backtrace_jax.question.settings import Settings
+from backtrace_jax.runtime.machine import local_devices
 
 from .asking import Asked
 from .given import GivenQuestion
@@ -65,7 +66,7 @@ class Portable:
         imported, settings, stored = read_explainer(path)
         chosen = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
         found = cls(imported, **{**chosen, "batch_axis": settings.axes})  # type: ignore[call-arg]
-        found._stages = Stages(found.settings, found.device, stored)
+        found._stages = Stages(found.settings, local_devices(found.settings.devices), stored)
         return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -166,6 +166,7 @@ def _resolved(compiled: Compiled, settings: Settings) -> dict[str, object]:
         "layers": list(request.layers),
         "wrt": [var.name for var in compiled.program.graph.inputs if var.name in request.reached],
         "chunk": compiled.chunk,
+        "devices": 1 + len(compiled.beside),
         **({} if compiled.at_once is None else {"questions_at_once": compiled.at_once}),
     }
 

@@ -6,7 +6,8 @@ once, weights and compiled functions with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 from weakref import ref
@@ -106,8 +107,8 @@ class Stages:
         told: What all explanations by it say alike.
     """
 
-    def __init__(self, settings: Settings, device: Device, stored: Any = None) -> None:
-        weights = DeviceWeights(device)
+    def __init__(self, settings: Settings, devices: Sequence[Device], stored: Any = None) -> None:
+        device, weights = devices[0], [DeviceWeights(each) for each in devices]
 
         @lru_cache(FORMS_KEPT)
         def leaving(known: Known, shapes: Shapes, count: int) -> _Leaving:
@@ -132,8 +133,10 @@ class Stages:
 
         @lru_cache(FORMS_KEPT)
         def compiled(known: Known, form: Form) -> Compiled:
-            make = stored and stored.make(form)
-            return compile_model(planned(known, form), settings, weights, device, form, make)
+            make, places = stored and stored.make(form), [*zip(weights, devices, strict=True)]
+            places = places[: 1 if form.many else None]
+            first, *others = (compile_model(planned(known, form), settings, *place, form, make) for place in places)
+            return replace(first, beside=tuple(others)) if others else first
 
         @lru_cache(FORMS_KEPT)
         def said(known: Known, form: Form) -> Told:

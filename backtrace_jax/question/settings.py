@@ -20,6 +20,8 @@ EVERY, FIRST = "every", "first"
 PROOFS = (EVERY, FIRST)
 """How often what an import computes is compared with the framework's own model."""
 
+ALL = "all"
+"""Of the devices of this process."""
 
 MOST = 2**16
 """Examples of the largest chunk that is taken."""
@@ -50,6 +52,7 @@ class Settings:
     prove: str = EVERY
     ledger: str | None = NODES
     memory: str = HIGH
+    devices: int | str = 1
 
     @classmethod
     def of(cls, **given: Any) -> Settings:
@@ -86,6 +89,8 @@ class Settings:
         if self.ledger is not None:
             choice("ledger", self.ledger, LEDGERS)
         choice("memory", self.memory, MEMORIES)
+        if self.devices != ALL and not (is_whole(self.devices) and int(self.devices) > 0):
+            raise SettingError(f"devices must be a whole number from 1 on, or 'all', found {shown(self.devices)}")
         if not isinstance(self.prepare, bool):
             raise SettingError(f"prepare must be True or False, found {shown(self.prepare)}")
         if self.output is not None and (not isinstance(self.output, str | int) or isinstance(self.output, bool)):

@@ -45,6 +45,20 @@ def host_devices() -> list[Any]:
         ) from error
 
 
+def local_devices(count: int | str) -> list[Any]:
+    """So many devices of this process, or "all" of them.
+
+    Raises:
+        SettingError: When there are fewer.
+    """
+    here = jax.local_devices()
+    if isinstance(count, str):
+        return here
+    if count > len(here):
+        raise SettingError(f"devices={count}: this process has {len(here)}; leave it out, or pass devices='all'")
+    return here[:count]
+
+
 def threads() -> int:
     """Threads of XLA's CPU backend.
 
