@@ -139,7 +139,7 @@ def _add_run(group: Any) -> None:
     reading.add_argument("--lengths", type=lengths, help="tokens that texts are padded to: 32,64,128, or exact")
     reading.add_argument("--layout", help="of pictures: 'channels first' or 'channels last'")
     _add_settings(added.add_argument_group("what is explained, and how"), by_column=True)
-    added.set_defaults(ledger="total", mean=0.0, std=1.0)  # as explain_dataset has them
+    added.set_defaults(ledger="total", devices="all", mean=0.0, std=1.0)  # as explain_dataset has them
 
 
 def _add_verify(group: Any) -> None:

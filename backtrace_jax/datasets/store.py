@@ -142,7 +142,8 @@ class Store:
 def create(path: Path, about: Mapping[str, Any], layout: Mapping[str, Stored], partials: Mapping[str, Stored]) -> None:
     """Lay out a new store in a folder, which has nothing in it."""
     zarr = zarr_module()
-    group = zarr.open_group(str(path), mode="w", zarr_format=3, attributes={ATTRIBUTE: {"version": VERSION, **about}})
+    attributes = {ATTRIBUTE: {"version": VERSION, **about}}
+    group = zarr.create_group(str(path), zarr_format=3, attributes=attributes)  # in this very folder, which is locked
     count, block = about["count"], about["block"]
     blocks = 0 if count is None else -(-count // block)
     for key, stored in layout.items():

@@ -117,14 +117,29 @@ def test_a_process_that_dies_leaves_the_others_alone(folder):
 
 
 def test_processes_side_by_side_keep_others_out_and_tidy_up(folder):
-    path = folder / "shared"
-    with locking.written(path, lambda new: (new / "store").mkdir(), 0, 2):
-        with locking.written(path, lambda new: None, 1, 2):
-            (path / f"other{UNFINISHED}").write_bytes(b"half")
-            with pytest.raises(SettingError, match="another process is writing"), locking.written(path, lambda _: None):
-                pass
-        assert [each.name for each in path.glob(f"*{UNFINISHED}")] == [f"other{UNFINISHED}"]
-    assert [each.name for each in path.iterdir()] == ["store"]
+    """From the moment when the store is laid out: a folder that is made anew would not be the one that is locked."""
+    call, path, seen = {"model": folder / "model.onnx", "source": IMAGES}, folder / "shared", []
+
+    def meanwhile(done, total):
+        if not seen:
+            stray = path / f"other{UNFINISHED}"
+            stray.write_bytes(b"half")
+            with pytest.raises(SettingError, match="another process is writing"):
+                explain_dataset(**call, out=path)
+            explain_dataset(**call, out=path, process=(1, 2))
+            seen.append(stray.exists())
+
+    explain_dataset(**call, out=path, process=(0, 2), progress=meanwhile)
+    assert seen == [True]
+    assert files(path) == files(folder / "whole")
+
+
+def test_nobody_else_writes_while_a_store_is_new(folder):
+    def meanwhile(done, total):
+        with pytest.raises(SettingError, match="another process is writing"):
+            explain_dataset(folder / "model.onnx", IMAGES, folder / "new")
+
+    explain_dataset(folder / "model.onnx", IMAGES, folder / "new", progress=meanwhile)
 
 
 def test_what_processes_cannot_do_is_refused(folder, monkeypatch):
