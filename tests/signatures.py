@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from backtrace_jax import Explainer, Explanation, explain, explain_each, mode
+from backtrace_jax import Explainer, Explanation, Run, explain, explain_dataset, explain_each, mode
 
 
 def takes(path: str, x: NDArray[np.float32], labels: NDArray[np.int64]) -> Explanation:
@@ -22,6 +22,13 @@ def takes(path: str, x: NDArray[np.float32], labels: NDArray[np.int64]) -> Expla
     return explain(path, x, target=(0, 1), wrt="x", chunk=8, dtype="float64", prepare=False, prove="first")
 
 
+def takes_datasets(path: str, x: NDArray[np.float32], labels: NDArray[np.int64]) -> Run:
+    for explanation in Explainer(path).stream(x, batch=8, target=labels, on_error="record"):
+        explanation.plot()
+    explain_dataset(path, {"x": x, "y": labels}, "out", carry=["y"], target="y", mode="attnlrp", progress=print)
+    return explain_dataset(path, x, "out", reduce=lambda name, relevance: relevance.sum(1), store_dtype="float16")
+
+
 def refuses(path: str, x: NDArray[np.float32]) -> None:
     explain(path, x, taget=3)  # pyright: ignore[reportCallIssue]
     explain(path, x, chunk="8")  # pyright: ignore[reportArgumentType]
@@ -31,3 +38,5 @@ def refuses(path: str, x: NDArray[np.float32]) -> None:
     call.each(x, [3], target=3)  # pyright: ignore[reportCallIssue]
     explain_each(path, x, [3], positions=3)  # pyright: ignore[reportArgumentType]
     call(x, progress=len)  # pyright: ignore[reportArgumentType]
+    explain_dataset(path, x, "out", chunk="8")  # pyright: ignore[reportArgumentType]
+    explain_dataset(path, x)  # pyright: ignore[reportCallIssue]

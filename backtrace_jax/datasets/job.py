@@ -136,18 +136,13 @@ class Job:
     def _packed(self, part: Part) -> _Packed:
         """What is stored of a part; examples whose relevance is beyond the range of what is stored are left out."""
         arrays = {key: self.reducing.reduced(key, a) for key, a in taken(part.explanation, _kept(self.source)).items()}
+        beyond = self.reducing.beyond(arrays, len(part.places))
+        if beyond.any():
+            arrays = {key: array[~beyond] for key, array in arrays.items()}
         stored = {key: self.reducing.stored(key, array) for key, array in arrays.items()}
-        beyond = np.zeros(len(part.places), bool)
-        for array, error in stored.values():
-            if np.isinf(error):
-                beyond |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if not beyond.any():
-            return _Packed(part.places, {key: a for key, (a, _) in stored.items()}, max(e for _, e in stored.values()))
-        kept = {key: array[~beyond] for key, array in arrays.items()}
-        again = {key: self.reducing.stored(key, array) for key, array in kept.items()}
         failed = dict.fromkeys(part.places[beyond].tolist(), f"its relevance does not fit {self.reducing.dtype}")
-        rounding = max(error for _, error in again.values())
-        return _Packed(part.places[~beyond], {key: array for key, (array, _) in again.items()}, rounding, failed)
+        rounding = max(error for _, error in stored.values())
+        return _Packed(part.places[~beyond], {key: array for key, (array, _) in stored.items()}, rounding, failed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,12 +90,26 @@ class Reducing:
         return found
 
     def stored(self, key: str, array: np.ndarray) -> tuple[np.ndarray, float]:
-        """An array in the type in which it is stored, and the largest rounding error of that; inf beyond its range."""
-        if self.dtype is None or shared_out(key) is None or array.dtype.itemsize <= np.dtype(self.dtype).itemsize:
+        """An array in the type in which it is stored, and the largest rounding error of that."""
+        if not self._narrows(key, array):
             return array, 0.0
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # of the first example, which may be `beyond`, only the shape counts
             found = array.astype(self.dtype)
         return found, float(np.abs(found.astype(array.dtype) - array).max(initial=0.0))
+
+    def beyond(self, arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+        """[examples], whether relevance of an example is beyond the range of what is stored."""
+        found = np.zeros(count, bool)
+        for array in (array for key, array in arrays.items() if self._narrows(key, array)):
+            largest = np.abs(array).reshape(count, -1).max(axis=1, initial=0.0)
+            with np.errstate(over="ignore"):
+                found |= np.isinf(largest.astype(self.dtype))
+        return found
+
+    def _narrows(self, key: str, array: np.ndarray) -> bool:
+        """Whether an array is stored in fewer bits than it was computed in."""
+        wanted = self.dtype is not None and shared_out(key) is not None
+        return wanted and array.dtype.itemsize > np.dtype(self.dtype).itemsize
 
 
 def known(function: Callable[..., Any]) -> str:

@@ -22,8 +22,8 @@ LEVEL = 1
 _NONE = np.uint64(2**64 - 1)  # where, and how long, a chunk is that holds nothing but zeros
 
 
-def encoded(rows: np.ndarray, chunk: int, block: int) -> bytes | None:
-    """The file of a block of an array; None where it holds nothing but zeros, and there is none.
+def encoded(rows: np.ndarray, chunk: int, block: int) -> list[bytes]:
+    """The file of a block of an array, in parts; none where it holds nothing but zeros, and there is no file.
 
     Args:
         rows: The entries, examples first.
@@ -34,9 +34,8 @@ def encoded(rows: np.ndarray, chunk: int, block: int) -> bytes | None:
 
     zstd = Zstd(LEVEL, checksum=False)
     chunks = [zstd.encode(each) if each.view(np.uint8).any() else None for each in _chunks(rows, chunk)]
-    if not any(chunks):
-        return None
-    return chunks[0] if chunk == block else _shard(chunks, block // chunk)
+    found = [each for each in chunks if each is not None]
+    return [*found, *_index(chunks, block // chunk)] if found and chunk < block else found
 
 
 def _chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
@@ -49,8 +48,8 @@ def _chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
         yield found.reshape(-1).view(np.uint8)
 
 
-def _shard(chunks: list[bytes | None], count: int) -> bytes:
-    """Chunks one behind the other, then where each begins and how long it is, and a checksum of that."""
+def _index(chunks: list[bytes | None], count: int) -> list[bytes]:
+    """Where each chunk begins in the file and how long it is, and a checksum of that."""
     import google_crc32c
 
     index, place = np.full((count, 2), _NONE, "<u8"), 0
@@ -59,16 +58,16 @@ def _shard(chunks: list[bytes | None], count: int) -> bytes:
             index[number] = place, len(chunk)
             place += len(chunk)
     listed = index.tobytes()
-    return b"".join([*filter(None, chunks), listed, google_crc32c.value(listed).to_bytes(4, "little")])
+    return [listed, google_crc32c.value(listed).to_bytes(4, "little")]
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: list[bytes]) -> None:
     """Write a file whole or not at all, and wait until it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with open(part, "xb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

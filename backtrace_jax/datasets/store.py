@@ -123,7 +123,7 @@ class Store:
             into[block * size : block * size + len(rows)] = rows
             settle(file)
             settle(file.parent)
-        elif (content := encoded(rows, into.chunks[0], size)) is not None:
+        elif content := encoded(rows, into.chunks[0], size):
             write(file, content)
 
     def _grow(self, count: int, blocks: int) -> None:
