@@ -7,7 +7,8 @@
 Each network and mode has a process of its own, in which the two explainers take turns. Noted are
 
 - temp: the memory that the compiled function takes beside its arguments, by XLA's own analysis (in pieces: the most of
-  what lies between pieces and what the piece takes that runs), and derived: what is made of the weights and kept;
+  what lies between pieces and what the piece takes that runs), derived: what is made of the weights and kept for
+  it, and total: both together;
 - growth: by how much a call raises the process' peak resident memory above what was resident before it;
 - peak: the peak resident memory of a call in a process that has one explainer only, weights and libraries included;
 - medians of wall and processor time, and the median of the quotients of neighbours.
@@ -192,15 +193,18 @@ def measure(path: Path, inputs: Mapping[str, np.ndarray], mode: str, turns: int)
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
     """Low relative to high."""
+    for row in found["rows"]:
+        row["total"] = row["temp"] + row["derived"]
     high, low = found["rows"]
-    both = {key: low[key] / high[key] for key in ("temp", "growth", "peak")}
+    both = {key: low[key] / high[key] for key in ("total", "temp", "growth", "peak")}
     return {key: round(each, 3) for key, each in (both | found["relative"]).items()}
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Results in Markdown."""
     lines = [
-        "| network | mode | MiB, high, low: temp | derived | growth | peak | low relative to high: temp, growth, peak "
+        "| network | mode | MiB, high, low: temp | derived | growth | peak "
+        "| low relative to high: total, temp, growth, peak "
         "| ms, high, low | time relative to high | relevance |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -210,7 +214,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         relative = each["low_relative_to_high"]
         lines.append(
             f"| {each['network']} | {each['mode']} | {' | '.join(sizes)} "
-            f"| {', '.join(format(relative[key], '.2f') for key in ('temp', 'growth', 'peak'))} "
+            f"| {', '.join(format(relative[key], '.2f') for key in ('total', 'temp', 'growth', 'peak'))} "
             f"| {high['wall_ms']:.0f}, {low['wall_ms']:.0f} | {relative['wall']:.2f} "
             f"| {'same bytes' if each['same_bytes'] else format(each['largest_difference'], '.0e')} |"
         )
