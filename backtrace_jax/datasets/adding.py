@@ -5,7 +5,7 @@ Everything is taken in the order of the examples' places, so that it does not ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -37,17 +37,19 @@ class Block:
         first: Number of the block's first example in the dataset.
         classes: How many classes are predicted; None: none are.
         threshold: What a single unit exceeds where it predicts class 1.
+        left_out: Places of examples that are not counted.
     """
 
     parts: Sequence[Part]
     first: int
     classes: int | None
     threshold: float = 0.5
+    left_out: Collection[int] = ()
 
     @cached_property
     def order(self) -> np.ndarray:
         """The examples of all parts, one after the other, by their places."""
-        return np.argsort(self._places, kind="stable")
+        return self._ordered(self._places)
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -60,7 +62,8 @@ class Block:
         """What each explanation has for its examples, in the order of places."""
         arrays = [of(explanation) for _, explanation in self.parts]
         found = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-        return found if (np.diff(self.order) == 1).all() else found.take(self.order, axis=0)
+        whole = len(self.order) == len(found) and (np.diff(self.order) == 1).all()
+        return found if whole else found.take(self.order, axis=0)
 
     def features(self, relevance: Rows, shape: tuple[int, ...], apart: bool) -> tuple[Sums, Tops]:
         """Sums by value of an input, and its top examples: their numbers, and the relevance, [TOP, units]."""
@@ -144,7 +147,12 @@ class Block:
         arrays = [of(explanation) for _, explanation in self.parts]
         sizes = [array[0].size for array in arrays]
         places = np.concatenate([np.repeat(part[0], size) for part, size in zip(self.parts, sizes, strict=True)])
-        return np.concatenate([array.ravel() for array in arrays])[np.argsort(places, kind="stable")]
+        return np.concatenate([array.ravel() for array in arrays])[self._ordered(places)]
+
+    def _ordered(self, places: np.ndarray) -> np.ndarray:
+        """Where what belongs to these places is, by place."""
+        order = np.argsort(places, kind="stable")
+        return order[~np.isin(places[order], [*self.left_out])] if self.left_out else order
 
 
 def _signed(explanation: Explanation) -> np.ndarray:

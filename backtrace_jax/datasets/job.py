@@ -118,11 +118,11 @@ class Job:
 
     def stored(self, found: Explained) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """A block as the arrays of the store, and what is kept of it as a whole."""
-        partials = self.views.partial([(part.places, part.explanation) for part in found.parts], found.first)
         packed = [self._packed(part) for part in found.parts]
         failed = dict(
             sorted({**found.failed, **{place: why for each in packed for place, why in each.failed.items()}}.items())
         )
+        partials = self.views.partial([(part.places, part.explanation) for part in found.parts], found.first, failed)
         if self.reducing.dtype is not None:
             partials[ROUNDING] = np.asarray(max((each.rounding for each in packed), default=0.0))
         arrays = block_arrays(self.layout, found.count, [(each.places, each.arrays) for each in packed])

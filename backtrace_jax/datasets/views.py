@@ -10,7 +10,7 @@ table has at most `MOST_ENTRIES`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -172,22 +172,23 @@ class Views:
             "ledger": ((2, len(COLUMNS)), real),
         }
 
-    def partial(self, parts: Sequence[Part], first: int = 0) -> dict[str, np.ndarray]:
+    def partial(self, parts: Sequence[Part], first: int = 0, left_out: Collection[int] = ()) -> dict[str, np.ndarray]:
         """The sums of one block.
 
         Args:
             parts: Its explanations, each with the places of its examples within the block. Examples that could not be
                 explained are in none.
             first: Number of the block's first example in the dataset.
+            left_out: Places of examples that are not counted.
 
         Raises:
             InputError: A token id lies outside the vocabulary.
         """
         found = self._empty()
-        parts = [part for part in parts if len(part[0])]
+        parts = [part for part in parts if not np.isin(part[0], [*left_out]).all()]
         if not parts:
             return found
-        block = Block(parts, first, self.classes, self.threshold)
+        block = Block(parts, first, self.classes, self.threshold, left_out)
         found["examples"][...] = np.bincount(block.predicted, minlength=self.classes or 1)
         for number, view in enumerate(self.views):
             for name, sums in view.sums(block).items():

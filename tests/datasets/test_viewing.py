@@ -43,6 +43,18 @@ def test_a_summary_is_of_all_that_was_explained(tmp_path):
     assert str(run.summary()) == str(summary)
 
 
+def test_what_does_not_fit_the_store_is_in_no_mean(tmp_path):
+    images = IMAGES.copy()
+    images[4] *= 1e6
+    chosen = {"mode": "lrp-epsilon-plus", "scaler": None, "ledger": "total"}
+    run = explain_dataset(MODEL, images, tmp_path / "store", store_dtype="float16", **chosen)
+    assert [*run.failed] == [4]
+    good = np.delete(np.arange(21), 4)
+    relevance = explain(MODEL, images[good], **chosen).relevance["x"].astype(np.float64)
+    assert run.summary().examples == 20
+    np.testing.assert_allclose(run.summary().features["x"].mean, relevance.mean(axis=0).ravel(), rtol=1e-12)
+
+
 @pytest.mark.parametrize(("ending", "threshold"), [((), 0.0), (("Sigmoid",), 0.5)])
 def test_a_unit_predicts_class_1_above_half_a_probability_or_a_logit_of_0(tmp_path, ending, threshold):
     nodes = [tiny.node("MatMul", ["x", "w"], ["logit"]), *(tiny.node(op, ["logit"], ["y"]) for op in ending)]

@@ -146,12 +146,21 @@ def test_bytes_do_not_depend_on_the_parts(seed, cuts, backwards):
     """However a block was cut up while it was explained, for a bad example or by length."""
     ((places, whole),) = block(seed, lengths=(6,))
     bounds = [0, *sorted(cuts), len(places)]
-    parts = [(places[a:b], taken(whole, slice(a, b))) for a, b in pairwise(bounds) if a < b or not cuts]
+    parts = [(places[a:b], picked(whole, slice(a, b))) for a, b in pairwise(bounds) if a < b or not cuts]
     one, other = views().partial([(places, whole)]), views().partial(parts[::-1] if backwards else parts)
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-def taken(whole: Explanation, some: slice) -> Explanation:
+def test_what_is_left_out_is_as_if_it_were_not_there():
+    parts, gone = block(4), [3, 7]
+    found = views().partial(parts, 24, gone)
+    kept = [(places[some], picked(each, some)) for places, each in parts for some in [~np.isin(places, gone)]]
+    expected = views().partial(kept, 24)
+    assert found["examples"].sum() == expected["examples"].sum() == sum(len(places) for places, _ in kept) < 10
+    assert all(found[name].tobytes() == expected[name].tobytes() for name in found)
+
+
+def picked(whole: Explanation, some: slice | np.ndarray) -> Explanation:
     cut = {
         part: {k: v[some] for k, v in getattr(whole, part).items()}
         for part in ("relevance", "inputs", "outputs", "layers")
