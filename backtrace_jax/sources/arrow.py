@@ -96,7 +96,7 @@ class Table(AtRandom):
     table: Any = None
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`."""
+        """As `AtRandom.read`."""
         return rows_of(self.table.slice(first, last - first), columns)
 
 
@@ -141,7 +141,7 @@ class Files(AtRandom):
     _lock: Any = field(default_factory=threading.Lock)
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`."""
+        """As `AtRandom.read`."""
         import pyarrow as pa
 
         names = [*columns]

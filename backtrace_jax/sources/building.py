@@ -129,14 +129,17 @@ def _maker(known: InputType, found: Matched, reader: Reader, sample: Rows, readi
         return Pictures(known.name, names[0], _sized(Preparation.of(known, reading), names[0], sample))
     if isinstance(first, str):
         raise InputError(f"column {names[0]!r} of {reader.called} holds texts; tokenizer= turns them into token ids")
-    shape, dtype = _typed(names[0], reader, sample)
+    wanted = None if known.dims is None else known.dims[1:]
+    shape, dtype = _typed(names[0], reader, sample, wanted)
     whole = chosen_type(dtype, known.dtype, quantity=shape == () or reader.untyped)
     single = shape == () and known.dims is not None and known.dims[1:] == (1,)
     return Numbers(known.name, names, False, (1,) if single else shape, whole)
 
 
-def _typed(name: str, reader: Reader, sample: Rows) -> tuple[tuple[int, ...], np.dtype]:
-    if (found := numbers_in(sample, name)) is None:
+def _typed(
+    name: str, reader: Reader, sample: Rows, wanted: tuple[int | None, ...] | None = None
+) -> tuple[tuple[int, ...], np.dtype]:
+    if (found := numbers_in(sample, name, wanted)) is None:
         what = shown(next(sampled(sample, name), None))
         raise InputError(f"column {name!r} of {reader.called} holds {what}, no numbers that a model could take")
     return found

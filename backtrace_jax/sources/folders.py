@@ -106,7 +106,7 @@ class PictureFiles(AtRandom):
     labels: np.ndarray | None = None
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`."""
+        """As `AtRandom.read`."""
         every: dict[str, Any] = {"picture": self.paths, "path": self.names, "label": self.labels}
         return Rows(last - first, {name: every[name][first:last] for name in columns})
 

@@ -26,7 +26,7 @@ class Frame(AtRandom):
     values: Any = None
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`."""
+        """As `AtRandom.read`."""
         return Rows(last - first, {name: self.values(self.frame, name, first, last) for name in columns})
 
 

@@ -25,7 +25,7 @@ class Mapped(AtRandom):
     dataset: Any = None
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`."""
+        """As `AtRandom.read`."""
         names = [*columns]
         if not names:
             return Rows(last - first, {})

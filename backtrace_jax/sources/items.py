@@ -102,7 +102,7 @@ class Items(AtRandom):
     _lock: Any = field(default_factory=threading.Lock)
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`; one at a time, since nobody knows whether somebody else's code may run twice."""
+        """As `AtRandom.read`; one at a time, since nobody knows whether somebody else's code may run twice."""
         values: dict[str, list[Any]] = {name: [] for name in columns}
         failed: dict[int, str] = {}
         for place in range(last - first):

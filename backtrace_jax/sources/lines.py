@@ -101,7 +101,7 @@ class LineFiles(AtRandom):
     rows: Any = None
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
-        """As `Reader.read`."""
+        """As `AtRandom.read`."""
         found, at = [], 0
         for lines in self.files:
             size = len(lines) - self.skipped

@@ -184,24 +184,39 @@ def sampled(rows: Rows, name: str) -> Iterator[Any]:
             yield values[place]
 
 
-def numbers_in(rows: Rows, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
-    """Shape and type of a column's entries; None where they are no numbers. The first one that is there tells both."""
+def numbers_in(
+    rows: Rows, name: str, wanted: tuple[int | None, ...] | None = None
+) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Shape and type of a column's entries; None where they are no numbers.
+
+    Args:
+        rows: A few rows.
+        name: The column.
+        wanted: The shape that the model takes: the first entry of such a shape tells, or else the first.
+    """
     values = rows.columns[name]
     if isinstance(values, np.ndarray):
         return (values.shape[1:], values.dtype) if _is_number(values.dtype) else None
-    found: tuple[tuple[int, ...], np.dtype] | None = None
-    for value in sampled(rows, name):
-        try:
-            array = np.asarray(value)
-        except Exception:  # of somebody else's object
-            continue
-        if isinstance(value, str | bytes) or not _is_number(array.dtype):
-            continue
-        if found is None:
-            found = array.shape, array.dtype
-        elif found[0] == array.shape:
-            found = array.shape, np.result_type(found[1], array.dtype)
-    return found
+    arrays = [array for value in sampled(rows, name) if (array := _numbers(value)) is not None]
+    shape = next((array.shape for array in arrays if _takes(wanted, array.shape)), arrays[0].shape if arrays else None)
+    if shape is None:
+        return None
+    return shape, np.result_type(*(array.dtype for array in arrays if array.shape == shape))
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A value as numbers; None where it holds none."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # of somebody else's object
+        return None
+    return None if isinstance(value, str | bytes) or not _is_number(array.dtype) else array
+
+
+def _takes(wanted: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool:
+    if wanted is None:
+        return True
+    return len(wanted) == len(shape) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
 
 
 def _is_number(dtype: np.dtype) -> bool:

@@ -121,6 +121,12 @@ def test_a_bad_example_fails_alone():
     assert np.concatenate([group.inputs["x"] for group in found.groups]).tobytes() == X[good].tobytes()
 
 
+def test_the_first_example_may_be_the_bad_one():
+    found = everything(opened([X[0, :2], *X[1:]]))
+    assert found.failed == {0: "column '0' has shape [2], the first examples have [3]"}
+    assert found.groups[0].inputs["x"].tobytes() == X[1:].tobytes()
+
+
 def test_half_precision_is_what_it_is():
     half = T.to(torch.bfloat16)
     assert inputs([half]) == half.float().numpy().tobytes()
