@@ -206,15 +206,20 @@ def _of_examples(first: Item, items: Iterator[Item], called: str) -> Iterator[Ro
 
 def _of_batches(first: Item, items: Iterator[Item], called: str) -> Iterator[Rows]:
     for number, item in enumerate(_behind(first, items)):
-        lengths = {name: len(value) if _rank(value) else 0 for name, value in item.entries.items()}
+        lengths = {name: len(value) for name, value in item.entries.items() if _rank(value)}
         if len(set(lengths.values())) != 1:
             raise InputError(f"{called}, batch {number}: entries of unequal lengths, {lengths}")
+        count = next(iter(lengths.values()))
         for name, value in item.entries.items():
             _check_alike(first.entries.get(name), value, f"{called}, batch {number}: {name!r}")
-        columns = {
-            name: value if isinstance(value, np.ndarray) else by_row([*value]) for name, value in item.entries.items()
-        }
-        yield Rows(next(iter(lengths.values())), columns)
+        yield Rows(count, {name: _column(value, count) for name, value in item.entries.items()})
+
+
+def _column(value: Any, count: int) -> Any:
+    """An entry of a batch as a column; what has no length is the same for all of its examples."""
+    if not _rank(value):
+        return by_row([value] * count)
+    return value if isinstance(value, np.ndarray) else by_row([*value])
 
 
 def _behind(first: Item, items: Iterator[Item]) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from backtrace_jax.errors import InputError
 
 from .protocol import Typed
 from .rows import Rows
-from .values import Made, Maker
+from .values import Made, Maker, as_numbers
 
 LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
 """Lengths that `few` chooses from; longer texts are cut to the last, unless the tokenizer or the caller says more."""
@@ -136,12 +136,18 @@ class Sequences(Maker):
         values, column = rows.columns[self.by_input[name]], self.by_input[name]
         found: list[Any] = [None] * rows.count
         for place in (n for n in range(rows.count) if n not in rows.failed):
-            array = None if values[place] is None else np.asarray(values[place])
-            if array is None or array.ndim != 1 or (array.dtype.kind not in "iub" and array.size):
-                failed.setdefault(place, f"column {column!r} holds no sequence of whole numbers")
-            else:
-                found[place] = array
+            found[place] = _sequence(values[place], self.types[name])
+            if found[place] is None:
+                failed.setdefault(place, f"column {column!r} holds no sequence of {self.types[name].name}")
         return found
+
+
+def _sequence(value: Any, dtype: np.dtype) -> np.ndarray | None:
+    """A sequence of whole numbers in their type; None where it is none."""
+    if (array := as_numbers(value)) is None or array.ndim != 1 or (array.dtype.kind not in "iub" and array.size):
+        return None
+    converted = array.astype(dtype)
+    return converted if np.array_equal(converted, array) else None
 
 
 def few(found: Sequence[int], longest: int, most: int = MOST) -> tuple[int, ...]:

@@ -197,14 +197,14 @@ def numbers_in(
     values = rows.columns[name]
     if isinstance(values, np.ndarray):
         return (values.shape[1:], values.dtype) if _is_number(values.dtype) else None
-    arrays = [array for value in sampled(rows, name) if (array := _numbers(value)) is not None]
+    arrays = [array for value in sampled(rows, name) if (array := as_numbers(value)) is not None]
     shape = next((array.shape for array in arrays if _takes(wanted, array.shape)), arrays[0].shape if arrays else None)
     if shape is None:
         return None
     return shape, np.result_type(*(array.dtype for array in arrays if array.shape == shape))
 
 
-def _numbers(value: Any) -> np.ndarray | None:
+def as_numbers(value: Any) -> np.ndarray | None:
     """A value as numbers; None where it holds none."""
     try:
         array = np.asarray(value)

@@ -127,6 +127,11 @@ def test_the_first_example_may_be_the_bad_one():
     assert found.groups[0].inputs["x"].tobytes() == X[1:].tobytes()
 
 
+def test_what_has_no_length_is_the_same_for_a_batch():
+    found = everything(opened(({"x": X[n : n + 5], "shard": n} for n in (0, 5)), carry="shard"))
+    assert found.carried["shard"].tolist() == [0] * 5 + [5] * 5
+
+
 def test_half_precision_is_what_it_is():
     half = T.to(torch.bfloat16)
     assert inputs([half]) == half.float().numpy().tobytes()

@@ -178,6 +178,8 @@ def test_sequences_that_were_tokenized_before_are_padded_alike():
     texts = everything(opened(TEXTS, TOKENS[:2], tokenizer=tokenizer(), lengths=(8, 12, 32)))
     assert by_example(found) == by_example(texts)
     assert by_example(found, "attention_mask") == by_example(texts, "attention_mask")
+    odd = frame.assign(input_ids=[*IDS[:5], [1, [2]], None, [1.5]])
+    assert [*everything(opened(odd, TOKENS[:2])).failed] == [5, 6, 7]
     bad = frame.assign(attention_mask=[[1]] * 8)
     assert "unequal lengths" in everything(opened(bad, TOKENS[:2])).failed[1]
 
