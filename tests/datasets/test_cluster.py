@@ -17,6 +17,7 @@ from backtrace_jax import BacktraceError, ExplainBatches, Explainer, InputError,
 from backtrace_jax.datasets import cluster
 from backtrace_jax.datasets.cluster import absolute
 from tests import tiny
+from tests.sources.test_texts import tokenizer
 
 FEATURES = 1000
 ROWS = np.random.default_rng(0).normal(size=(5000, FEATURES)).astype(np.float32)
@@ -148,6 +149,26 @@ def test_batches_name_what_failed(model):
     assert found["relevance.x"][[0, 1, 3]].tobytes() == whole.relevance["x"][[0, 1, 3]].tobytes()
     with pytest.raises(BacktraceError, match="example 2"):
         ExplainBatches(model)({"x": rows})
+
+
+def test_texts_of_a_batch_are_explained_in_their_lengths():
+    """Entries behind shorter ones are zero."""
+    nodes = [
+        tiny.node("Gather", ["table", "input_ids"], ["e"]),
+        tiny.node("ReduceSum", ["e", "one"], ["s"], keepdims=0),
+        tiny.node("Gemm", ["s", "v"], ["y"]),
+    ]
+    table, v = tiny.random(54, 4), tiny.random(4, 2, seed=1)
+    model = tiny.network(
+        nodes, {"input_ids": (TensorProto.INT64, ["n", "length"])}, table=table, v=v, one=np.array([1])
+    )
+    explains = ExplainBatches(model, tokenizer=tokenizer(), lengths="exact", target="label")
+    found = explains({"text": np.array(["w1 w2", "w1 w2 w3 w4"]), "label": np.array([1, 0]), "id": np.arange(2)})
+    assert found["target"].tolist() == [1, 0]
+    shorter, longer = found["relevance.input_ids"]
+    assert len(longer) == len(shorter)
+    assert np.count_nonzero(longer) == len(longer) == np.count_nonzero(shorter) + 2
+    assert not shorter[-2:].any()
 
 
 def test_what_cannot_be_sent_is_refused(model, tmp_path):
