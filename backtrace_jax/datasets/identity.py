@@ -21,6 +21,9 @@ from .probing import Probe
 from .reducing import Reducing, known
 
 _WORKERS = ("threads", "devices")
+COLUMN = "column"
+"""What is asked by a column of the source is noted as {"column": name}."""
+
 _DEVICES = re.compile(r"\s*--xla_force_host_platform_device_count=\d+")
 
 
@@ -34,7 +37,7 @@ def identity_of(probe: Probe, asking: Asking, source: Source, reducing: Reducing
     """
     own = {name: value for name, value in probe.explanation.fingerprint.items() if name not in _WORKERS}
     own["xla_flags"] = _DEVICES.sub("", own["xla_flags"]).strip()
-    own |= dict.fromkeys(asking.of_each)
+    own |= {name: None for name in asking.of_each if name in own}
     found = {
         "fingerprint": own,
         "question": {name: _described(getattr(asking.asked, name)) for name in OF_EACH},
@@ -51,7 +54,9 @@ def _described(value: Any) -> Any:
     """What is asked, as JSON: large arrays by their hashes."""
     if callable(value):
         return known(value)
-    if value is None or isinstance(value, str | int | tuple | np.integer):
+    if isinstance(value, str):
+        return {COLUMN: value}
+    if value is None or isinstance(value, int | tuple | np.integer):
         return value.item() if isinstance(value, np.integer) else value
     return digest(np.asarray(value))
 

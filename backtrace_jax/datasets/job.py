@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from backtrace_jax.errors import NumericsError
 from backtrace_jax.explainer.explainer import Explainer
-from backtrace_jax.explainer.streaming import Asking, Explained, Part, blocks_of, explain_block
+from backtrace_jax.explainer.streaming import RAISE, Asking, Explained, Part, blocks_of, explain_block
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
 
@@ -24,7 +25,7 @@ from .probing import beginning_of, probed
 from .reducing import Reducing
 from .sizes import block_size
 from .store import SUMMARY, Store
-from .taking import taken
+from .taking import key, taken
 from .viewing import described, views_of
 from .views import Views
 
@@ -66,9 +67,9 @@ class Job:
         probe = probed(explainer, source, examples, asking)
         one = taken(probe.explanation, _kept(source))
         reducing = reducing.among(probe.channels, one)
-        one = {key: reducing.stored(key, reducing.reduced(key, array))[0] for key, array in one.items()}
+        one = {k: reducing.stored(k, reducing.reduced(k, array))[0] for k, array in one.items()}
         layout = arrays_of(one, source.schema)
-        layout |= {f"{ASKED}.{name}": Stored((), "int64", ()) for name in asking.listed() if name in _INDICES}
+        layout |= {f"{ASKED}.{name}": Stored((), "int64", ()) for name in asking.listed if name in INDICES}
         about = {
             "count": source.count,
             "block": block_size(sum(stored.size for stored in layout.values()), probe.flops),
@@ -118,7 +119,7 @@ class Job:
 
     def stored(self, found: Explained) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """A block as the arrays of the store, and what is kept of it as a whole."""
-        packed = [self._packed(part) for part in found.parts]
+        packed = [self._packed(part, found.first) for part in found.parts]
         failed = dict(
             sorted({**found.failed, **{place: why for each in packed for place, why in each.failed.items()}}.items())
         )
@@ -126,23 +127,23 @@ class Job:
         if self.reducing.dtype is not None:
             partials[ROUNDING] = np.asarray(max((each.rounding for each in packed), default=0.0))
         arrays = block_arrays(self.layout, found.count, [(each.places, each.arrays) for each in packed])
-        arrays |= {f"{CARRIED}.{name}": array for name, array in found.carried.items()}
+        arrays |= {key(CARRIED, name): array for name, array in found.carried.items()}
         places = found.first + np.arange(found.count)
-        arrays |= {
-            f"{ASKED}.{name}": listed[places] for name, listed in self.asking.listed().items() if name in _INDICES
-        }
+        arrays |= {f"{ASKED}.{name}": listed[places] for name, listed in self.asking.listed.items() if name in INDICES}
         return {**arrays, **journal(found.count, failed)}, partials
 
-    def _packed(self, part: Part) -> _Packed:
+    def _packed(self, part: Part, first: int) -> _Packed:
         """What is stored of a part; examples whose relevance is beyond the range of what is stored are left out."""
-        arrays = {key: self.reducing.reduced(key, a) for key, a in taken(part.explanation, _kept(self.source)).items()}
+        arrays = {k: self.reducing.reduced(k, a) for k, a in taken(part.explanation, _kept(self.source)).items()}
         beyond = self.reducing.beyond(arrays, len(part.places))
         if beyond.any():
-            arrays = {key: array[~beyond] for key, array in arrays.items()}
-        stored = {key: self.reducing.stored(key, array) for key, array in arrays.items()}
+            arrays = {k: array[~beyond] for k, array in arrays.items()}
+        stored = {k: self.reducing.stored(k, array) for k, array in arrays.items()}
         failed = dict.fromkeys(part.places[beyond].tolist(), f"its relevance does not fit {self.reducing.dtype}")
+        if failed and self.on_error == RAISE:
+            raise NumericsError(f"example {first + min(failed)}: {failed[min(failed)]}")
         rounding = max(error for _, error in stored.values())
-        return _Packed(part.places[~beyond], {key: array for key, (array, _) in stored.items()}, rounding, failed)
+        return _Packed(part.places[~beyond], {k: array for k, (array, _) in stored.items()}, rounding, failed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +174,7 @@ def journal(count: int, failed: Mapping[int, str]) -> dict[str, np.ndarray]:
     return {STATUS: status, REASON: reasons}
 
 
-_INDICES = ("against", "position")
+INDICES = ("against", "position")
 
 
 def _kept(source: Source) -> Callable[[str], bool]:
@@ -183,7 +184,8 @@ def _kept(source: Source) -> Callable[[str], bool]:
 
 def _described(explanation: Explanation) -> dict[str, Any]:
     ledger = explanation.ledger
-    return {"output": explanation.output, "nodes": [] if ledger is None else [*ledger.by_node]}
+    inputs = {name: array.dtype.name for name, array in explanation.inputs.items()}
+    return {"inputs": inputs, "output": explanation.output, "nodes": [] if ledger is None else [*ledger.by_node]}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from backtrace_jax.errors import InputError
 from backtrace_jax.sources.protocol import Schema, Typed, typed
 
 from .sizes import chunk_size
-from .taking import input_of, is_of_books
+from .taking import input_of, is_of_books, key
 
 EXAMPLE, BLOCK = "example", "block"
 """Names of first axes."""
@@ -65,11 +65,11 @@ def arrays_of(taken: Mapping[str, np.ndarray], schema: Schema) -> dict[str, Stor
         taken: What is taken of an explanation at the longest shape.
         schema: What is known of the source.
     """
-    found = {key: _taken(key, typed(array), schema) for key, array in taken.items()}
-    found |= {key: Stored.of(kind, key) for key, kind in ((f"{CARRIED}.{n}", k) for n, k in schema.carried.items())}
-    for key, array in taken.items() if schema.lengths else ():
-        if array.ndim > 1 and found[key].axes[-1] != COLUMN:
-            found[f"{LENGTH}.{key}"] = Stored((array.ndim - 1,), "int32", (f"axes.{key}",))
+    found = {each: _taken(each, typed(array), schema) for each, array in taken.items()}
+    found |= {key(CARRIED, name): Stored.of(kind, key(CARRIED, name)) for name, kind in schema.carried.items()}
+    for each, array in taken.items() if schema.lengths else ():
+        if array.ndim > 1 and found[each].axes[-1] != COLUMN:
+            found[f"{LENGTH}.{each}"] = Stored((array.ndim - 1,), "int32", (f"axes.{each}",))
     return found | {STATUS: Stored((), "uint8", ()), REASON: Stored((), TEXT, ())}
 
 
@@ -109,12 +109,27 @@ def block_arrays(
 ) -> dict[str, np.ndarray]:
     """The arrays of a block from what was taken of its parts, zeros where there is nothing."""
     found: dict[str, Any] = {}
-    for key in parts[0][1] if parts else ():
-        found[key] = _joined(layout[key], count, [(places, taken[key]) for places, taken in parts], key)
-        if f"{LENGTH}.{key}" in layout:
-            lengths = [(places, np.asarray([taken[key].shape[1:]] * len(places), np.int32)) for places, taken in parts]
-            found[f"{LENGTH}.{key}"] = _joined(layout[f"{LENGTH}.{key}"], count, lengths, key)
+    for each in parts[0][1] if parts else ():
+        _check_shapes(each, layout, [taken[each].shape[1:] for _, taken in parts])
+        found[each] = _joined(layout[each], count, [(places, taken[each]) for places, taken in parts], each)
+        if f"{LENGTH}.{each}" in layout:
+            lengths = [(places, np.asarray([taken[each].shape[1:]] * len(places), np.int32)) for places, taken in parts]
+            found[f"{LENGTH}.{each}"] = _joined(layout[f"{LENGTH}.{each}"], count, lengths, each)
     return found
+
+
+def _check_shapes(key: str, layout: Mapping[str, Stored], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse shapes that differ where the source has said nothing of lengths.
+
+    Raises:
+        InputError: Naming both.
+    """
+    other = [shape for shape in shapes if shape != layout[key].shape]
+    if other and f"{LENGTH}.{key}" not in layout:
+        raise InputError(
+            f"{key!r} has shape {list(other[0])} here, and {list(layout[key].shape)} in the first example: the source "
+            "changes its shape halfway"
+        )
 
 
 def _joined(stored: Stored, count: int, parts: list[tuple[np.ndarray, np.ndarray]], key: str) -> np.ndarray:

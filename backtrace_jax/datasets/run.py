@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
 
 from .cautioning import cautions_of
-from .job import ASKED, ROUNDING
-from .layout import DONE, FAILED, LENGTH, REASON, STATUS
+from .identity import COLUMN
+from .job import ASKED, INDICES, ROUNDING
+from .layout import CARRIED, DONE, FAILED, LENGTH, REASON, STATUS
 from .store import SUMMARY, Store
 from .summary import Summary
-from .taking import explanation_of, named
+from .taking import explanation_of, key, named
 from .viewing import views_of
 
 if TYPE_CHECKING:
@@ -119,10 +121,17 @@ class Run:
         about = self._store.about
         rows = {key: self._store.rows(key, i, i + 1) for key in self._store.keys if key not in (STATUS, REASON)}
         arrays = {key: _cut(array, rows.get(f"{LENGTH}.{key}")) for key, array in rows.items()}
-        fingerprint = {**about["fingerprint"], **{n: a.tolist() for n, a in named(arrays, ASKED).items()}}
+        fingerprint = {**about["fingerprint"], **self._asked(arrays)}
         inputs = self._inputs(i) | named(arrays, "inputs")
         found = explanation_of(arrays, inputs, about["nodes"], output=about["output"], fingerprint=fingerprint)
         return replace(found, warnings=(*about["cautions"]["notes"], *cautions_of(found, about), *self._rounded()))
+
+    def _asked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+        """What was asked of an example by an entry of its own, as its fingerprint has it."""
+        question = self._store.about["question"]
+        columns = {n: each[COLUMN] for n, each in question.items() if isinstance(each, dict) and n in INDICES}
+        by_column = {name: arrays[key(CARRIED, column)].tolist() for name, column in columns.items()}
+        return by_column | {name: array.tolist() for name, array in named(arrays, ASKED).items()}
 
     def _rounded(self) -> tuple[str, ...]:
         kind, error = self._store.about["stored"]["store_dtype"], self.rounding_error
@@ -142,9 +151,18 @@ class Run:
             )
 
     def _inputs(self, index: int) -> dict[str, np.ndarray]:
+        """Inputs that the source still has, in the types that the model takes.
+
+        Raises:
+            InputError: When they cannot be read any more.
+        """
         if self.source is None or self.source.count is None:
             return {}
-        return dict(self.source.read(index, index + 1).groups[0].inputs)
+        found = self.source.read(index, index + 1)
+        if not found.groups:
+            raise InputError(f"example {index} cannot be read any more: {'; '.join(found.failed.values())}")
+        given, kinds = found.groups[0].inputs, self._store.about["inputs"]
+        return {name: np.ascontiguousarray(given[name], kind) for name, kind in kinds.items()}
 
     def __repr__(self) -> str:
         """How many examples, and where."""

@@ -118,8 +118,9 @@ class Store:
         """Write the entries of a block of an array; what holds nothing but zeros has no file."""
         into = self._arrays[key]
         size = (into.shards or into.chunks)[0]
+        _check_kind(key, rows, into)
         file = self.path / key / "c" / "/".join(map(str, [block, *[0] * (rows.ndim - 1)]))
-        if rows.dtype.kind in "OT":  # texts
+        if rows.dtype.kind in "OTUS":  # texts
             into[block * size : block * size + len(rows)] = rows
             settle(file)
             settle(file.parent)
@@ -137,6 +138,20 @@ class Store:
         """Say how many examples a stream had."""
         self.about = {**self.about, "count": count}
         self.group.attrs[ATTRIBUTE] = self.about
+
+
+def _check_kind(key: str, rows: np.ndarray, into: Any) -> None:
+    """Refuse entries of another type or shape than the array has.
+
+    Raises:
+        InputError: Naming both.
+    """
+    same = rows.dtype == into.dtype or (rows.dtype.kind in "OTUS" and into.dtype.kind in "OT")
+    if not same or rows.shape[1:] != into.shape[1:]:
+        raise InputError(
+            f"{key!r} holds {rows.dtype} {list(rows.shape[1:])} here, and {into.dtype} {list(into.shape[1:])} at the "
+            "front: the source changes halfway"
+        )
 
 
 def create(path: Path, about: Mapping[str, Any], layout: Mapping[str, Stored], partials: Mapping[str, Stored]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
@@ -95,6 +95,7 @@ class Asking:
         """What is asked of each example by an entry of its own."""
         return tuple(name for name in OF_EACH if _is_of_each(getattr(self.asked, name)))
 
+    @cached_property
     def listed(self) -> dict[str, np.ndarray]:
         """What is asked by an array with an entry for every example."""
         given = {name: getattr(self.asked, name) for name in OF_EACH}
@@ -106,7 +107,7 @@ class Asking:
         Raises:
             SettingError: Naming both.
         """
-        for name, array in self.listed().items():
+        for name, array in self.listed.items():
             if count is not None and len(array) != count:
                 raise SettingError(f"{name} has {len(array)} entries, the source has {count} examples")
 
@@ -121,8 +122,8 @@ class Asking:
             value = getattr(self.asked, name)
             if isinstance(value, str):
                 found[name] = carried[value][places]
-            elif _is_listed(value):
-                found[name] = _chosen(name, np.asarray(value), first + places)
+            elif name in self.listed:
+                found[name] = _chosen(name, self.listed[name], first + places)
         return replace(self.asked, progress=None, **found)
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from backtrace_jax import InputError, Run, SettingError, explain, explain_dataset
+from backtrace_jax import InputError, NumericsError, Run, SettingError, explain, explain_dataset
 from backtrace_jax.datasets import job
 from backtrace_jax.engine.fingerprint import differences
 from tests import tiny
@@ -32,7 +32,7 @@ def files(folder):
 
 
 def same(found, expected):
-    assert differences(found.fingerprint, expected.fingerprint).keys() <= {"threads", "xla_flags"}
+    assert differences(found.fingerprint, expected.fingerprint).keys() <= {"threads", "devices", "xla_flags"}
     for part in ("relevance", "inputs", "outputs", "layers"):
         assert [*getattr(found, part)] == [*getattr(expected, part)]
         for name, array in getattr(expected, part).items():
@@ -64,23 +64,26 @@ def test_an_example_of_a_run_is_what_explain_gives(tmp_path, images, settings):
 
 def test_a_run_opens_in_xarray(tmp_path, images):
     labels = np.arange(COUNT)
-    run = explain_dataset(MODEL, {"x": images, "label": labels}, tmp_path / "store", carry=["label"])
+    names = np.array([f"patient {i}" for i in labels])
+    source = {"x": images, "label": labels, "who/else": names}
+    run = explain_dataset(MODEL, source, tmp_path / "store", carry=["label", "who/else"])
     found = Run(tmp_path / "store").open()
     assert found["relevance.x"].dims == ("example", "x.0", "x.1", "x.2")
     assert found["relevance.x"][17].values.tobytes() == run[17].relevance["x"].tobytes()
     assert found["carried.label"].values.tolist() == labels.tolist()
+    assert found["carried.who%2Felse"].values.tolist() == names.tolist()
     assert found["status"].values.tolist() == [1] * COUNT
 
 
 def test_what_is_asked_of_each_example(tmp_path, images):
     targets, columns = np.arange(COUNT) % 5, {"x": images, "label": np.arange(COUNT) % 4}
     by_array = explain_dataset(MODEL, images, tmp_path / "array", target=targets, against=(targets + 1) % 5)
-    by_column = explain_dataset(MODEL, columns, tmp_path / "column", target="label")
+    by_column = explain_dataset(MODEL, columns, tmp_path / "column", target=4, against="label")
     shared = explain_dataset(MODEL, images, tmp_path / "one", target=3)
     for i in (0, 21):
         one = images[i : i + 1]
         same(by_array[i], explain(MODEL, one, target=targets[i], against=(targets[i] + 1) % 5, ledger="total"))
-        same(by_column[i], explain(MODEL, one, target=i % 4, ledger="total"))
+        same(by_column[i], explain(MODEL, one, target=4, against=i % 4, ledger="total"))
         same(shared[i], explain(MODEL, one, target=3, ledger="total"))
 
 
@@ -176,6 +179,14 @@ def test_what_is_only_rounded_comes_back_and_says_so(tmp_path, images):
 def test_relevance_beyond_the_range_of_what_is_stored_is_a_bad_example(tmp_path, images):
     run = explain_dataset(MODEL, images[:4], tmp_path / "store", store_dtype="float16", scaler=1e6)
     assert "does not fit float16" in run.failed[0]
+    with pytest.raises(NumericsError, match="example 0: its relevance does not fit float16"):
+        explain_dataset(MODEL, images, tmp_path / "raised", store_dtype="float16", scaler=1e6, on_error="raise")
+
+
+def test_numbers_of_another_type_come_back_as_the_model_took_them(tmp_path, images):
+    run = explain_dataset(MODEL, images.astype(np.float64), tmp_path / "store")
+    assert run[3].inputs["x"].dtype == np.float32
+    assert run[3].inputs["x"].tobytes() == images[3:4].tobytes()
 
 
 def test_global_views_come_with_it(tmp_path, images):

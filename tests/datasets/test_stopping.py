@@ -208,6 +208,22 @@ def test_an_empty_source(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+class Changing(Batches):
+    """A stream whose labels change their type halfway."""
+
+    schema = Schema({"x": ((2, 5, 5), "float32")}, {"label": ((), "int64")}, identity={"kind": "batches"})
+
+    def stream(self):
+        for number, each in enumerate(super().stream()):
+            labels = np.zeros(each.count, np.int64 if number < 3 else np.float64)
+            yield Examples(each.count, each.groups, {"label": labels})
+
+
+def test_a_source_that_changes_halfway(tmp_path):
+    with pytest.raises(InputError, match=r"'carried.label' holds float64 \[\] here, and int64 \[\] at the front"):
+        explain_dataset(MODEL, Changing(), tmp_path / "store")
+
+
 def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path):
     with pytest.raises(InputError, match="has shape"):
         explain_dataset(MODEL, IMAGES[:, :1], tmp_path / "store")
