@@ -34,7 +34,7 @@ def arrays_in(path: Path) -> Any:
     check_plain_file(path, InputError)
     try:
         found = _mapped(path) if zipfile.is_zipfile(path) else _array(path, 0, path.stat().st_size)
-    except (BacktraceError, OSError) as error:
+    except Exception as error:  # of zipfile and numpy: about anything, where bytes are not as they should be
         advice = "write it with numpy.save or numpy.savez, from arrays of numbers"
         raise InputError(f"'{shown_path(path)}' cannot be read as {path.suffix}: {error}; {advice}") from error
     if isinstance(found, dict) and [*found] == [f"arr_{number}" for number in range(len(found))]:

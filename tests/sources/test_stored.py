@@ -120,6 +120,13 @@ HOSTILE = {
         "would unpack",
     ),
     "two of one name": (lambda d: archive(d, names=("x.npy", "x")), "nothing is unpickled"),
+    "a damaged list": (
+        lambda d: (
+            [packed(d), (d / "rows.npz").write_bytes((d / "rows.npz").read_bytes().replace(b"PK\1\2", b"PK\1\1"))]
+            and d / "rows.npz"
+        ),
+        "cannot be read as .npz",
+    ),
     "no archive": (lambda d: [(d / "x.npz").write_bytes(b"PK\3\4" + b"x" * 99)] and d / "x.npz", "cannot be read"),
     "text": (lambda d: [(d / "x.npy").write_text("1,2,3")] and d / "x.npy", "no array of numbers"),
     "zarr that unpickles": (lambda d: changed_zarr(d, {"filters": [{"id": "pickle"}]}), "not known to be safe|Zarr"),
