@@ -39,9 +39,9 @@ class Arrays:
     carried: Mapping[str, Any]
 
     def read(self, first: int, last: int) -> Examples:
-        """Copies of examples from `first` to before `last`."""
+        """Examples from `first` to before `last`."""
         found = {name: self._part(name, first, last) for name in self.inputs}
-        carried = {name: np.array(array[first:last]) for name, array in self.carried.items()}
+        carried = {name: _read(name, array, slice(first, last)) for name, array in self.carried.items()}
         return Examples(last - first, (Group(np.arange(last - first), found),), carried)
 
     def stream(self) -> Iterator[Examples]:
@@ -55,9 +55,21 @@ class Arrays:
     def _part(self, name: str, first: int, last: int) -> np.ndarray:
         array, axis = self.inputs[name], self.axes[name]
         if axis is None:
-            return np.broadcast_to(array, (last - first, *array.shape))
-        chosen = np.asarray(array[(slice(None),) * axis + (slice(first, last),)])
+            return np.broadcast_to(_read(name, array, ...), (last - first, *array.shape))
+        chosen = _read(name, array, (slice(None),) * axis + (slice(first, last),))
         return np.ascontiguousarray(np.moveaxis(chosen, axis, 0))
+
+
+def _read(name: str, array: Any, part: Any) -> np.ndarray:
+    """A part of an array, which may lie on the disk.
+
+    Raises:
+        InputError: When it cannot be read.
+    """
+    try:
+        return np.asarray(array[part])
+    except Exception as error:  # of Zarr, HDF5: about anything, where a chunk is damaged
+        raise InputError(f"array {name!r} cannot be read: {type(error).__name__}: {error!s:.150}") from error
 
 
 def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Carry, reading: Reading) -> Arrays:

@@ -149,3 +149,13 @@ def test_a_hostile_file_is_refused(tmp_path, monkeypatch, case):
     make, said = HOSTILE[case]
     with pytest.raises(InputError, match=said):
         everything(opened(make(tmp_path)))
+
+
+def test_a_damaged_chunk_is_named(tmp_path):
+    made = zarr.create_array(tmp_path / "x.zarr", shape=X.shape, dtype="f4", chunks=(5, 3))
+    made[:] = X
+    (tmp_path / "x.zarr" / "c" / "1" / "0").write_bytes(b"damaged")
+    source = opened(tmp_path / "x.zarr")
+    assert source.read(0, 5).groups[0].inputs["x"].tobytes() == X[:5].tobytes()
+    with pytest.raises(InputError, match="array 'x' cannot be read"):
+        source.read(5, 10)
