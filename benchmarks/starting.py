@@ -4,10 +4,10 @@
     python -m benchmarks.starting --networks resnet18 --modes default lrp-epsilon-plus --rounds 9
 
 In each round a process starts with an empty cache of compiled functions (first), one with what that has left (second),
-and one with an exported explainer, whose functions were compiled before (loaded): Python is already up, and wall and
-processor time are taken from the first import to the end of the first explanation of one example, or of a light
-network's usual batch. Noted are medians, the largest of each, the ratio to the first process round by round, how much
-is compiled, and whether all gave the same bytes. A round of BERT-base takes some 20 s. Results go to
+and one with an exported explainer, whose functions were compiled before (loaded). Python is already up, its bytecode is
+there, and wall and processor time are taken from the first import to the end of the first explanation of one example,
+or of a light network's usual batch. Noted are medians, the largest of each, the ratio to the first process round by
+round, how much is compiled, and whether all gave the same bytes. A round of BERT-base takes some 20 s. Results go to
 benchmarks/results/starting/, one file for each network and mode.
 """
 
@@ -34,6 +34,7 @@ NETWORKS = ("bert_base", "resnet18", "digits_cnn")
 BATCHES = {"digits_cnn": 32}
 FIRST, SECOND, LOADED = WAYS = ("first", "second", "loaded")
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 WORKER = """
 import sys, time
 wall, processor = time.perf_counter(), time.process_time()
@@ -65,7 +66,11 @@ def run(way: str, network: str, mode: str, cache: Path, explainer: Path) -> dict
     told = [kept.onnx, kept.folder / "inputs.npz", mode, BATCHES.get(network, 1), explainer]
     done = subprocess.run(
         [sys.executable, "-c", WORKER, way, *map(str, told)],
-        env={**os.environ, "BACKTRACE_JAX_CACHE": str(cache)},
+        env={
+            **ENVIRONMENT,
+            "BACKTRACE_JAX_CACHE": str(cache),
+            "PYTHONPYCACHEPREFIX": str(explainer.parent / "bytecode"),
+        },
         check=True,
         capture_output=True,
         text=True,

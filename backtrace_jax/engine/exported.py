@@ -90,10 +90,11 @@ def export_function(function: Callable[..., Any], *types: Any, device: Device, p
     given = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in leaves]
     with exact_types(precision), jax.default_device(device):
         try:
-            written = export.export(jax.jit(flat), platforms=[device.platform])(*given)
-        except (ValueError, NotImplementedError) as error:
+            code = bytes(export.export(jax.jit(flat), platforms=[device.platform])(*given).serialize())
+            _read(code)
+        except (ValueError, NotImplementedError, InputError) as error:
             raise SettingError(f"this cannot be exported: {error!s:.200}") from error
-    return Function(bytes(written.serialize()), trees[-1])
+    return Function(code, trees[-1])
 
 
 def restored(

@@ -205,6 +205,8 @@ def _understood(told: dict[str, Any], reading: Reading) -> tuple[Imported, Setti
     mode = named_mode(name, **reading.value(options))
     settings = Settings(mode=mode, **{name: reading.value(value) for name, value in told["settings"].items()})
     shapes, rows, leaving, counts, form = reading.many(told["stored"])
+    if counts not in (ANY, ONE, SEVERAL, WHOLE):
+        raise InputError(f"{shown(counts)} is no number of examples")
     program = Program(_checked(reading.value(told["graph"]), rows), reading.value(told["weights"]))
     for var in program.graph.params:
         array = program.weights[var.name]

@@ -248,7 +248,7 @@ def test_damaged_files_are_refused(whole, path):
         try:
             loaded = Explainer.load(path)
         except InputError as error:
-            assert "explainer.npz' is not a whole exported explainer" in str(error)  # noqa: PT017
+            assert "explainer.npz'" in str(error)  # noqa: PT017
             assert len(str(error)) < 1000  # noqa: PT017
         else:  # a bit that nobody reads, such as a date in the archive
             assert loaded(X).output == "y"
