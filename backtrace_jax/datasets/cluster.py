@@ -24,7 +24,7 @@ from backtrace_jax.explainer.given import GivenDataset
 from backtrace_jax.explainer.streaming import ON_ERROR, RAISE, RECORD, Asking, explain_block
 from backtrace_jax.question.settings import Settings
 from backtrace_jax.question.words import TOTAL
-from backtrace_jax.sources import Reading
+from backtrace_jax.sources import Reading, Source
 from backtrace_jax.sources.reading import REST
 
 from .identity import refuse_other
@@ -38,15 +38,27 @@ _NUMBER, _COUNT, _ERROR = "block", "examples", "error"
 
 
 def check_sent(model: Any) -> None:
-    """Refuse what cannot be sent to other machines.
+    """Find out that there is no Ray, or that a model cannot be sent to other machines, before anything is done.
 
     Raises:
         SettingError: Saying what to pass instead.
+        MissingDependencyError: Ray Data is not installed.
     """
     import onnx  # not needed to import the package
 
     if not isinstance(model, str | Path | onnx.ModelProto):
         raise SettingError(f"a cluster takes the model's file, found {shown(model)}; export(model, path) writes one")
+    ray_data()
+
+
+def check_read_anywhere(source: Source) -> None:
+    """Refuse a stream, which only one process can read.
+
+    Raises:
+        SettingError: Saying what to pass instead.
+    """
+    if source.count is None:
+        raise SettingError("a stream is read by one process; on a cluster give a source that is read at any place")
 
 
 def absolute(given: Any) -> Any:
@@ -88,12 +100,9 @@ def explain_by_ray(
         How many examples there are.
 
     Raises:
-        SettingError: The source is a stream, which only one process can read.
         BacktraceError: What a worker raises.
     """
-    data, count = ray_data(), job.source.count
-    if count is None:
-        raise SettingError("a stream is read by one process; on a cluster give a source that is read at any place")
+    data, count = ray_data(), job.about["count"]
     blocks = [{_NUMBER: number} for number in range(-(-count // store.block)) if wanted(number)]
     handed_out = data.from_items(blocks, override_num_blocks=len(blocks))
     written = handed_out.map_batches(

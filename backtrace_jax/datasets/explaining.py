@@ -23,7 +23,7 @@ from backtrace_jax.question.settings import ALL, Settings
 from backtrace_jax.question.words import TOTAL
 from backtrace_jax.sources import Carry, Reading, carrying
 
-from .cluster import RAY, absolute, check_sent, explain_by_ray
+from .cluster import RAY, absolute, check_read_anywhere, check_sent, explain_by_ray
 from .identity import refuse_other
 from .job import Job
 from .layout import STATUS
@@ -98,6 +98,8 @@ def explain_dataset(
     job, share = prepare(), share_of(process)
     if cluster is not None and share.count > 1:
         raise SettingError("cluster= has workers of its own: leave process= out, and call it from one process")
+    if cluster is not None:
+        check_read_anywhere(job.source)
     share.check(job.source)
     with written(path, lambda folder: create(folder, job.about, job.layout, job.partials), share.number, share.count):
         store = Store(path, write=True)

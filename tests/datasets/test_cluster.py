@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from onnx import TensorProto
 from backtrace_jax import BacktraceError, ExplainBatches, Explainer, InputError, SettingError, explain, explain_dataset
 from backtrace_jax.datasets import cluster
 from backtrace_jax.datasets.cluster import absolute
+from backtrace_jax.errors import MissingDependencyError
 from tests import tiny
 from tests.sources.test_texts import tokenizer
 
@@ -171,9 +173,16 @@ def test_texts_of_a_batch_are_explained_in_their_lengths():
     assert not shorter[-2:].any()
 
 
-def test_what_cannot_be_sent_is_refused(model, tmp_path):
+def test_what_cannot_be_sent_is_refused(model, tmp_path, monkeypatch):
     with pytest.raises(SettingError, match="takes the model's file"):
         explain_dataset(Explainer(model), ROWS[:3], tmp_path / "store", cluster="ray")
+    monkeypatch.setattr(cluster, "ray_data", InLine)
+    with pytest.raises(SettingError, match="a stream is read by one process"):
+        explain_dataset(model, ({"x": row} for row in ROWS[:3]), tmp_path / "store", cluster="ray")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'backtrace-jax\[ray\]'"):
+        explain_dataset(model, ROWS[:3], tmp_path / "store", cluster="ray")
     with pytest.raises(SettingError, match="cluster"):
         explain_dataset(model, ROWS[:3], tmp_path / "store", cluster="dask")
     assert not (tmp_path / "store").exists()
