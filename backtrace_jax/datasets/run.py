@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,14 @@ class Run:
         inputs = self._inputs(i) | named(arrays, "inputs")
         found = explanation_of(arrays, inputs, about["nodes"], output=about["output"], fingerprint=fingerprint)
         return replace(found, warnings=(*about["cautions"]["notes"], *cautions_of(found, about), *self._rounded()))
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """One explanation after the other, as `run[0]`, `run[1]`, ... are; none is left out without a word.
+
+        Raises:
+            BacktraceError: At the first that there is not.
+        """
+        return (self[i] for i in range(len(self)))
 
     def _asked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
         """What was asked of an example by an entry of its own, as its fingerprint has it."""

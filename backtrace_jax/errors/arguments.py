@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
@@ -149,7 +150,12 @@ def as_path(setting: str, path: Any) -> Path:
         found, name = Path(), b"\0"
     if b"\0" in name:
         raise SettingError(f"{setting} must be the path of a file, found {shown(path)}")
+    if isinstance(path, str) and _ADDRESS.match(path):
+        raise SettingError(f"{setting} must be a path on this machine, found the address {shown(path)}")
     return found
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # s3://..., file://..., which Path would take for folders
 
 
 def check_plain_file(path: Path, error: type[BacktraceError]) -> None:

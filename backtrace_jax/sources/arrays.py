@@ -12,6 +12,7 @@ import numpy as np
 from backtrace_jax.batch.layout import Axes
 from backtrace_jax.errors import InputError
 from backtrace_jax.errors.arguments import more_than_numbers
+from backtrace_jax.errors.texts import shown
 from backtrace_jax.ir.imported import InputType
 
 from .matching import Columns, check_types, matched
@@ -41,7 +42,7 @@ class Arrays:
     def read(self, first: int, last: int) -> Examples:
         """Examples from `first` to before `last`."""
         found = {name: self._part(name, first, last) for name in self.inputs}
-        carried = {name: _read(name, array, slice(first, last)) for name, array in self.carried.items()}
+        carried = {name: _native(_read(name, array, slice(first, last))) for name, array in self.carried.items()}
         return Examples(last - first, (Group(np.arange(last - first), found),), carried)
 
     def stream(self) -> Iterator[Examples]:
@@ -92,12 +93,12 @@ def arrays_of(given: Any, declared: Sequence[InputType], axes: Axes, carry: Carr
     columns = Columns("the source", tuple(arrays), placed=placed, strict=True)
     found = matched(columns, declared, {each.name: None for each in declared}, carry, reading)
     inputs = {name: arrays[place] for name, (place, *_) in found.inputs.items()}
-    carried = {name: arrays[place] for name, place in found.carried.items()}
+    carried = {name: _carried(place, arrays[place]) for name, place in found.carried.items()}
     axes = {name: _axis(name, array, axes.get(name, 0)) for name, array in inputs.items()}
     count = _count(inputs, axes, carried)
     kinds = {name: (_one(array.shape, axes[name]), array.dtype.name) for name, array in inputs.items()}
     check_types(kinds, declared, axes)
-    schema = Schema(kinds, {name: typed(np.asarray(array[:1])) for name, array in carried.items()}, identity=_IDENTITY)
+    schema = Schema(kinds, {name: typed(_native(array[:1])) for name, array in carried.items()}, identity=_IDENTITY)
     return Arrays(schema, count if reading.limit is None else min(count, reading.limit), inputs, axes, carried)
 
 
@@ -135,6 +136,35 @@ def _array(name: str, value: Any) -> Any:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{name!r} is no array: {error!s:.150}") from error
+
+
+def _native(values: Any) -> np.ndarray:
+    """An array in this machine's order of bytes."""
+    array = np.asarray(values)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _carried(name: str, array: Any) -> Any:
+    """An array as it is carried: texts are texts, however they are held.
+
+    Raises:
+        InputError: When it holds objects that are no texts, or has no entry for every example.
+    """
+    if not array.shape:
+        raise InputError(f"carry: {name!r} is a single value; it needs an entry for each example")
+    if array.dtype.kind == "S":
+        try:
+            return np.char.decode(array[:], "utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"carry: {name!r} holds bytes that are no text in UTF-8; decode them first") from None
+    if array.dtype.kind == "O":
+        values = np.asarray(array[:]).reshape(-1).tolist()
+        if others := [value for value in values if not isinstance(value, str)]:
+            raise InputError(f"carry: {name!r} holds {shown(others[0])}; numbers, truths and texts are carried")
+        return np.asarray(array[:], np.dtypes.StringDType())
+    if array.dtype.kind == "V":
+        raise InputError(f"carry: {name!r} holds {array.dtype}; numbers, truths and texts are carried")
+    return array
 
 
 def _axis(name: str, array: Any, axis: int | None) -> int | None:

@@ -69,7 +69,8 @@ class Schema:
 def typed(array: np.ndarray, *, batched: bool = True) -> Typed:
     """Shape of one of the examples, and the name of their type."""
     kind = array.dtype
-    return array.shape[batched:], kind.str if kind.kind in "SUmM" else kind.name
+    name = "str" if kind.kind == "T" else kind.str if kind.kind in "SUmM" else kind.name
+    return array.shape[batched:], name
 
 
 @runtime_checkable

@@ -62,6 +62,21 @@ def test_an_example_of_a_run_is_what_explain_gives(tmp_path, images, settings):
             assert found.channels[name].ledger.signed.tobytes() == channel.ledger.signed.tobytes()
 
 
+def test_a_run_is_gone_through_in_order(tmp_path, images):
+    run = explain_dataset(MODEL, images[:5], tmp_path / "store")
+    assert [each.inputs["x"].tobytes() for each in run] == [image.tobytes() for image in images[:5]]
+    run = explain_dataset(MODEL, np.where(np.arange(5).reshape(5, 1, 1, 1) == 3, np.nan, images[:5]), tmp_path / "bad")
+    with pytest.raises(InputError, match="example 3 could not be explained"):
+        list(run)
+
+
+def test_an_address_is_no_folder(tmp_path, images, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match="out must be a path on this machine"):
+        explain_dataset(MODEL, images, "s3://bucket/store")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_run_opens_in_xarray(tmp_path, images):
     labels = np.arange(COUNT)
     names = np.array([f"patient {i}" for i in labels])

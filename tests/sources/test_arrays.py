@@ -41,6 +41,27 @@ def test_columns_are_carried():
     assert source.read(8, 10).carried["label"].tolist() == [8, 9]
 
 
+@pytest.mark.parametrize("kind", ["U3", "S3", object, np.dtypes.StringDType()])
+def test_texts_are_carried_however_they_are_held(kind):
+    source = source_of({"x": X, "name": np.array(["a", "bcd"] * 5, kind)}, DECLARED, axes={}, carry="name")
+    assert source.read(1, 3).carried["name"].tolist() == ["bcd", "a"]
+    assert source.read(1, 3).carried["name"].dtype.kind in "UT"
+
+
+def test_what_is_carried_has_the_machines_order_of_bytes():
+    source = source_of({"x": X, "label": np.arange(10, dtype=">i4")}, DECLARED, axes={}, carry="label")
+    found = source.read(8, 10).carried["label"]
+    assert found.dtype == np.dtype(source.schema.carried["label"][1])
+    assert found.tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("values", [["a", None] * 5, [b"\xff"] * 10, [3, "a"] * 5])
+def test_what_is_no_text_is_not_carried(values):
+    given = np.array(values, None if isinstance(values[0], bytes) else object)
+    with pytest.raises(InputError, match="carry: 'name' holds"):
+        source_of({"x": X, "name": given}, DECLARED, axes={}, carry="name")
+
+
 def test_a_memory_mapped_array_is_read_in_slices(tmp_path):
     np.save(tmp_path / "x.npy", X)
     source = source_of(np.load(tmp_path / "x.npy", mmap_mode="r"), DECLARED, axes={"x": 0})
