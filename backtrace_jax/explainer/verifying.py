@@ -27,7 +27,7 @@ from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.explanation.structure import parts
 from backtrace_jax.question.feeds import Inputs
-from backtrace_jax.question.settings import Settings
+from backtrace_jax.question.settings import ALL, Settings
 from backtrace_jax.runtime import cache
 from backtrace_jax.runtime.machine import xla_flags
 
@@ -140,13 +140,12 @@ class _Verifying:
         count = 1 if here > 1 else _MANY_DEVICES
         flags = re.sub(rf"{_DEVICE_COUNT}=\S*", "", xla_flags())
         name = f"on {count} host device{'s' if count > 1 else ''}, not {here}"
-        return self.in_process(
-            name, {cache.VARIABLE: cache.OFF[-1], "XLA_FLAGS": f"{flags} {_DEVICE_COUNT}={count}".strip()}
-        )
+        environment = {"XLA_FLAGS": f"{flags} {_DEVICE_COUNT}={count}".strip()}
+        return self.in_process(name, environment, devices=ALL)
 
-    def in_process(self, name: str, environment: Mapping[str, str]) -> Check:
-        """Explain all examples in a process of its own."""
-        job = (self.model.absolute(), self.feeds, self.settings, self.asking.asked)
+    def in_process(self, name: str, environment: Mapping[str, str], **changed: Any) -> Check:
+        """Explain all examples in a process of its own, with some settings changed."""
+        job = (self.model.absolute(), self.feeds, {**self.settings, **changed}, self.asking.asked)
         with tempfile.TemporaryDirectory(prefix="backtrace-jax-verify-") as folder:
             try:
                 Path(folder, _JOB).write_bytes(pickle.dumps(job))

@@ -17,7 +17,9 @@ NAMES = ["each example alone", "in batches of 2, 3 and 7", "at other positions"]
 @pytest.fixture
 def verify(tmp_path, capsys, monkeypatch):
     """The command on three digits, without other processes: (exit code, lines on stdout, stderr)."""
-    monkeypatch.setattr(verifying._Verifying, "in_process", lambda self, name, environment: Check(name, skipped="here"))
+    monkeypatch.setattr(
+        verifying._Verifying, "in_process", lambda self, name, *more, **changed: Check(name, skipped="here")
+    )
     np.save(tmp_path / "digits.npy", DIGITS.inputs[:3])
 
     def call(*options) -> tuple[int, list[str], str]:

@@ -40,7 +40,9 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(verifying._Verifying, "in_process", lambda self, name, environment: Check(name, skipped="here"))
+    monkeypatch.setattr(
+        verifying._Verifying, "in_process", lambda self, name, *more, **changed: Check(name, skipped="here")
+    )
 
 
 @pytest.mark.optimised  # as other processes compile it
