@@ -119,8 +119,8 @@ def probed(explainer: Explainer, source: Source, examples: Examples, asking: Ask
     """
     found: BacktraceError | None = None
     for place, inputs in islice(_each(examples, source.schema), TRIED):
-        asked = asking.of(0, np.asarray([place]), examples.carried)
         try:
+            asked = asking.of(0, np.asarray([place]), examples.carried)
             explanation = explainer.explain_first(inputs, asked)
             ready = explainer.understood_first(inputs, asked)
             return Probe(explanation, ready.flops, ready.channels, ready.convolutional, ready.probability)

@@ -138,7 +138,7 @@ class Run:
         """What was asked of an example by an entry of its own, as its fingerprint has it."""
         question = self._store.about["question"]
         columns = {n: each[COLUMN] for n, each in question.items() if isinstance(each, dict) and n in INDICES}
-        by_column = {name: arrays[key(CARRIED, column)].tolist() for name, column in columns.items()}
+        by_column = {name: arrays[key(CARRIED, column)].astype(int).tolist() for name, column in columns.items()}
         return by_column | {name: array.tolist() for name, array in named(arrays, ASKED).items()}
 
     def _rounded(self) -> tuple[str, ...]:

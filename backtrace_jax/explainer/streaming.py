@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from backtrace_jax.errors import BacktraceError, InputError, NumericsError, SettingError, UnfitExampleError
+from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Examples, Group, Source
 from backtrace_jax.sources.joining import in_blocks
@@ -121,10 +122,27 @@ class Asking:
         for name in OF_EACH:
             value = getattr(self.asked, name)
             if isinstance(value, str):
-                found[name] = carried[value][places]
+                given = carried[value][places]
+                found[name] = given if name == "start" else _by_column(name, value, given)
             elif name in self.listed:
                 found[name] = _chosen(name, self.listed[name], first + places)
         return replace(self.asked, progress=None, **found)
+
+
+def _by_column(name: str, column: str, values: np.ndarray) -> np.ndarray:
+    """Whole numbers of a column; where cells are missing a table has them as floats.
+
+    Raises:
+        SettingError: When the column holds texts.
+        InputError: When a number is not whole.
+    """
+    if values.dtype.kind not in "biuf":
+        raise SettingError(
+            f"{name}: column {column!r} holds {shown(values.tolist()[0])}; it takes a column of whole numbers"
+        )
+    if values.dtype.kind == "f" and (wrong := values[~(np.isfinite(values) & (values == np.round(values)))]).size:
+        raise InputError(f"{name}: column {column!r} holds {shown(wrong.tolist()[0])}, which is no whole number")
+    return values.astype(np.int64)
 
 
 def _is_of_each(value: Any) -> bool:

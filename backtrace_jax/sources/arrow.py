@@ -146,17 +146,16 @@ class Files(AtRandom):
 
         names = [*columns]
         with self._lock:
-            at, batches = self._state.pop("at", None), self._state.pop("batches", None)
+            at, batches, rest = self._state.pop("reached", (None, None, None))
             if at != (first, names):
-                batches = self._batches(first, names)
+                batches, rest = self._batches(first, names), None
             found, missing = [], last - first
             while missing:
-                batch = next(batches)
+                batch = next(batches) if rest is None else rest
                 found.append(batch.slice(0, missing))
-                if batch.num_rows > missing:
-                    batches = _behind(batch.slice(missing), batches)
+                rest = batch.slice(missing) if batch.num_rows > missing else None
                 missing -= found[-1].num_rows
-            self._state.update({"at": (last, names), "batches": batches})
+            self._state["reached"] = (last, names), batches, rest
         return rows_of(pa.Table.from_batches(found), columns)
 
     def _batches(self, first: int, names: Sequence[str]) -> Iterator[Any]:
@@ -169,11 +168,6 @@ class Files(AtRandom):
                 if batch.num_rows > skipped:
                     yield batch.slice(skipped)
                 skipped = max(skipped - batch.num_rows, 0)
-
-
-def _behind(batch: Any, batches: Iterator[Any]) -> Iterator[Any]:
-    yield batch
-    yield from batches
 
 
 def _decoded(part: Part, names: Sequence[str]) -> Iterator[Any]:

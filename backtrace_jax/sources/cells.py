@@ -90,6 +90,8 @@ def is_number(cell: str) -> bool:
         number = float(cell)
     except ValueError:
         return False
+    if "_" in cell:  # Python's own way to group digits
+        return False
     return abs(number) < _LONG or not cell.strip().lstrip("+-").isdigit()
 
 

@@ -62,6 +62,17 @@ def test_an_example_of_a_run_is_what_explain_gives(tmp_path, images, settings):
             assert found.channels[name].ledger.signed.tobytes() == channel.ledger.signed.tobytes()
 
 
+def test_a_column_with_missing_cells_is_asked_by(tmp_path, images):
+    given = {"x": images[:5], "label": np.float64([np.nan, 3, 1, 0.5, 0])}
+    run = explain_dataset(MODEL, given, tmp_path / "store", target="label")
+    assert run.open()["target"].values.tolist() == [0, 3, 1, 0, 0]
+    assert run.failed == {
+        i: f"target: column 'label' holds {value}, which is no whole number" for i, value in ((0, "nan"), (3, "0.5"))
+    }
+    with pytest.raises(SettingError, match="column 'label' holds 'a'"):
+        explain_dataset(MODEL, {**given, "label": np.array(["a"] * 5)}, tmp_path / "other", target="label")
+
+
 def test_a_run_is_gone_through_in_order(tmp_path, images):
     run = explain_dataset(MODEL, images[:5], tmp_path / "store")
     assert [each.inputs["x"].tobytes() for each in run] == [image.tobytes() for image in images[:5]]

@@ -115,6 +115,15 @@ def test_files_are_read_anywhere(tmp_path, monkeypatch, kind):
         assert found.carried["label"].tolist() == LABELS[first:last].tolist()
 
 
+def test_a_file_is_read_on_row_by_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrow, "BATCH", 1500)
+    wide = np.arange(9000, dtype=np.float32).reshape(3000, 3)
+    pd.DataFrame(wide, columns=["a", "b", "c"]).to_parquet(tmp_path / "rows.parquet")
+    source = opened(tmp_path / "rows.parquet")
+    found = [source.read(i, i + 1).groups[0].inputs["x"] for i in range(3000)]  # deeper than Python calls go
+    assert np.concatenate(found).tolist() == wide.tolist()
+
+
 def test_columns_are_inputs_by_their_names():
     declared = [InputType("rate", (None, 1), FLOAT), InputType("age", (None,), FLOAT), InputType("n", (None,), LONG)]
     source = opened(FRAME.rename(columns={"label": "n"}), declared, ignore="rest")
@@ -152,14 +161,15 @@ def test_columns_of_lists_are_arrays(as_table):
 
 def test_one_bad_row_of_cells_fails_alone(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_bytes(b'a,b,c\n1,2,3\n\n4,x,6\n7,8\n"9",10,\n\xff,1,2\n12,13,14\n')
+    path.write_bytes(b'a,b,c\n1,2,3\n\n4,x,6\n7,8\n"9",10,\n\xff,1,2\n12,13,14\n1_0,2,3\n')
     source = opened(path)
-    found = source.read(0, 6)
-    assert source.count == 6
+    found = source.read(0, 7)
+    assert source.count == 7
     assert {place: reason.split("rows.csv', ")[-1][:26] for place, reason in found.failed.items()} == {
         1: "row 3, column 2: 'x' is no",
         2: "row 4: 2 cells where the f",
         4: found.failed[4].split("rows.csv', ")[-1][:26],
+        6: "row 8, column 1: '1_0' is ",
     }
     assert "UTF-8" in found.failed[4]
     np.testing.assert_array_equal(found.groups[0].inputs["x"], [[1, 2, 3], [9, 10, np.nan], [12, 13, 14]])
