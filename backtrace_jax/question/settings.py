@@ -89,8 +89,9 @@ class Settings:
         if self.ledger is not None:
             choice("ledger", self.ledger, LEDGERS)
         choice("memory", self.memory, MEMORIES)
-        if self.devices != ALL and not (is_whole(self.devices) and int(self.devices) > 0):
-            raise SettingError(f"devices must be a whole number from 1 on, or 'all', found {shown(self.devices)}")
+        given = self.devices
+        if not (isinstance(given, str) and given == ALL) and not (is_whole(given) and int(given) > 0):
+            raise SettingError(f"devices must be a whole number from 1 on, or 'all', found {shown(given)}")
         if not isinstance(self.prepare, bool):
             raise SettingError(f"prepare must be True or False, found {shown(self.prepare)}")
         if self.output is not None and (not isinstance(self.output, str | int) or isinstance(self.output, bool)):
