@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backtrace_jax.errors import InputError, MissingDependencyError, SettingError
+from backtrace_jax.errors import BacktraceError, InputError, MissingDependencyError, SettingError
 from backtrace_jax.errors.arguments import as_path, is_whole, shown_path
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
@@ -18,7 +19,7 @@ from .cautioning import cautions_of
 from .identity import COLUMN
 from .job import ASKED, INDICES, ROUNDING
 from .layout import CARRIED, DONE, FAILED, LENGTH, REASON, STATUS
-from .store import SUMMARY, Store
+from .store import SUMMARY, Store, damaged
 from .summary import Summary
 from .taking import explanation_of, key, named
 from .viewing import views_of
@@ -97,15 +98,17 @@ class Run:
         except ImportError as error:
             advice = 'pip install "backtrace-jax[datasets]"'
             raise MissingDependencyError(f"run.open() needs xarray, which is not installed: {advice}") from error
-        return xarray.open_zarr(str(self.path), chunks=None, consolidated=False, drop_variables=SUMMARY)
+        with self._read():
+            return xarray.open_zarr(str(self.path), chunks=None, consolidated=False, drop_variables=SUMMARY)
 
     def summary(self) -> Summary:
         """Means of relevance by feature, channel, token, layer and predicted class, top examples, ledger totals.
 
         They were added up as the examples were explained, from relevance as it was, whatever of it is stored.
         """
-        views = views_of(self._store.about)
-        return views.merged({name: self._store.summed(name) for name in views.shapes()})
+        with self._read():
+            views = views_of(self._store.about)
+            return views.merged({name: self._store.summed(name) for name in views.shapes()})
 
     def __getitem__(self, index: int) -> Explanation:
         """One explanation, of the bytes that `explain` gives of this example.
@@ -118,11 +121,17 @@ class Run:
             raise SettingError(f"run[{shown(index)}]: examples are numbered from 0 to {len(self) - 1}")
         i = int(index) % len(self)
         self._check_status(i)
+        inputs = self._inputs(i)
+        with self._read():
+            return self._explanation(i, inputs)
+
+    def _explanation(self, i: int, inputs: Mapping[str, np.ndarray]) -> Explanation:
         about = self._store.about
         rows = {key: self._store.rows(key, i, i + 1) for key in self._store.keys if key not in (STATUS, REASON)}
         arrays = {key: _cut(array, rows.get(f"{LENGTH}.{key}")) for key, array in rows.items()}
         fingerprint = {**about["fingerprint"], **self._asked(arrays)}
-        inputs = self._inputs(i) | named(arrays, "inputs")
+        given = {name: np.ascontiguousarray(inputs[name], kind) for name, kind in about["inputs"].items() if inputs}
+        inputs = given | named(arrays, "inputs")
         found = explanation_of(arrays, inputs, about["nodes"], output=about["output"], fingerprint=fingerprint)
         return replace(found, warnings=(*about["cautions"]["notes"], *cautions_of(found, about), *self._rounded()))
 
@@ -142,7 +151,7 @@ class Run:
         return by_column | {name: array.tolist() for name, array in named(arrays, ASKED).items()}
 
     def _rounded(self) -> tuple[str, ...]:
-        kind, error = self._store.about["stored"]["store_dtype"], self.rounding_error
+        kind, error = self._store.about["stored"].get("store_dtype"), self.rounding_error
         return (f"relevance was rounded to {kind} when it was stored, by {error:.2g} at most",) if error else ()
 
     def _check_status(self, index: int) -> None:
@@ -153,13 +162,13 @@ class Run:
             raise SettingError(
                 f"example {index} is still to be explained; the call that made the store goes on with it"
             )
-        if self._store.about["stored"]["reduce"] is not None:
+        if self._store.about["stored"].get("reduce") is not None:
             raise SettingError(
                 f"run[{index}] would need relevance as it was, and the store has it reduced: run.open() gives that"
             )
 
     def _inputs(self, index: int) -> dict[str, np.ndarray]:
-        """Inputs that the source still has, in the types that the model takes.
+        """Inputs that the source still has.
 
         Raises:
             InputError: When they cannot be read any more.
@@ -169,8 +178,21 @@ class Run:
         found = self.source.read(index, index + 1)
         if not found.groups:
             raise InputError(f"example {index} cannot be read any more: {'; '.join(found.failed.values())}")
-        given, kinds = found.groups[0].inputs, self._store.about["inputs"]
-        return {name: np.ascontiguousarray(given[name], kind) for name, kind in kinds.items()}
+        return dict(found.groups[0].inputs)
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """Inside, what is wrong with the store is said of it.
+
+        Raises:
+            InputError: Instead of whatever a library makes of damaged files.
+        """
+        try:
+            yield
+        except BacktraceError:
+            raise
+        except Exception as error:  # of zarr, of what was edited: about anything
+            raise damaged(self.path, error) from error
 
     def __repr__(self) -> str:
         """How many examples, and where."""

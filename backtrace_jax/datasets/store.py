@@ -65,6 +65,13 @@ class Store:
             ) from error
         if self.about.get("version") != VERSION:
             raise InputError(f"'{shown_path(path)}' has version {self.about.get('version')!r}, this reads {VERSION}")
+        if wrong := [name for name, kind in _TOLD.items() if not isinstance(self.about.get(name, ...), kind)]:
+            raise damaged(path, f"its attribute {wrong[0]!r} is {self.about.get(wrong[0])!r:.60}")
+        if STATUS not in self._arrays:
+            raise damaged(path, f"it has no array {STATUS!r}")
+        links = [each for each in (path.glob("**/*") if write else ()) if each.is_symlink()]
+        if links:
+            raise InputError(f"'{shown_path(path)}' holds a link, {links[0].name}, through which nothing is written")
 
     @property
     def block(self) -> int:
@@ -79,6 +86,12 @@ class Store:
     @cached_property
     def _arrays(self) -> dict[str, Any]:
         """The arrays by key."""
+        try:
+            return self._listed()
+        except Exception as error:  # of zarr: about anything, where a description is damaged
+            raise damaged(self.path, error) from error
+
+    def _listed(self) -> dict[str, Any]:
         names = sorted(path.parent.relative_to(self.path) for path in self.path.glob("*/zarr.json"))
         names += sorted(path.parent.relative_to(self.path) for path in self.path.glob(f"{SUMMARY}/*/zarr.json"))
         return {str(name): self.group[str(name)] for name in names if str(name) != SUMMARY}
@@ -97,7 +110,10 @@ class Store:
 
     def rows(self, key: str, first: int, last: int) -> np.ndarray:
         """Entries of an array."""
-        return np.asarray(self._arrays[key][first:last])
+        try:
+            return np.asarray(self._arrays[key][first:last])
+        except Exception as error:  # of zarr: about anything, where bytes are not as they should be
+            raise damaged(self.path, error) from error
 
     def summed(self, name: str) -> Any:
         """What was kept of each block as a whole, [blocks, ...], read when it is asked for."""
@@ -152,6 +168,21 @@ def _check_kind(key: str, rows: np.ndarray, into: Any) -> None:
             f"{key!r} holds {rows.dtype} {list(rows.shape[1:])} here, and {into.dtype} {list(into.shape[1:])} at the "
             "front: the source changes halfway"
         )
+
+
+_TOLD = {
+    "block": int,
+    "count": int | None,
+    "nodes": list,
+    **dict.fromkeys(("fingerprint", "question", "source", "stored", "views", "cautions", "inputs"), dict),
+}
+"""What the attributes say."""
+
+
+def damaged(path: Path, error: object) -> InputError:
+    """What is said of a store that cannot be read."""
+    kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
+    return InputError(f"the store '{shown_path(path)}' is damaged: {kind}{error!s:.120}")
 
 
 def create(path: Path, about: Mapping[str, Any], layout: Mapping[str, Stored], partials: Mapping[str, Stored]) -> None:

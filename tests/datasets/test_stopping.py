@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,3 +232,62 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path):
     with pytest.raises(SettingError, match="target has 3 entries, the source has 40 examples"):
         explain_dataset(MODEL, IMAGES, tmp_path / "store", target=[1, 2, 3])
     assert not [*tmp_path.iterdir()]
+
+
+def _cut(store):
+    file = store / "relevance.x" / "c" / "1" / "0" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def _without(name):
+    return lambda store: shutil.rmtree(store / name)
+
+
+def _described(name, text):
+    return lambda store: (store / name / "zarr.json").write_text(text)
+
+
+def _told(**attributes):
+    def edit(store):
+        about = json.loads((store / "zarr.json").read_text())
+        about["attributes"]["backtrace_jax"] |= attributes
+        (store / "zarr.json").write_text(json.dumps(about))
+
+    return edit
+
+
+def read(store):
+    run = Run(store)
+    return run[20], run.summary()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _cut,
+        _without("status"),
+        _without("summary"),
+        _described("status", "{"),
+        _described("relevance.x", "[]"),
+        _told(count="40"),
+        _told(nodes=3),
+        _told(views={"relevance": 1}),
+        _told(cautions={}),
+        _told(source=None),
+    ],
+)
+def test_a_damaged_store_is_said_to_be(tmp_path, whole, edit):
+    explain_dataset(MODEL, IMAGES, tmp_path / "store")
+    edit(tmp_path / "store")
+    with pytest.raises(InputError, match="is damaged: "):
+        read(tmp_path / "store")
+
+
+def test_nothing_is_written_through_a_link(tmp_path, whole):
+    explain_dataset(MODEL, IMAGES, tmp_path / "store")
+    shutil.move(tmp_path / "store" / "status" / "c", tmp_path / "outside")
+    (tmp_path / "store" / "status" / "c").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside" / "1").unlink()
+    with pytest.raises(InputError, match="holds a link, c, through which nothing is written"):
+        explain_dataset(MODEL, IMAGES, tmp_path / "store")
+    assert sorted(each.name for each in (tmp_path / "outside").iterdir()) == ["0", "2"]
