@@ -21,6 +21,7 @@ from .job import ASKED, INDICES, ROUNDING
 from .layout import CARRIED, DONE, FAILED, LENGTH, REASON, STATUS
 from .store import SUMMARY, Store, damaged
 from .summary import Summary
+from .tables import write_parquet
 from .taking import explanation_of, key, named
 from .viewing import views_of
 
@@ -100,6 +101,22 @@ class Run:
             raise MissingDependencyError(f"run.open() needs xarray, which is not installed: {advice}") from error
         with self._read():
             return xarray.open_zarr(str(self.path), chunks=None, consolidated=False, drop_variables=SUMMARY)
+
+    def to_parquet(self, path: Any) -> None:
+        """Write a table for pandas, polars or a database: a row for each example, a column for each number of it.
+
+        Columns are called like the variables of `open`, followed by the feature's name or the place of each number:
+        `relevance.x.income`, `outputs.y.0`, `ledger.signed.bias`.
+
+        Args:
+            path: The Parquet file.
+
+        Raises:
+            SettingError: When there would be more columns than a table takes (`datasets.tables.MOST`), or the file
+                cannot be written.
+            MissingDependencyError: When pyarrow is not installed.
+        """
+        write_parquet(self._store, as_path("path", path))
 
     def summary(self) -> Summary:
         """Means of relevance by feature, channel, token, layer and predicted class, top examples, ledger totals.

@@ -115,6 +115,10 @@ class Store:
         except Exception as error:  # of zarr: about anything, where bytes are not as they should be
             raise damaged(self.path, error) from error
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of the entry of one example."""
+        return self._arrays[key].shape[1:]
+
     def summed(self, name: str) -> Any:
         """What was kept of each block as a whole, [blocks, ...], read when it is asked for."""
         return self._arrays[f"{SUMMARY}/{name}"]
