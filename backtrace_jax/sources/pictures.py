@@ -99,7 +99,10 @@ class Preparation:
         Raises:
             InputError: When it is of another size, and is not to be resized.
         """
-        values = _pixels(self._sized(image), self.channels)
+        sized = self._sized(_plain(image, "L" if self.channels == 1 else "RGB"))
+        values = np.asarray(sized, np.float32) / (65535 if _is_deep(sized) else 255)
+        if values.ndim == 2:
+            values = np.repeat(values[..., None], self.channels, axis=-1)
         if (self.mean, self.std) != ((0.0,), (1.0,)):
             values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return values if self.last else np.moveaxis(values, -1, 0)
@@ -165,18 +168,27 @@ def is_picture(value: Any) -> bool:
     return isinstance(value, bytes) or type(value).__module__.partition(".")[0] == "PIL"
 
 
-def _pixels(image: Image, channels: int) -> np.ndarray:
-    """Values 0..1, [height, width, channels]; 16-bit grey keeps its precision, transparency is laid on white."""
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image, np.float32)[..., None] / 65535
-        return np.repeat(grey, channels, axis=-1)
+def _is_deep(image: Image) -> bool:
+    """Whether a picture is grey, of 16 bits."""
+    return image.mode.startswith("I;16")
+
+
+def _plain(image: Image, mode: str) -> Image:
+    """A picture in grey or colours, which can be resized; 16-bit grey stays, transparency is laid on white.
+
+    Raises:
+        InputError: When its numbers have no known scale.
+    """
+    if _is_deep(image):
+        return image
+    if image.mode in ("I", "F"):
+        raise InputError(f"holds 32-bit numbers (mode {image.mode}), whose scale it does not say; pass arrays instead")
     if image.has_transparency_data:
         from PIL import Image
 
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
-    values = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32) / 255
-    return values.reshape(image.height, image.width, channels)
+    return image.convert(mode)
 
 
 @dataclass(frozen=True)

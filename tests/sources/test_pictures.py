@@ -120,3 +120,20 @@ def test_a_folder_of_nothing_but_damage_is_named_at_once(folder):
         path.write_bytes(b"no picture")
     with pytest.raises(InputError, match="none of the first pictures can be read"):
         opened(folder, OPEN)
+
+
+def test_a_palette_is_resized_as_its_colours_are(tmp_path):
+    colours = np.random.default_rng(1).integers(0, 256, (256, 3), np.uint8)
+    indexed = Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 8), np.uint8), "L").copy()
+    indexed.putpalette(colours.tobytes())
+    expected = np.asarray(indexed.convert("RGB").resize((5, 6), Image.Resampling.BILINEAR), np.float32) / 255
+    indexed.save(tmp_path / "p.png")
+    found = everything(opened([tmp_path / "p.png"], PICTURE, resize=True)).groups[0].inputs["x"]
+    np.testing.assert_array_equal(found[0], np.moveaxis(expected, -1, 0))
+
+
+@pytest.mark.parametrize("values", [np.float32, np.int32])
+def test_numbers_without_a_scale_are_no_picture(tmp_path, values):
+    for name, pixels in (("a", PIXELS[0]), ("b", np.ones((6, 5), values))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+    assert "32-bit numbers" in everything(opened(tmp_path, PICTURE)).failed[1]
