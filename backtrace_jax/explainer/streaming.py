@@ -7,12 +7,10 @@ explained, and what is left has the bytes it would have had.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
-from queue import SimpleQueue
-from threading import Event, Semaphore, Thread
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +18,7 @@ import numpy as np
 from backtrace_jax.errors import BacktraceError, InputError, NumericsError, SettingError, UnfitExampleError
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
+from backtrace_jax.runtime.ahead import read_ahead
 from backtrace_jax.sources import Examples, Group, Source
 from backtrace_jax.sources.joining import in_blocks
 
@@ -28,9 +27,6 @@ from .asking import Asked
 RECORD, RAISE = "record", "raise"
 ON_ERROR = (RECORD, RAISE)
 """What becomes of an example that cannot be explained."""
-
-AHEAD = 2
-"""Blocks that are read while one is explained."""
 
 OF_EXAMPLES = (InputError, NumericsError, UnfitExampleError)
 """Errors that single examples are to blame for."""
@@ -158,40 +154,6 @@ def _chosen(name: str, array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     if indices[-1] >= len(array):
         raise SettingError(f"{name} has {len(array)} entries, and the source more examples")
     return array[indices]
-
-
-def read_ahead(reads: Iterable[Callable[[], Examples | None]], ahead: int = AHEAD) -> Iterator[Examples]:
-    """What is read by one thread while what was read before is worked on; ends where None is read.
-
-    Nobody waits for the thread: a stream may never give its next example.
-
-    Args:
-        reads: Each reads one block; they are called one after the other.
-        ahead: Blocks that are read before they are asked for.
-    """
-    found, room, left = SimpleQueue[tuple[Examples | None, BaseException | None]](), Semaphore(ahead), Event()
-
-    def work() -> None:
-        try:
-            for read in reads:
-                room.acquire()
-                if left.is_set():
-                    return
-                found.put((read(), None))
-            found.put((None, None))
-        except BaseException as error:  # raised again where it is waited for
-            found.put((None, error))
-
-    Thread(target=work, name="reading", daemon=True).start()
-    try:
-        while (each := found.get())[0] is not None:
-            yield each[0]
-            room.release()
-        if each[1] is not None:
-            raise each[1]
-    finally:
-        left.set()
-        room.release()
 
 
 def explain_block(call: Call, asking: Asking, first: int, examples: Examples, on_error: str) -> Explained:
