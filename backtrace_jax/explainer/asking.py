@@ -13,7 +13,7 @@ from backtrace_jax.engine.compiled import Compiled, Planned
 from backtrace_jax.engine.form import Form, Shapes
 from backtrace_jax.engine.many import Asking
 from backtrace_jax.engine.outline import Outline
-from backtrace_jax.errors import BacktraceError, SettingError
+from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.errors.arguments import takes
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.question.constants import named_conditions, read_conditions
@@ -182,3 +182,19 @@ def _check_thresholding(seen: Outline, task: Task) -> None:
             f"output {seen.output.name!r} holds probabilities; thresholding must be from 0 to below 1, found "
             f"{thresholding!r}"
         )
+
+
+def by_column(name: str, column: str, values: np.ndarray) -> np.ndarray:
+    """Whole numbers of a column; where cells are missing a table has them as floats.
+
+    Raises:
+        SettingError: When the column holds texts.
+        InputError: When a number is not whole.
+    """
+    if values.dtype.kind not in "biuf":
+        raise SettingError(
+            f"{name}: column {column!r} holds {shown(values.tolist()[0])}; it takes a column of whole numbers"
+        )
+    if values.dtype.kind == "f" and (wrong := values[~(np.isfinite(values) & (values == np.round(values)))]).size:
+        raise InputError(f"{name}: column {column!r} holds {shown(wrong.tolist()[0])}, which is no whole number")
+    return values.astype(np.int64)

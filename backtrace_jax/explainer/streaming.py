@@ -16,13 +16,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from backtrace_jax.errors import BacktraceError, InputError, NumericsError, SettingError, UnfitExampleError
+from backtrace_jax.errors.arguments import is_whole
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.runtime.ahead import read_ahead
 from backtrace_jax.sources import Examples, Group, Source
 from backtrace_jax.sources.joining import in_blocks
 
-from .asking import Asked
+from .asking import Asked, by_column
 
 RECORD, RAISE = "record", "raise"
 ON_ERROR = (RECORD, RAISE)
@@ -119,26 +120,10 @@ class Asking:
             value = getattr(self.asked, name)
             if isinstance(value, str):
                 given = carried[value][places]
-                found[name] = given if name == "start" else _by_column(name, value, given)
+                found[name] = given if name == "start" else by_column(name, value, given)
             elif name in self.listed:
                 found[name] = _chosen(name, self.listed[name], first + places)
         return replace(self.asked, progress=None, **found)
-
-
-def _by_column(name: str, column: str, values: np.ndarray) -> np.ndarray:
-    """Whole numbers of a column; where cells are missing a table has them as floats.
-
-    Raises:
-        SettingError: When the column holds texts.
-        InputError: When a number is not whole.
-    """
-    if values.dtype.kind not in "biuf":
-        raise SettingError(
-            f"{name}: column {column!r} holds {shown(values.tolist()[0])}; it takes a column of whole numbers"
-        )
-    if values.dtype.kind == "f" and (wrong := values[~(np.isfinite(values) & (values == np.round(values)))]).size:
-        raise InputError(f"{name}: column {column!r} holds {shown(wrong.tolist()[0])}, which is no whole number")
-    return values.astype(np.int64)
 
 
 def _is_of_each(value: Any) -> bool:
@@ -238,8 +223,17 @@ def blocks_of(
 
 
 def streamed(call: Call, source: Source, asking: Asking, batch: int | None, on_error: str) -> Iterator[Explanation]:
-    """Explanations of consecutive examples."""
-    size = batch or _examples_of(source)
+    """Explanations of consecutive examples.
+
+    Raises:
+        SettingError: When `batch` is no number of examples.
+    """
+    if batch is not None and not (is_whole(batch) and batch > 0):
+        raise SettingError(f"batch is a number of examples from 1, found {shown(batch)}")
+    return _streamed(call, source, asking, batch or _examples_of(source), on_error)
+
+
+def _streamed(call: Call, source: Source, asking: Asking, size: int, on_error: str) -> Iterator[Explanation]:
     for number, examples in blocks_of(source, size):
         for part in explain_block(call, asking, number * size, examples, on_error).parts:
             yield part.explanation
