@@ -106,7 +106,7 @@ def explain_dataset(
         refuse_other(path, store.about, job.about)
         explain = share.of(job.explain) if cluster is None else partial(explain_by_ray, prepare, job)
         _explain(explain, store, job.about["count"], progress)
-    return Run(path, job.source)
+    return Run(path, None if job.source.count is None else job.source)
 
 
 def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str, chosen: Mapping[str, Any]) -> Job:

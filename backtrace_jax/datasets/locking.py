@@ -117,6 +117,9 @@ def file_errors(path: Path, more: str = "") -> Iterator[None]:
 
 @contextmanager
 def _laid_out(path: Path, lay_out: Callable[[Path], None]) -> Iterator[int]:
+    path = Path(os.path.realpath(path))
+    if path == Path(os.path.realpath(os.curdir)):
+        raise SettingError(f"'{shown_path(path)}' is the folder that this process works in; name one inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}{UNFINISHED}")
     beside.mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from backtrace_jax.errors import BacktraceError, InputError, MissingDependencyEr
 from backtrace_jax.errors.arguments import shown_path
 from backtrace_jax.runtime.unpacking import check_unpacked
 
-from .rows import AtRandom, Rows
+from .rows import AtRandom, Reached, Rows
 
 PARQUET = (".parquet", ".pq")
 IPC = (".arrow", ".feather", ".ipc")
@@ -137,16 +136,15 @@ class Files(AtRandom):
     """
 
     parts: tuple[Part, ...] = ()
-    _state: dict[str, Any] = field(default_factory=dict)
-    _lock: Any = field(default_factory=threading.Lock)
+    _reached: Reached = field(default_factory=Reached)
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
         """As `AtRandom.read`."""
         import pyarrow as pa
 
         names = [*columns]
-        with self._lock:
-            at, batches, rest = self._state.pop("reached", (None, None, None))
+        with self._reached.lock:
+            at, batches, rest = self._reached.state.pop("at", (None, None, None))
             if at != (first, names):
                 batches, rest = self._batches(first, names), None
             found, missing = [], last - first
@@ -155,7 +153,7 @@ class Files(AtRandom):
                 found.append(batch.slice(0, missing))
                 rest = batch.slice(missing) if batch.num_rows > missing else None
                 missing -= found[-1].num_rows
-            self._state["reached"] = (last, names), batches, rest
+            self._reached.state["at"] = (last, names), batches, rest
         return rows_of(pa.Table.from_batches(found), columns)
 
     def _batches(self, first: int, names: Sequence[str]) -> Iterator[Any]:

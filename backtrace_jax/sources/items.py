@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from backtrace_jax.errors import BacktraceError, InputError
 from backtrace_jax.ir.imported import InputType
 
-from .rows import AtRandom, Reader, Rows, Stream, by_row, in_batches
+from .rows import AtRandom, Reached, Reader, Rows, Stream, by_row, in_batches
 
 GATHERED = 64
 """Examples of a stream that are handed on together, where it gives them one by one."""
@@ -99,7 +98,7 @@ class Items(AtRandom):
     """
 
     items: Any = None
-    _lock: Any = field(default_factory=threading.Lock)
+    _reached: Reached = field(default_factory=Reached)
 
     def read(self, first: int, last: int, columns: Collection[str]) -> Rows:
         """As `AtRandom.read`; one at a time, since nobody knows whether somebody else's code may run twice."""
@@ -107,7 +106,7 @@ class Items(AtRandom):
         failed: dict[int, str] = {}
         for place in range(last - first):
             try:
-                with self._lock:
+                with self._reached.lock:
                     entries = _entries(self.items[first + place], columns)
             except Exception as error:  # of somebody else's code: an example that cannot be read
                 failed[place], entries = f"{type(error).__name__}: {error!s:.200}", {}

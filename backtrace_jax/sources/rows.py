@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +12,17 @@ from typing import Any
 import numpy as np
 
 from backtrace_jax.errors import InputError
+
+
+class Reached:
+    """A lock, and what a reader has reached under it; a copy, pickled or not, begins anew."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self.lock, self.state = threading.Lock(), {}
+
+    def __reduce__(self) -> tuple[type[Reached], tuple[()]]:
+        return Reached, ()
 
 
 @dataclass(frozen=True, eq=False)

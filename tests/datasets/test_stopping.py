@@ -291,3 +291,15 @@ def test_nothing_is_written_through_a_link(tmp_path, whole):
     with pytest.raises(InputError, match="holds a link, c, through which nothing is written"):
         explain_dataset(MODEL, IMAGES, tmp_path / "store")
     assert sorted(each.name for each in (tmp_path / "outside").iterdir()) == ["0", "2"]
+
+
+def test_a_link_to_an_empty_folder_stays_one(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to("disk")
+    explain_dataset(MODEL, IMAGES, tmp_path / "store")
+    assert Run(tmp_path / "disk").finished
+    assert (tmp_path / "store").is_symlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SettingError, match="here' is the folder that this process works in; name one inside it"):
+        explain_dataset(MODEL, IMAGES, ".")

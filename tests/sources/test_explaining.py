@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,6 +68,7 @@ KINDS = {
     "frame": lambda folder: frame(),
     "parquet": parquet,
     "loader": lambda folder: DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS)), batch_size=3),
+    "dataset": lambda folder: TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS)),
     "generator": lambda folder: ((X[n : n + 6], LABELS[n : n + 6]) for n in range(0, COUNT, 6)),
 }
 
@@ -77,6 +80,7 @@ def test_relevance_is_that_of_the_array(tmp_path, rows, kind):
     found = run.open()
     assert found["relevance.x"].values.tobytes() == expected.relevance["x"].tobytes()
     assert found["carried.label"].values.tolist() == LABELS.tolist()
+    assert pickle.loads(pickle.dumps(run))[7].relevance["x"].tobytes() == expected.relevance["x"][7:8].tobytes()
     streamed = [*rows.stream(KINDS[kind](tmp_path), carry=("label",), target="label", batch=7)]
     assert b"".join(each.relevance["x"].tobytes() for each in streamed) == expected.relevance["x"].tobytes()
 
