@@ -19,11 +19,11 @@ from .locking import UNFINISHED
 LEVEL = 1
 """Of compression: relevance hardly gets smaller by more of it."""
 
-_NONE = np.uint64(2**64 - 1)  # where, and how long, a chunk is that holds nothing but zeros
+_NONE = np.uint64(2**64 - 1)  # where, and how long, a chunk behind the last example is
 
 
 def encoded(rows: np.ndarray, chunk: int, block: int) -> list[bytes]:
-    """The file of a block of an array, in parts; none where it holds nothing but zeros, and there is no file.
+    """The file of a block of an array, in parts; zeros are written as well, so that a lost file is not taken for them.
 
     Args:
         rows: The entries, examples first.
@@ -33,9 +33,8 @@ def encoded(rows: np.ndarray, chunk: int, block: int) -> list[bytes]:
     from numcodecs.zstd import Zstd
 
     zstd = Zstd(LEVEL, checksum=False)
-    chunks = [zstd.encode(each) if each.view(np.uint8).any() else None for each in _chunks(rows, chunk)]
-    found = [each for each in chunks if each is not None]
-    return [*found, *_index(chunks, block // chunk)] if found and chunk < block else found
+    chunks = [zstd.encode(each) for each in _chunks(rows, chunk)]
+    return [*chunks, *_index(chunks, block // chunk)] if chunk < block else chunks
 
 
 def _chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
@@ -48,15 +47,14 @@ def _chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
         yield found.reshape(-1).view(np.uint8)
 
 
-def _index(chunks: list[bytes | None], count: int) -> list[bytes]:
+def _index(chunks: list[bytes], count: int) -> list[bytes]:
     """Where each chunk begins in the file and how long it is, and a checksum of that."""
     import google_crc32c
 
     index, place = np.full((count, 2), _NONE, "<u8"), 0
     for number, chunk in enumerate(chunks):
-        if chunk is not None:
-            index[number] = place, len(chunk)
-            place += len(chunk)
+        index[number] = place, len(chunk)
+        place += len(chunk)
     listed = index.tobytes()
     return [listed, google_crc32c.value(listed).to_bytes(4, "little")]
 

@@ -14,7 +14,7 @@ import numpy as np
 from backtrace_jax.errors import InputError, MissingDependencyError
 from backtrace_jax.errors.arguments import shown_path
 
-from .layout import BLOCK, EXAMPLE, STATUS, TEXT, Stored, chunks_of
+from .layout import BLOCK, DONE, EXAMPLE, STATUS, TEXT, Stored, chunks_of
 from .shards import LEVEL, encoded, settle, write
 
 ATTRIBUTE = "backtrace_jax"
@@ -109,19 +109,46 @@ class Store:
         )
 
     def rows(self, key: str, first: int, last: int) -> np.ndarray:
-        """Entries of an array."""
+        """Entries of an array.
+
+        Raises:
+            InputError: When they cannot be read, or the file of examples that were explained is missing.
+        """
         try:
-            return np.asarray(self._arrays[key][first:last])
+            found = np.asarray(self._arrays[key][first:last])
         except Exception as error:  # of zarr: about anything, where bytes are not as they should be
             raise damaged(self.path, error) from error
+        for block in range(first // self.block, -(-last // self.block)):
+            if key != STATUS and self._is_lost(key, block) and self._is_explained(block):
+                raise damaged(self.path, f"the file of block {block} of {key!r} is missing")
+        return found
+
+    def _is_lost(self, key: str, block: int) -> bool:
+        """Whether the numbers of a block have no file; what is no number may have none."""
+        return self._arrays[key].dtype.kind not in "OT" and not self._file(key, block).is_file()
+
+    def _is_explained(self, block: int) -> bool:
+        """Whether an example of a block was explained; where all have failed, nothing is written of them."""
+        first = block * self.block
+        return bool((self.rows(STATUS, first, min(first + self.block, len(self))) == DONE).any())
+
+    def _file(self, key: str, block: int) -> Path:
+        return self.path / key / "c" / "/".join(map(str, [block, *[0] * (self._arrays[key].ndim - 1)]))
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of the entry of one example."""
         return self._arrays[key].shape[1:]
 
     def summed(self, name: str) -> Any:
-        """What was kept of each block as a whole, [blocks, ...], read when it is asked for."""
-        return self._arrays[f"{SUMMARY}/{name}"]
+        """What was kept of each block as a whole, [blocks, ...], read when it is asked for.
+
+        Raises:
+            InputError: When the file of a block is missing.
+        """
+        key = f"{SUMMARY}/{name}"
+        if lost := [block for block in sorted(self.finished()) if self._is_lost(key, block)]:
+            raise damaged(self.path, f"the file of block {lost[0]} of {key!r} is missing")
+        return self._arrays[key]
 
     def write(self, block: int, arrays: Mapping[str, np.ndarray], partials: Mapping[str, np.ndarray]) -> None:
         """Write a block: its status when all else is on the disk."""
@@ -135,17 +162,17 @@ class Store:
         self._put(STATUS, block, arrays[STATUS])
 
     def _put(self, key: str, block: int, rows: np.ndarray) -> None:
-        """Write the entries of a block of an array; what holds nothing but zeros has no file."""
+        """Write the entries of a block of an array; texts that are all empty have no file."""
         into = self._arrays[key]
         size = (into.shards or into.chunks)[0]
         _check_kind(key, rows, into)
-        file = self.path / key / "c" / "/".join(map(str, [block, *[0] * (rows.ndim - 1)]))
+        file = self._file(key, block)
         if rows.dtype.kind in "OTUS":  # texts
             into[block * size : block * size + len(rows)] = rows
             settle(file)
             settle(file.parent)
-        elif content := encoded(rows, into.chunks[0], size):
-            write(file, content)
+        else:
+            write(file, encoded(rows, into.chunks[0], size))
 
     def _grow(self, count: int, blocks: int) -> None:
         """Room for so many examples and blocks, in a stream."""
@@ -213,5 +240,6 @@ def _array(group: Any, key: str, count: int, stored: Stored, chunks: tuple[int, 
         chunks=tuple(max(1, size) for size in chunks),
         shards=(block, *chunks[1:]) if chunks[0] < block else None,
         compressors=ZstdCodec(level=LEVEL),
+        fill_value=np.nan if stored.dtype.startswith("float") else None,  # what a missing file reads as elsewhere
         dimension_names=(axis, *stored.axes),
     )
