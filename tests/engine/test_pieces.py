@@ -9,7 +9,7 @@ from jax.extend.core import jaxpr_as_fun
 from backtrace_jax import Explainer
 from backtrace_jax.engine import compile, pieces
 from backtrace_jax.engine.forms import Forms
-from backtrace_jax.engine.forward import compile_forward, forward
+from backtrace_jax.engine.forward import compile_batched_forward, compile_forward, forward
 from backtrace_jax.engine.keeping import MANY, keep_wide
 from backtrace_jax.engine.plan import plan_walk
 from backtrace_jax.question.answers import read_answer
@@ -111,11 +111,17 @@ def test_functions_are_traced_once(whole, short, monkeypatch):
     """However they are compiled."""
     monkeypatch.setattr(pieces, "WHOLE", whole)
     traced = []
-    monkeypatch.setattr(compile, "forward", lambda *some, **more: traced.append(None) or forward(*some, **more))
+
+    def counted(*some, **more):
+        traced.append(None)
+        return forward(*some, **more)
+
+    for module in ("compile", "forward"):
+        monkeypatch.setattr(f"backtrace_jax.engine.{module}.forward", counted)
     model, X = weights_and_inputs(30, 8)
-    compile.compile_forward(model.graph, dict(model.weights), {"x": X[0]})
+    compile_forward(model.graph, dict(model.weights), {"x": X[0]})
     assert len(traced) == 1
-    compile.compile_batched_forward(model.graph, dict(model.weights), {"x": X})
+    compile_batched_forward(model.graph, dict(model.weights), {"x": X})
     assert len(traced) == 2
     explaining(model, X)
     assert len(traced) == 3
