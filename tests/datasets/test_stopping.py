@@ -176,6 +176,15 @@ def test_somebody_else_writes(tmp_path, whole):
     assert files(tmp_path / "store") == whole
 
 
+@pytest.fixture
+def _heard():
+    """Ctrl-C as Python hears it; shells have what runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heard")
 def test_ctrl_c_says_how_to_go_on(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt, match=r"of 40 examples are stored in .*; the same call goes on from there"):
         explain_dataset(MODEL, IMAGES, tmp_path / "store", progress=lambda *_: signal.raise_signal(signal.SIGINT))
