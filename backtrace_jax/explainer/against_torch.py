@@ -49,7 +49,7 @@ def check_comparable(model: Path, settings: Settings) -> None:
             "a comparison with PyTorch takes models whose inputs have the batch first, without batch_axis"
         )
     try:
-        import onnx2torch  # noqa: F401
+        import onnx2torch  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         advice = "pip install 'backtrace-jax[verify]'"
         raise MissingDependencyError(f"a comparison with PyTorch needs onnx2torch ({error}): {advice}") from error
@@ -112,7 +112,7 @@ class _Torch:
 
     @cached_property
     def module(self) -> Any:
-        from onnx2torch import convert
+        from onnx2torch import convert  # pyright: ignore[reportMissingImports]
 
         module = convert(str(self.model)).eval()
         return module.double() if self.start.dtype == np.float64 else module
