@@ -15,8 +15,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from backtrace_jax.errors import BacktraceError, MissingDependencyError, SettingError
+from backtrace_jax.errors import BacktraceError, SettingError
 from backtrace_jax.errors.arguments import choice, fields_of, with_fields
+from backtrace_jax.errors.libraries import library
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.explainer.asking import Asked
 from backtrace_jax.explainer.explainer import OPTIONS, Explainer
@@ -72,12 +73,7 @@ def ray_data() -> Any:
     Raises:
         MissingDependencyError: When it is not installed.
     """
-    try:
-        import ray.data
-    except ImportError as error:
-        advice = "pip install 'backtrace-jax[ray]'"
-        raise MissingDependencyError(f"cluster='ray' needs Ray Data, which is not installed: {advice}") from error
-    return ray.data
+    return library("ray.data", "cluster='ray' needs Ray Data", "pip install 'backtrace-jax[ray]'")
 
 
 def explain_by_ray(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backtrace_jax.errors import BacktraceError, InputError, MissingDependencyError, SettingError
+from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.errors.arguments import as_path, is_whole, shown_path
+from backtrace_jax.errors.libraries import DATASETS, library
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.explanation.explanation import Explanation
 from backtrace_jax.sources import Source
@@ -94,11 +95,7 @@ class Run:
         Raises:
             MissingDependencyError: When xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError as error:
-            advice = 'pip install "backtrace-jax[datasets]"'
-            raise MissingDependencyError(f"run.open() needs xarray, which is not installed: {advice}") from error
+        xarray = library("xarray", "run.open() needs xarray", DATASETS)
         with self._read():
             return xarray.open_zarr(str(self.path), chunks=None, consolidated=False, drop_variables=SUMMARY)
 

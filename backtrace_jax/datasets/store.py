@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import InputError, MissingDependencyError
+from backtrace_jax.errors import InputError
 from backtrace_jax.errors.arguments import shown_path
+from backtrace_jax.errors.libraries import DATASETS, library
 
 from .layout import BLOCK, DONE, EXAMPLE, STATUS, TEXT, Stored, chunks_of
 from .shards import LEVEL, encoded, settle, write
@@ -31,12 +32,7 @@ def zarr_module() -> Any:
     Raises:
         MissingDependencyError: When it is not installed.
     """
-    try:
-        import zarr
-    except ImportError as error:
-        advice = 'pip install "backtrace-jax[datasets]"'
-        raise MissingDependencyError(f"a store needs zarr, which is not installed: {advice}") from error
-    return zarr
+    return library("zarr", "a store needs zarr", DATASETS)
 
 
 class Store:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backtrace_jax.errors import MissingDependencyError
+from backtrace_jax.errors.libraries import DATASETS, library
 from backtrace_jax.errors.texts import printable, shown
 from backtrace_jax.explanation.describe import number, position
 from backtrace_jax.explanation.ledger import COLUMNS, Named
@@ -136,11 +136,7 @@ class Summary:
         Raises:
             MissingDependencyError: When xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError as error:
-            advice = 'pip install "backtrace-jax[datasets]"'
-            raise MissingDependencyError(f"open() needs xarray, which is not installed: {advice}") from error
+        xarray = library("xarray", "open() needs xarray", DATASETS)
         found = {name: array for table in self.tables for name, array in table.variables().items()}
         if self.by_class is not None:
             found["by_class"] = ("class",), self.by_class

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import MissingDependencyError, SettingError
+from backtrace_jax.errors import SettingError
+from backtrace_jax.errors.libraries import library
 from backtrace_jax.explanation.ledger import COLUMNS
 from backtrace_jax.runtime.files import replacing
 
@@ -30,12 +31,8 @@ def write_parquet(store: Store, path: Path) -> None:
         SettingError: When it would have too many columns, or the file cannot be written.
         MissingDependencyError: When pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        advice = "pip install pyarrow"
-        raise MissingDependencyError(f"a Parquet file needs pyarrow, which is not installed: {advice}") from error
+    need, install = "a Parquet file needs pyarrow", "pip install pyarrow"
+    pyarrow, parquet = library("pyarrow", need, install), library("pyarrow.parquet", need, install)
     names = {key: _columns(store, key) for key in store.keys}
     count = sum(map(len, names.values()))
     if count > MOST:
@@ -49,7 +46,7 @@ def write_parquet(store: Store, path: Path) -> None:
         raise SettingError(f"two columns of a table would be called {twice[0]!r}; run.open() reads both")
     about = {ATTRIBUTE: json.dumps(store.about, sort_keys=True)}
     schema = pyarrow.table(_rows(store, names, 0, 0)).schema.with_metadata(about)
-    with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+    with replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
         for first in range(0, len(store), store.block):
             rows = _rows(store, names, first, min(first + store.block, len(store)))
             writer.write_table(pyarrow.table(rows, schema=schema))

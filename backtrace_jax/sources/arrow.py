@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import BacktraceError, InputError, MissingDependencyError
+from backtrace_jax.errors import BacktraceError, InputError
 from backtrace_jax.errors.arguments import shown_path
+from backtrace_jax.errors.libraries import library
 from backtrace_jax.runtime.unpacking import check_unpacked
 
 from .rows import AtRandom, Reached, Rows
@@ -28,13 +29,7 @@ def needed(path: Path) -> Any:
     Raises:
         MissingDependencyError: When it is not installed.
     """
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"reading {shown_path(path)} needs pyarrow, which is not installed: pip install pyarrow"
-        ) from error
-    return pyarrow
+    return library("pyarrow", f"reading {shown_path(path)} needs pyarrow", "pip install pyarrow")
 
 
 def values_of(column: Any) -> Any:

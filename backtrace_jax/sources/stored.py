@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from backtrace_jax.errors import BacktraceError, InputError, MissingDependencyError
+from backtrace_jax.errors import BacktraceError, InputError
 from backtrace_jax.errors.arguments import check_plain_file, shown_path
+from backtrace_jax.errors.libraries import DATASETS, library
 from backtrace_jax.runtime.unpacking import ALWAYS, check_unpacked, read_arrays
 
 ARRAYS = (".npy", ".npz")
@@ -104,12 +105,7 @@ def zarr_in(path: Path) -> Any:
         InputError: When it cannot be read as such.
         MissingDependencyError: When zarr is not installed.
     """
-    try:
-        import zarr
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'reading {shown_path(path)} needs zarr, which is not installed: pip install "backtrace-jax[datasets]"'
-        ) from error
+    zarr = library("zarr", f"reading {shown_path(path)} needs zarr", DATASETS)
     try:
         return checked_zarr(zarr.open(path, mode="r"))
     except BacktraceError as error:

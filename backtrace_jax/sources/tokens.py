@@ -12,8 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from backtrace_jax.errors import InputError, MissingDependencyError, SettingError
+from backtrace_jax.errors import InputError, SettingError
 from backtrace_jax.errors.arguments import check_plain_file, shown_path
+from backtrace_jax.errors.libraries import library
 from backtrace_jax.errors.texts import shown
 
 Text = str | tuple[str, str]
@@ -162,13 +163,8 @@ def _from_file(path: str | PathLike[str]) -> Any:
     found = Path(path)
     found = found / "tokenizer.json" if found.is_dir() else found
     check_plain_file(found, InputError)
+    tokenizers = library("tokenizers", f"reading {shown_path(found)} needs tokenizers", "pip install tokenizers")
     try:
-        from tokenizers import Tokenizer as FromFile
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"reading {shown_path(found)} needs tokenizers, which is not installed: pip install tokenizers"
-        ) from error
-    try:
-        return FromFile.from_file(str(found))
+        return tokenizers.Tokenizer.from_file(str(found))
     except Exception as error:  # of the library: about anything
         raise InputError(f"{shown_path(found)} is no tokenizer.json: {error!s:.150}") from error
