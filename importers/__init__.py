@@ -34,12 +34,14 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0, *, proven: bool =
     if isinstance(model, str) and not model.strip():
         raise SettingError("model is an empty text; pass the path of an ONNX or Keras file, or a model itself")
     # Neither package imports its framework before it has a model of it.
-    from . import keras, onnx, pytorch
+    from . import jax, keras, onnx, pytorch
     from .strangers import refuse_strangers
 
     if pytorch.is_module(model):
         return pytorch.read(model, example, batch_axis, proven=proven)
     if keras.is_model(model) or (isinstance(model, str | Path) and Path(model).suffix in keras.SUFFIXES):
         return keras.read(model, example, batch_axis)
+    if jax.is_model(model):
+        return jax.read(model, example, batch_axis, proven=proven)
     refuse_strangers(model)
     return onnx.read(model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from backtrace_jax.errors import ModelError
 from backtrace_jax.ir.graph import Eqn, Graph, Program, Source, Var
 from backtrace_jax.ops import MOVE, OPS, SELECT, evaluate, result_types
 
@@ -113,6 +115,50 @@ class Builder:
         results = self.emit("scan", *operands, body=graph, **settings)
         last = len(graph.outputs)
         return list(results[: len(first)]), list(results[len(first) : last])
+
+    def derived(self, original: Value, array: np.ndarray) -> np.ndarray:
+        """A known array made from another one, under the other one's name."""
+        name = self.label_of(original)
+        if name:
+            self.label(array, name)
+        return array
+
+    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
+        """The same entries in another shape; known arrays keep their name."""
+        shape = tuple(shape)
+        if value.shape == shape:
+            return value
+        if math.prod(value.shape) != math.prod(shape):
+            raise ModelError(f"shape {value.shape} cannot be reshaped to {shape}")
+        if isinstance(value, np.ndarray):
+            return self.derived(value, value.reshape(shape))
+        return self.emit("reshape", value, shape=shape)
+
+    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
+        """Axes in another order; known arrays keep their name."""
+        perm = tuple(perm)
+        if perm == tuple(range(len(value.shape))):
+            return value
+        if isinstance(value, np.ndarray):
+            return self.derived(value, value.transpose(perm))
+        return self.emit("transpose", value, perm=perm)
+
+    def scale(self, value: Value, factor: int | float) -> Value:
+        """The value times a number; known arrays keep their name."""
+        if factor == 1:
+            return value
+        number = np.asarray(factor).astype(value.dtype)
+        if isinstance(value, np.ndarray):
+            return self.derived(value, np.asarray(value * number))
+        return self.emit("mul", value, number)
+
+    def cast(self, value: Value, dtype: np.dtype) -> Value:
+        """The value in another dtype; known arrays keep their name."""
+        if value.dtype == dtype:
+            return value
+        if isinstance(value, np.ndarray):
+            return self.derived(value, value.astype(dtype))
+        return self.emit("cast", value, dtype=np.dtype(dtype).name)
 
     def finish(self, outputs: Mapping[str, Value]) -> Program:
         """Close the graph with these outputs, by the model's own names."""

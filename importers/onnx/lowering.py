@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -178,33 +177,6 @@ class Lowering(Builder):
         array = self.known(value, what) if isinstance(value, np.ndarray | Var) else value
         return tuple(int(number) for number in np.asarray(array).reshape(-1))
 
-    def derived(self, original: Value, array: np.ndarray) -> np.ndarray:
-        """A known array made from another one, under the other one's name."""
-        name = self.label_of(original)
-        if name:
-            self.label(array, name)
-        return array
-
-    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
-        """The same entries in another shape; known arrays keep their name."""
-        shape = tuple(shape)
-        if value.shape == shape:
-            return value
-        if math.prod(value.shape) != math.prod(shape):
-            raise ModelError(f"shape {value.shape} cannot be reshaped to {shape}")
-        if isinstance(value, np.ndarray):
-            return self.derived(value, value.reshape(shape))
-        return self.emit("reshape", value, shape=shape)
-
-    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
-        """Axes in another order; known arrays keep their name."""
-        perm = tuple(perm)
-        if perm == tuple(range(len(value.shape))):
-            return value
-        if isinstance(value, np.ndarray):
-            return self.derived(value, value.transpose(perm))
-        return self.emit("transpose", value, perm=perm)
-
     def concat(self, values: Sequence[Value], axis: int) -> Value:
         """Values one after the other along an axis; of known ones nothing is compiled, however many they are."""
         arrays = [value for value in values if isinstance(value, np.ndarray)]
@@ -223,23 +195,6 @@ class Lowering(Builder):
         for start in range(0, len(others), _TOGETHER - 1):
             first = self.emit(op, first, *others[start : start + _TOGETHER - 1])
         return first
-
-    def scale(self, value: Value, factor: int | float) -> Value:
-        """The value times a number; known arrays keep their name."""
-        if factor == 1:
-            return value
-        number = np.asarray(factor).astype(value.dtype)
-        if isinstance(value, np.ndarray):
-            return self.derived(value, np.asarray(value * number))
-        return self.emit("mul", value, number)
-
-    def cast(self, value: Value, dtype: np.dtype) -> Value:
-        """The value in another dtype; known arrays keep their name."""
-        if value.dtype == dtype:
-            return value
-        if isinstance(value, np.ndarray):
-            return self.derived(value, value.astype(dtype))
-        return self.emit("cast", value, dtype=np.dtype(dtype).name)
 
     def along_channels(self, value: Value, rank: int) -> Value:
         """One number per channel, shaped to meet results [N, C, *spatial] of this rank; per-position shapes stay."""

@@ -1,0 +1,12 @@
+"""JAX's primitives as operations of the graph: one file per family, all in one table."""
+
+from . import (
+    calls,  # noqa: F401  the table is filled on import
+    contractions,  # noqa: F401
+    pointwise,  # noqa: F401
+    reductions,  # noqa: F401
+    shaping,  # noqa: F401
+)
+from .registry import PRIMITIVES
+
+__all__ = ["PRIMITIVES"]

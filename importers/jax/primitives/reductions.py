@@ -1,0 +1,38 @@
+"""Primitives that reduce axes, and those that run along one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backtrace_jax.passes.build import Value
+
+from .registry import primitive
+
+if TYPE_CHECKING:
+    from ..lowering import Lowering
+
+_REDUCED = {"reduce_sum": "reduce_sum", "reduce_max": "reduce_max", "reduce_min": "reduce_min"}
+_CHOSEN = {"argmax": "argmax", "argmin": "argmin"}
+
+
+@primitive(*_REDUCED)
+def reduced(lowering: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+    """Sum, largest or smallest entry over axes."""
+    return lowering.emit(_REDUCED[lowering.primitive], x, axes=tuple(axes), keepdims=False) if axes else x
+
+
+@primitive(*_CHOSEN)
+def chosen(lowering: Lowering, x: Value, *, axes: Sequence[int], index_dtype: Any) -> Value:
+    """Position of the largest or smallest entry along an axis, the first of equal ones."""
+    (axis,) = axes
+    found = lowering.emit(_CHOSEN[lowering.primitive], x, axis=axis, keepdims=False, last=False)
+    return lowering.cast(found, np.dtype(index_dtype))
+
+
+@primitive("cumsum")
+def cumsum(lowering: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
+    """Running sum along an axis."""
+    return lowering.emit("cumsum", x, axis=axis, exclusive=False, reverse=reverse)

@@ -1,0 +1,90 @@
+"""Primitives that move entries: shapes, axes, copies, pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backtrace_jax.passes.build import Value
+
+from .registry import primitive
+
+if TYPE_CHECKING:
+    from ..lowering import Lowering
+
+
+@primitive("reshape")
+def reshape(lowering: Lowering, x: Value, *, new_sizes: Sequence[int], **_: Any) -> Value:
+    """The same entries in another shape."""
+    return lowering.reshape(x, new_sizes)
+
+
+@primitive("squeeze")
+def squeeze(lowering: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    """Without some axes of size 1."""
+    return lowering.reshape(x, [size for axis, size in enumerate(x.shape) if axis not in dimensions])
+
+
+@primitive("expand_dims")
+def expand_dims(lowering: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    """With new axes of size 1."""
+    sizes, rank = iter(x.shape), len(x.shape) + len(dimensions)
+    return lowering.reshape(x, [1 if axis in dimensions else next(sizes) for axis in range(rank)])
+
+
+@primitive("transpose")
+def transpose(lowering: Lowering, x: Value, *, permutation: Sequence[int]) -> Value:
+    """Axes in another order."""
+    return lowering.transpose(x, permutation)
+
+
+@primitive("broadcast_in_dim")
+def broadcast(
+    lowering: Lowering, x: Value, *_: Value, shape: Sequence[int], broadcast_dimensions: Sequence[int], **__: Any
+) -> Value:
+    """Copies along new axes, and along axes of size 1."""
+    placed = dict(zip(broadcast_dimensions, x.shape, strict=True))
+    spread = lowering.reshape(x, [placed.get(axis, 1) for axis in range(len(shape))])
+    return spread if spread.shape == tuple(shape) else lowering.emit("expand", spread, shape=tuple(shape))
+
+
+@primitive("slice")
+def slice_(
+    lowering: Lowering,
+    x: Value,
+    *,
+    start_indices: Sequence[int],
+    limit_indices: Sequence[int],
+    strides: Sequence[int] | None,
+) -> Value:
+    """A regular part of an array."""
+    stride = tuple(strides or (1,) * len(x.shape))
+    return lowering.emit("slice", x, start=tuple(start_indices), limit=tuple(limit_indices), stride=stride)
+
+
+@primitive("rev")
+def reverse(lowering: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    """Entries in reverse order along axes."""
+    return lowering.emit("reverse", x, axes=tuple(dimensions))
+
+
+@primitive("concatenate")
+def concatenate(lowering: Lowering, *operands: Value, dimension: int) -> Value:
+    """Arrays one after the other."""
+    return lowering.emit("concat", *operands, axis=dimension)
+
+
+@primitive("split")
+def split(lowering: Lowering, x: Value, *, sizes: Sequence[int], axis: int) -> list[Value]:
+    """An array cut into pieces along an axis."""
+    ends = np.cumsum(sizes).tolist()
+    return [lowering.part(x, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+@primitive("iota")
+def iota(lowering: Lowering, *, dtype: Any, shape: Sequence[int], dimension: int, **_: Any) -> Value:
+    """Positions along an axis."""
+    along = [-1 if axis == dimension else 1 for axis in range(len(shape))]
+    return np.broadcast_to(np.arange(shape[dimension]).astype(dtype).reshape(along), tuple(shape))

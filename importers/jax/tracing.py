@@ -1,0 +1,52 @@
+"""A model traced at shapes, and lowered to a graph whose params are its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from backtrace_jax.ir import Program, Var
+from backtrace_jax.passes.check import check
+
+from .calls import Call, outputs_by_name
+from .lowering import Lowering, known
+from .models import Model
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def traced(model: Model, call: Call, types: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Any, list[str]]:
+    """The jaxpr of a model, whose first inputs are its weights, and the names of its outputs."""
+    names: list[str] = []
+
+    def flat(weights: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Any]:
+        args, kwargs = call.filled(arrays)
+        outputs = outputs_by_name(model.function(weights, *args, **kwargs))
+        names[:] = outputs
+        return [*outputs.values()]
+
+    shaped = {name: jax.ShapeDtypeStruct(np.shape(weight), weight.dtype) for name, weight in model.weights.items()}
+    return jax.make_jaxpr(flat)(shaped, dict(types)), names
+
+
+def lower(model: Model, call: Call, dtypes: Mapping[str, np.dtype], shapes: Shapes, **_: Any) -> Program:
+    """Lower a model at these input shapes, by name."""
+    types = {name: jax.ShapeDtypeStruct(shapes[name], dtype) for name, dtype in dtypes.items()}
+    jaxpr, names = traced(model, call, types)
+    lowering = Lowering()
+    weights = {name: known(weight) for name, weight in model.weights.items()}
+    for name, weight in weights.items():
+        lowering.label(weight, name)
+    inputs = {name: lowering.input(name, shapes[name], dtype) for name, dtype in dtypes.items()}
+    operands = [weights[name] for name in sorted(weights)] + [inputs[name] for name in sorted(inputs)]
+    results = lowering.inline(jaxpr, operands)
+    outputs = dict(zip(names, results, strict=True))
+    for name, value in outputs.items():
+        if isinstance(value, Var):
+            lowering.rename(value, name)
+    program = lowering.finish(outputs)
+    check(program.graph)
+    return program
