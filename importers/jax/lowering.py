@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,6 @@ from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
 from backtrace_jax.ir import Source, Var
 from backtrace_jax.passes.build import Builder, Value
 
-from .primitives import PRIMITIVES
-
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 
@@ -32,14 +30,17 @@ class Lowering(Builder):
     """The graph under construction.
 
     Attributes:
+        primitives: How each primitive is lowered, by its name; such a function takes the lowering, the operands, and
+            the primitive's params as keywords, and gives one result or several.
         primitive: Name of the primitive that is being lowered.
         outputs: Types of its results.
         scope: Path of the module that lowering is in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, primitives: Mapping[str, Callable[..., Any]]) -> None:
         """Begin an empty graph."""
         super().__init__()
+        self.primitives = primitives
         self.primitive = ""
         self.outputs: tuple[Any, ...] = ()
         self.scope = ""
@@ -69,7 +70,7 @@ class Lowering(Builder):
         return results
 
     def _results(self, eqn: Any, operands: Sequence[Value]) -> Sequence[Value]:
-        function = PRIMITIVES.get(eqn.primitive.name)
+        function = self.primitives.get(eqn.primitive.name)
         if function is None:
             if any(isinstance(operand, Var) for operand in operands):
                 raise UnsupportedError("this primitive has no relevance rule here")

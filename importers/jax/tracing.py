@@ -14,6 +14,7 @@ from backtrace_jax.passes.check import check
 from .calls import Call, outputs_by_name
 from .lowering import Lowering, known
 from .models import Model
+from .primitives import PRIMITIVES
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,7 +37,7 @@ def lower(model: Model, call: Call, dtypes: Mapping[str, np.dtype], shapes: Shap
     """Lower a model at these input shapes, by name."""
     types = {name: jax.ShapeDtypeStruct(shapes[name], dtype) for name, dtype in dtypes.items()}
     jaxpr, names = traced(model, call, types)
-    lowering = Lowering()
+    lowering = Lowering(PRIMITIVES)
     weights = {name: known(weight) for name, weight in model.weights.items()}
     for name, weight in weights.items():
         lowering.label(weight, name)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backtrace_jax.passes.build import Value
 
+from ..lowering import Lowering
 from .registry import primitive
-
-if TYPE_CHECKING:
-    from ..lowering import Lowering
 
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 

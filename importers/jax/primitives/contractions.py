@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Value
 
+from ..lowering import Lowering
 from .registry import primitive
-
-if TYPE_CHECKING:
-    from ..lowering import Lowering
 
 
 @primitive("dot_general")

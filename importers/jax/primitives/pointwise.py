@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Value
 
+from ..lowering import Lowering
 from .registry import plain, primitive
-
-if TYPE_CHECKING:
-    from ..lowering import Lowering
 
 plain(
     {

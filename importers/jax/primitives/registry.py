@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from backtrace_jax.passes.build import Value
 
-if TYPE_CHECKING:
-    from ..lowering import Lowering
+from ..lowering import Lowering
 
 Results: TypeAlias = "Value | Sequence[Value]"
 Lower: TypeAlias = Callable[..., Results]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from backtrace_jax.passes.build import Value
 
+from ..lowering import Lowering
 from .registry import primitive
-
-if TYPE_CHECKING:
-    from ..lowering import Lowering
 
 
 @primitive("reshape")
