@@ -23,6 +23,8 @@ from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
 from backtrace_jax.ir import Source, Var
 from backtrace_jax.passes.build import Builder, Value
 
+from .scopes import Scope, joined
+
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 
@@ -34,7 +36,6 @@ class Lowering(Builder):
             the primitive's params as keywords, and gives one result or several.
         primitive: Name of the primitive that is being lowered.
         outputs: Types of its results.
-        scope: Path of the module that lowering is in.
     """
 
     def __init__(self, primitives: Mapping[str, Callable[..., Any]]) -> None:
@@ -43,7 +44,8 @@ class Lowering(Builder):
         self.primitives = primitives
         self.primitive = ""
         self.outputs: tuple[Any, ...] = ()
-        self.scope = ""
+        self._within = Scope()
+        self._calls: dict[str, dict[int, int]] = {}
         self._nodes: Counter[str] = Counter()
 
     def inline(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
@@ -75,24 +77,38 @@ class Lowering(Builder):
             if any(isinstance(operand, Var) for operand in operands):
                 raise UnsupportedError("this primitive has no relevance rule here")
             return computed(eqn, operands)
-        results: Any = function(self, *operands, **eqn.params)
+        results: Any = function(self, *operands, **{name: plain(value) for name, value in eqn.params.items()})
         return results if isinstance(results, tuple | list) else (results,)
 
     @contextmanager
     def _at(self, eqn: Any) -> Iterator[None]:
         """Lower an equation: what it adds to the graph is said to come from it."""
-        before = self.scope, self.source, self.primitive, self.outputs
-        path = scope_of(eqn)
-        self.scope = ".".join(filter(None, (self.scope, path)))
+        before = self._within, self.source, self.primitive, self.outputs
+        self._within = self._within.inside(scopes_of(eqn))
         name = f"{self.scope.replace('.', '/')}/{eqn.primitive.name}".lstrip("/")
         self._nodes[name] += 1
         node = name if self._nodes[name] == 1 else f"{name}.{self._nodes[name] - 1}"
-        self.source = Source(node, f"jax.{eqn.primitive.name}", self.scope)
+        self.source = Source(node, f"jax.{eqn.primitive.name}", self.scope, self._numbered())
         self.primitive, self.outputs = eqn.primitive.name, tuple(var.aval for var in eqn.outvars)
         try:
             yield
         finally:
-            self.scope, self.source, self.primitive, self.outputs = before
+            self._within, self.source, self.primitive, self.outputs = before
+
+    @property
+    def scope(self) -> str:
+        """Path of the module, and of the user's own scopes inside it, that lowering is in."""
+        return self._within.path
+
+    def _numbered(self) -> tuple[str, ...]:
+        """The calls around, numbered as they come: calls that nothing is computed from do not count."""
+        names = []
+        for path, call in self._within.calls:
+            known = self._calls.setdefault(path, {})
+            number = known.setdefault(call, len(known))
+            names.append(f"{path}:{number}" if number else path)
+        own = self._within.own if names else ()
+        return (*names, *(joined(self._within.calls[-1][0], *own[: end + 1]) for end in range(len(own))))
 
     def part(self, value: Value, axis: int, low: int, high: int) -> Value:
         """The positions from `low` up to `high` along an axis."""
@@ -101,6 +117,13 @@ class Lowering(Builder):
         start = tuple(low if k == axis else 0 for k in range(len(value.shape)))
         limit = tuple(high if k == axis else size for k, size in enumerate(value.shape))
         return self.emit("slice", value, start=start, limit=limit, stride=(1,) * len(limit))
+
+
+def plain(param: Any) -> Any:
+    """A param whose whole numbers are Python's, where NumPy's got into it."""
+    if isinstance(param, tuple) and type(param) is tuple:
+        return tuple(map(plain, param))
+    return int(param) if isinstance(param, np.integer) else param
 
 
 def live(jaxpr: Any) -> list[Any]:
@@ -135,15 +158,15 @@ def computed(eqn: Any, operands: Sequence[Any]) -> list[Any]:
     return [known(each) for each in (found if eqn.primitive.multiple_results else (found,))]
 
 
-def scope_of(eqn: Any) -> str:
-    """Path of the named scopes around an equation, inside the function that holds it: `encoder.layer_3`.
+def scopes_of(eqn: Any) -> list[str]:
+    """Names of the scopes around an equation, inside the function that holds it, from the outside in.
 
     What JAX's transformations put around a name goes: `vmap(mlp)` is `mlp`.
     """
     text = str(eqn.source_info.name_stack)
     while (plainer := _TRANSFORM.sub(r"\1", text)) != text:
         text = plainer
-    return ".".join(filter(None, text.split("/")))
+    return [*filter(None, text.split("/"))]
 
 
 def describe(eqn: Any, scope: str) -> str:

@@ -19,7 +19,7 @@ from backtrace_jax.ir.imported import Gradient, Imported, InputType, Source
 from .. import proof
 from .calls import Call, outputs_by_name, read_call
 from .models import Model, pure
-from .tracing import lower
+from .tracing import called, lower
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -36,8 +36,8 @@ class _Source(Source):
         return read_model(self.model, inputs, dict(zip(self.call.names, self.call.axes, strict=True)), proven=anew)
 
     def answer(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        args, kwargs = self.call.filled({name: self.call.own(name, array) for name, array in feeds.items()})
-        outputs = outputs_by_name(self.pure.function(self.pure.weights, *args, **kwargs))
+        own = {name: self.call.own(name, array) for name, array in feeds.items()}
+        outputs = outputs_by_name(called(self.pure, self.call, self.pure.weights, own))
         axis = None if all(each is None for each in self.call.axes) else 0
         return {name: moved_first(name, np.asarray(array), axis) for name, array in outputs.items()}
 

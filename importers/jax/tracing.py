@@ -11,6 +11,7 @@ import numpy as np
 from backtrace_jax.ir import Program, Var
 from backtrace_jax.passes.check import check
 
+from . import scopes
 from .calls import Call, outputs_by_name
 from .lowering import Lowering, known
 from .models import Model
@@ -24,13 +25,26 @@ def traced(model: Model, call: Call, types: Mapping[str, jax.ShapeDtypeStruct]) 
     names: list[str] = []
 
     def flat(weights: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Any]:
-        args, kwargs = call.filled(arrays)
-        outputs = outputs_by_name(model.function(weights, *args, **kwargs))
+        outputs = outputs_by_name(called(model, call, weights, arrays))
         names[:] = outputs
         return [*outputs.values()]
 
     shaped = {name: jax.ShapeDtypeStruct(np.shape(weight), weight.dtype) for name, weight in model.weights.items()}
-    return jax.make_jaxpr(flat)(shaped, dict(types)), names
+    with scopes.named():
+        return jax.make_jaxpr(flat)(shaped, dict(types)), names
+
+
+def called(model: Model, call: Call, weights: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
+    """What a model returns; one that is written for one example is called for each of a batch."""
+
+    def one(arrays: Mapping[str, Any]) -> Any:
+        args, kwargs = call.filled(arrays)
+        return model.function(weights, *args, **kwargs)
+
+    axes = dict(zip(call.names, call.axes, strict=True))
+    if not model.single or all(axis is None for axis in axes.values()):
+        return one(arrays)
+    return jax.vmap(one, in_axes=(axes,))(dict(arrays))
 
 
 def lower(model: Model, call: Call, dtypes: Mapping[str, np.dtype], shapes: Shapes, **_: Any) -> Program:
@@ -40,7 +54,8 @@ def lower(model: Model, call: Call, dtypes: Mapping[str, np.dtype], shapes: Shap
     lowering = Lowering(PRIMITIVES)
     weights = {name: known(weight) for name, weight in model.weights.items()}
     for name, weight in weights.items():
-        lowering.label(weight, name)
+        if isinstance(weight, np.ndarray):  # keys of random numbers have no place in a graph
+            lowering.label(weight, name)
     inputs = {name: lowering.input(name, shapes[name], dtype) for name, dtype in dtypes.items()}
     operands = [weights[name] for name in sorted(weights)] + [inputs[name] for name in sorted(inputs)]
     results = lowering.inline(jaxpr, operands)

@@ -1,0 +1,82 @@
+"""Equinox modules: written for one example, so that a batch takes `jax.vmap` of them, in inference mode."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from backtrace_jax.errors import ModelError
+
+from .. import scopes
+from ..scopes import joined
+from .model import Model, arrays_of, path_of, version
+
+_STATE = "state"
+
+
+def claims(model: Any) -> bool:
+    """Whether this is an Equinox module, alone or with its state."""
+    return _is_module(model) or (isinstance(model, tuple) and len(model) > 0 and _is_module(model[0]))
+
+
+def pure(model: Any) -> Model:
+    """The module as a pure function, its own copy in inference mode.
+
+    Raises:
+        ModelError: When it cannot be called, or is passed with something that is no state.
+    """
+    equinox: Any = sys.modules["equinox"]
+    module, *others = model if isinstance(model, tuple) else (model,)
+    name = type(module).__name__
+    if not callable(module):
+        raise ModelError(
+            f"{name} is an Equinox module without __call__; pass a method of it, or a function that calls it"
+        )
+    if len(others) > 1 or not all(isinstance(each, equinox.nn.State) for each in others):
+        raise ModelError(f"{name} is passed as it is, or as (module, state) where equinox.nn.make_with_state made it")
+    weights, rebuild = arrays_of(equinox.nn.inference_mode(module), owner=name)
+    state, restore = arrays_of(others[0] if others else None, _STATE, owner=name)
+    taken = _state_parameter(module) if others else ""
+
+    def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        called = _named(equinox, rebuild(weights))
+        if not others:
+            return called(*args, **kwargs)
+        place = inspect.signature(called).bind_partial(*args, **kwargs)
+        place.arguments[taken] = restore(weights)
+        outputs, _ = called(**place.arguments)
+        return outputs
+
+    return Model(name, version("equinox"), function, {**weights, **state}, module.__call__, single=True, lead=(taken,))
+
+
+def _state_parameter(module: Any) -> str:
+    """The parameter of a module that takes its state."""
+    parameters = [*inspect.signature(module.__call__).parameters]
+    return _STATE if _STATE in parameters or len(parameters) < 2 else parameters[1]
+
+
+def _is_module(value: Any) -> bool:
+    equinox = sys.modules.get("equinox")
+    return equinox is not None and isinstance(value, equinox.Module)
+
+
+def _named(equinox: Any, module: Any, front: str = "") -> Any:
+    """A copy of a module whose parts say where they are when they are called."""
+
+    def named(path: Any, leaf: Any) -> Any:
+        return _named(equinox, leaf, joined(front, path_of(path))) if _is_module(leaf) else leaf
+
+    inside = jax.tree_util.tree_map_with_path(
+        named, module, is_leaf=lambda each: each is not module and _is_module(each)
+    )
+    if not front or not callable(inside):
+        return inside
+    found = object.__new__(scopes.naming(type(inside), equinox.Module, equinox.field))
+    for name, value in {**vars(inside), scopes.PATH: front}.items():
+        object.__setattr__(found, name, value)  # modules are frozen
+    return found

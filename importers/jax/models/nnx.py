@@ -1,0 +1,50 @@
+"""Flax nnx modules: split, merged into a copy in evaluation mode, and called with their arrays put back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .. import scopes
+from ..scopes import joined
+from .model import Model, check_loaded, unique, version
+
+
+def claims(model: Any) -> bool:
+    """Whether this is an nnx module."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(model, nnx.Module)
+
+
+def pure(model: Any) -> Model:
+    """The module as a pure function; only a copy of it is put into evaluation mode.
+
+    What evaluation changes (statistics, caches, counts of random numbers) is changed in a copy of every call.
+    """
+    nnx: Any = sys.modules["flax.nnx"]
+    name = type(model).__name__
+    copy = nnx.merge(*nnx.split(model))
+    copy.eval()
+    definition, state = nnx.split(copy)
+    flat = nnx.to_flat_state(state)
+    names = unique([joined(*path) for path, _ in flat])
+    weights = {name: variable.get_value() for name, (_, variable) in zip(names, flat, strict=True)}
+    for path, weight in weights.items():
+        check_loaded(name, path, weight)
+
+    def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        pairs = zip(names, flat, strict=True)
+        held = [(path, variable.replace(weights[name])) for name, (path, variable) in pairs]
+        return _named(nnx, nnx.merge(definition, nnx.from_flat_state(held)))(*args, **kwargs)
+
+    return Model(name, version("flax"), function, weights, type(model).__call__.__get__(copy))
+
+
+def _named(nnx: Any, module: Any) -> Any:
+    """A copy of a module whose parts say where they are when they are called."""
+    for path, part in nnx.iter_modules(module):
+        if path:
+            part.__class__ = scopes.naming(type(part), nnx.Module)
+            setattr(part, scopes.PATH, joined(*path))
+    return module
