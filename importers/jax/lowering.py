@@ -48,7 +48,7 @@ class Lowering(Builder):
         self._calls: dict[str, dict[int, int]] = {}
         self._nodes: Counter[str] = Counter()
 
-    def inline(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
+    def inline(self, jaxpr: Any, operands: Sequence[Any]) -> list[Any]:
         """Lower a jaxpr, closed or not, where lowering is at, and give its results."""
         body, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, core.ClosedJaxpr) else (jaxpr, ())
         values: dict[Any, Any] = dict(zip(body.constvars, map(known, consts), strict=True))
@@ -58,7 +58,7 @@ class Lowering(Builder):
             values.update(zip(eqn.outvars, results, strict=True))
         return [read(values, atom) for atom in body.outvars]
 
-    def _lowered(self, eqn: Any, operands: Sequence[Value]) -> Sequence[Value]:
+    def _lowered(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         with self._at(eqn):
             try:
                 results = self._results(eqn, operands)
@@ -71,7 +71,7 @@ class Lowering(Builder):
             _check_type(eqn, self.scope, result, outvar.aval)
         return results
 
-    def _results(self, eqn: Any, operands: Sequence[Value]) -> Sequence[Value]:
+    def _results(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         function = self.primitives.get(eqn.primitive.name)
         if function is None:
             if any(isinstance(operand, Var) for operand in operands):

@@ -12,7 +12,7 @@ from backtrace_jax.errors import ModelError
 
 from .model import Model, Rebuild, arrays_of, shortened, version
 
-_APPLY = ("rngs", "method", "mutable", "capture_intermediates")  # keywords of apply itself
+_APPLY = ("variables", "rngs", "method", "mutable", "capture_intermediates")  # keywords of apply itself
 _PARAMS = "params"
 
 
@@ -36,7 +36,8 @@ def pure(model: Any) -> Model:
     if _is_train_state(model):
         return _of_train_state(model)
     if isinstance(model, partial):
-        return _applied(model.func.__self__, *_variables(model), model.keywords)
+        module, variables, args = _partly_applied(model)
+        return _applied(module, variables, args, model.keywords)
     if isinstance(model, tuple):
         if len(model) != 2 or not isinstance(model[1], Mapping):
             raise ModelError(
@@ -49,15 +50,15 @@ def pure(model: Any) -> Model:
 
 def _bound(model: Any) -> Model:
     """A bound module, or a method of one."""
-    method = model.__func__ if isinstance(model, MethodType) else None
-    module = model if method is None else model.__self__
+    method = model.__name__ if isinstance(model, MethodType) else None
+    module: Any = model if method is None else model.__self__
     if module.scope is None:
         raise ModelError(
             f"{_name(module)} is a linen module without its variables; pass (module, variables), where variables = "
             "module.init(key, x) or what was restored"
         )
     module, variables = module.unbind()
-    return _applied(module, variables, (), {} if method is None else {"method": method.__name__})
+    return _applied(module, variables, (), {"method": method} if method else {})
 
 
 def _of_train_state(model: Any) -> Model:
@@ -80,10 +81,11 @@ def _applied(module: Any, variables: Any, args: tuple[Any, ...], keywords: Mappi
     apply = type(module).apply
     method = keywords.get("method") or "__call__"
     called = getattr(type(module), method) if isinstance(method, str) else method
+    passed = {name: value for name, value in keywords.items() if name != "variables"}
     own = {name: value for name, value in keywords.items() if name not in _APPLY}
 
     def function(weights: Mapping[str, Any], *more: Any, **kwargs: Any) -> Any:
-        return apply(module, rebuild(weights), *args, *more, **{**keywords, **kwargs})
+        return apply(module, rebuild(weights), *args, *more, **{**passed, **kwargs})
 
     bound = called if isinstance(called, MethodType) else partial(called, module)
     return Model(_name(module), version("flax"), function, weights, partial(bound, *args, **own))
@@ -96,14 +98,15 @@ def _read(owner: str, variables: Any) -> tuple[dict[str, Any], Rebuild]:
     return shortened(weights, rebuild, lambda path: path.partition(".")[2])
 
 
-def _variables(model: partial[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """The variables that a partial `apply` holds, and the arguments behind them."""
+def _partly_applied(model: partial[Any]) -> tuple[Any, Mapping[str, Any], tuple[Any, ...]]:
+    """Module and variables of a partial `apply`, and the arguments behind them."""
+    apply: Any = model.func
     variables, *args = model.args or (model.keywords.get("variables"),)
     if not isinstance(variables, Mapping):
         raise ModelError(
-            f"{_name(model.func.__self__)}.apply takes its variables first: functools.partial(module.apply, variables)"
+            f"{_name(apply.__self__)}.apply takes its variables first: functools.partial(module.apply, variables)"
         )
-    return variables, tuple(args)
+    return apply.__self__, variables, tuple(args)
 
 
 def _is_module(value: Any) -> bool:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from backtrace_jax.errors import ModelError
 
@@ -57,7 +59,7 @@ def is_array(value: Any) -> bool:
 
 def is_key(value: Any) -> bool:
     """Whether these are keys of random numbers, with a type of their own."""
-    return isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def path_of(keys: Iterable[Any]) -> str:
@@ -120,7 +122,7 @@ def check_loaded(owner: str, path: str, leaf: Any) -> None:
     Raises:
         ModelError: Naming the entry, and the way out.
     """
-    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+    if isinstance(leaf, jax.ShapeDtypeStruct | Tracer):
         said = "a shape without numbers" if isinstance(leaf, jax.ShapeDtypeStruct) else "inside a JAX transformation"
         raise ModelError(
             f"the weights of {owner} are not there: {path!r} is {said}; initialise or restore them, and explain "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
+
+from backtrace_jax.errors import ModelError
 
 from .. import scopes
 from ..scopes import joined
@@ -12,19 +15,25 @@ from .model import Model, check_loaded, unique, version
 
 
 def claims(model: Any) -> bool:
-    """Whether this is an nnx module."""
+    """Whether this is an nnx module, or a method of one."""
     nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(model, nnx.Module)
+    return nnx is not None and isinstance(getattr(model, "__self__", model), nnx.Module)
 
 
 def pure(model: Any) -> Model:
     """The module as a pure function; only a copy of it is put into evaluation mode.
 
     What evaluation changes (statistics, caches, counts of random numbers) is changed in a copy of every call.
+
+    Raises:
+        ModelError: When it cannot be called, or its weights are not there.
     """
     nnx: Any = sys.modules["flax.nnx"]
-    name = type(model).__name__
-    copy = nnx.merge(*nnx.split(model))
+    module, method = (model.__self__, model.__name__) if isinstance(model, MethodType) else (model, "__call__")
+    name = type(module).__name__
+    if not hasattr(module, method):
+        raise ModelError(f"{name} has no __call__; pass the method that is meant, for example model.encode")
+    copy = nnx.merge(*nnx.split(module))
     copy.eval()
     definition, state = nnx.split(copy)
     flat = nnx.to_flat_state(state)
@@ -36,9 +45,9 @@ def pure(model: Any) -> Model:
     def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         pairs = zip(names, flat, strict=True)
         held = [(path, variable.replace(weights[name])) for name, (path, variable) in pairs]
-        return _named(nnx, nnx.merge(definition, nnx.from_flat_state(held)))(*args, **kwargs)
+        return getattr(_named(nnx, nnx.merge(definition, nnx.from_flat_state(held))), method)(*args, **kwargs)
 
-    return Model(name, version("flax"), function, weights, type(model).__call__.__get__(copy))
+    return Model(name, version("flax"), function, weights, getattr(copy, method))
 
 
 def _named(nnx: Any, module: Any) -> Any:

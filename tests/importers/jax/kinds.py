@@ -155,6 +155,7 @@ def models() -> dict[str, Any]:
     nothing = train_state.optax.identity()
     return {
         "nnx": Nnx(),
+        "nnx method": Nnx().__call__,
         "linen pair": (linen_module, VARIABLES),
         "linen partial": functools.partial(linen_module.apply, VARIABLES, train=False, mutable=False),
         "linen bound": linen_module.bind(VARIABLES),
