@@ -8,24 +8,20 @@ known. Equations that no result is computed from are left out: a model traced fo
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend import core, source_info_util
+from jax.extend import core
 
 from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
-from backtrace_jax.ir import Source, Var
+from backtrace_jax.ir import Program, Var
 from backtrace_jax.passes.build import Builder, Value
 
-from .scopes import Scope, joined
-
-_TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
+from .keys import Held, Key, Origins, draws, handles_keys, is_key, is_random, refusal
+from .places import Places
 
 
 class Lowering(Builder):
@@ -36,6 +32,8 @@ class Lowering(Builder):
             the primitive's params as keywords, and gives one result or several.
         primitive: Name of the primitive that is being lowered.
         outputs: Types of its results.
+        places: Where lowering is.
+        origins: Where random keys come from.
     """
 
     def __init__(self, primitives: Mapping[str, Callable[..., Any]]) -> None:
@@ -44,11 +42,11 @@ class Lowering(Builder):
         self.primitives = primitives
         self.primitive = ""
         self.outputs: tuple[Any, ...] = ()
-        self._within = Scope()
-        self._calls: dict[str, dict[int, int]] = {}
-        self._nodes: Counter[str] = Counter()
+        self.places = Places()
+        self.origins = Origins(self.label_of)
+        self._behind: dict[str, tuple[Lowering, Sequence[Held]]] = {}
 
-    def inline(self, jaxpr: Any, operands: Sequence[Any]) -> list[Any]:
+    def inline(self, jaxpr: Any, operands: Sequence[Held]) -> list[Held]:
         """Lower a jaxpr, closed or not, where lowering is at, and give its results."""
         body, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, core.ClosedJaxpr) else (jaxpr, ())
         values: dict[Any, Any] = dict(zip(body.constvars, map(known, consts), strict=True))
@@ -58,23 +56,83 @@ class Lowering(Builder):
             values.update(zip(eqn.outvars, results, strict=True))
         return [read(values, atom) for atom in body.outvars]
 
-    def _lowered(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
+    def body(self, jaxpr: Any, operands: Sequence[Held], outside: Sequence[Sequence[Held]]) -> Program:
+        """Lower a jaxpr as a graph of its own.
+
+        Args:
+            jaxpr: The jaxpr.
+            operands: Arrays and keys that are known in it, or variables that its inputs are like.
+            outside: The values of the graph around that each operand is computed from.
+        """
+        inner = Lowering(self.primitives)
+        inner.places, inner.origins, inner._labels = self.places, self.origins, self._labels
+        given = zip(operands, outside, strict=True)
+        operands = [inner._taken_in(each, self, around) if isinstance(each, Var) else each for each, around in given]
+        return inner.finish({str(i): result for i, result in enumerate(inner.inline(jaxpr, operands))})
+
+    def _taken_in(self, like: Var, around: Lowering, outside: Sequence[Held]) -> Var:
+        var = self.input(like.name, like.shape, like.dtype)
+        self._behind[var.name] = around, outside
+        self.origins.follow((var,), around.origins.of(outside))
+        return var
+
+    def inputs_of(self, value: Held) -> frozenset[str]:
+        """Names of the model's inputs that a value is computed from."""
+        found: set[str] = set()
+        for name in super().inputs_of(value):
+            around, outside = self._behind.get(name, (None, ()))
+            found.update(around.inputs_behind(outside) if around else {name})
+        return frozenset(found)
+
+    def inputs_behind(self, values: Iterable[Held]) -> frozenset[str]:
+        """Names of the model's inputs that any of these values is computed from."""
+        return frozenset[str]().union(*(self.inputs_of(value) for value in values if isinstance(value, Var)))
+
+    def name(self, value: Held, name: str) -> None:
+        """Give a weight, or a key, its name in the model."""
+        if is_key(value):
+            self.origins.follow((value,), f"the key {name!r}")
+        else:
+            self.label(value, name)
+
+    def _lowered(self, eqn: Any, operands: Sequence[Held]) -> Sequence[Held]:
         with self._at(eqn):
             try:
                 results = self._results(eqn, operands)
             except BacktraceError as error:
-                error.args = (f"{describe(eqn, self.scope)}: {error}",)
+                if "place" not in vars(error):  # what fails is named, not all that it is called by
+                    vars(error)["place"] = self.place
+                    error.args = (f"{self.place}: {error}",)
                 raise
             except Exception as error:
-                raise ModelError(f"{describe(eqn, self.scope)}: cannot be lowered: {error}") from error
-        for result, outvar in zip(results, eqn.outvars, strict=True):
-            _check_type(eqn, self.scope, result, outvar.aval)
+                raise ModelError(f"{self.place}: cannot be lowered: {error}") from error
+            for result, outvar in zip(results, eqn.outvars, strict=True):
+                self._check_type(result, outvar.aval)
         return results
 
-    def _results(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
+    def _results(self, eqn: Any, operands: Sequence[Held]) -> Sequence[Held]:
+        origin = self._origin(eqn, operands)
+        if handles_keys(eqn, operands):
+            if draws(eqn) or not _all_known(operands):
+                raise refusal(origin)
+            results = computed(eqn, operands)
+        else:
+            results = self._by_table(eqn, operands)
+        self.origins.follow(results, origin)
+        return results
+
+    def _origin(self, eqn: Any, operands: Sequence[Held]) -> str:
+        """Where keys among the operands, or made of them, come from."""
+        found = self.origins.of(operands)
+        if found or not is_random(eqn):
+            return found
+        inputs = self.inputs_behind(operands)
+        return f"the input {', '.join(sorted(inputs))!r}" if inputs else f"a key made at {self.places.line}"
+
+    def _by_table(self, eqn: Any, operands: Sequence[Held]) -> Sequence[Held]:
         function = self.primitives.get(eqn.primitive.name)
         if function is None:
-            if any(isinstance(operand, Var) for operand in operands):
+            if not _all_known(operands):
                 raise UnsupportedError("this primitive has no relevance rule here")
             return computed(eqn, operands)
         results: Any = function(self, *operands, **{name: plain(value) for name, value in eqn.params.items()})
@@ -83,32 +141,27 @@ class Lowering(Builder):
     @contextmanager
     def _at(self, eqn: Any) -> Iterator[None]:
         """Lower an equation: what it adds to the graph is said to come from it."""
-        before = self._within, self.source, self.primitive, self.outputs
-        self._within = self._within.inside(scopes_of(eqn))
-        name = f"{self.scope.replace('.', '/')}/{eqn.primitive.name}".lstrip("/")
-        self._nodes[name] += 1
-        node = name if self._nodes[name] == 1 else f"{name}.{self._nodes[name] - 1}"
-        self.source = Source(node, f"jax.{eqn.primitive.name}", self.scope, self._numbered())
+        before = self.source, self.primitive, self.outputs
         self.primitive, self.outputs = eqn.primitive.name, tuple(var.aval for var in eqn.outvars)
         try:
-            yield
+            with self.places.at(eqn) as self.source:
+                yield
         finally:
-            self._within, self.source, self.primitive, self.outputs = before
+            self.source, self.primitive, self.outputs = before
 
     @property
-    def scope(self) -> str:
-        """Path of the module, and of the user's own scopes inside it, that lowering is in."""
-        return self._within.path
+    def place(self) -> str:
+        """Where lowering is, as errors name it: primitive, module, and the line of the user's code."""
+        where = f" in {self.places.scope}" if self.places.scope else ""
+        return f"{self.primitive}{where} (from {self.places.line})"
 
-    def _numbered(self) -> tuple[str, ...]:
-        """The calls around, numbered as they come: calls that nothing is computed from do not count."""
-        names = []
-        for path, call in self._within.calls:
-            known = self._calls.setdefault(path, {})
-            number = known.setdefault(call, len(known))
-            names.append(f"{path}:{number}" if number else path)
-        own = self._within.own if names else ()
-        return (*names, *(joined(self._within.calls[-1][0], *own[: end + 1]) for end in range(len(own))))
+    def _check_type(self, result: Held, expected: Any) -> None:
+        """What JAX says of a result is what was made of it: a wrong lowering does not get through."""
+        if (tuple(result.shape), result.dtype) != (tuple(expected.shape), expected.dtype):
+            raise ModelError(
+                f"{self.place}: lowered to {result.dtype}{list(result.shape)} instead of "
+                f"{expected.dtype}{list(expected.shape)}; please report this"
+            )
 
     def part(self, value: Value, axis: int, low: int, high: int) -> Value:
         """The positions from `low` up to `high` along an axis."""
@@ -144,11 +197,13 @@ def read(values: Mapping[Any, Any], atom: Any) -> Any:
     return np.asarray(atom.val, kind.dtype) if isinstance(atom, core.Literal) else values[atom]
 
 
+def _all_known(operands: Sequence[Held]) -> bool:
+    return not any(isinstance(operand, Var | Key) for operand in operands)
+
+
 def known(value: Any) -> Any:
     """A constant as an array; random keys stay what they are."""
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
-        return value
-    return np.asarray(value)
+    return value if isinstance(value, jax.Array) and is_key(value) else np.asarray(value)
 
 
 def computed(eqn: Any, operands: Sequence[Any]) -> list[Any]:
@@ -156,29 +211,3 @@ def computed(eqn: Any, operands: Sequence[Any]) -> list[Any]:
     with jax.enable_x64(True), jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
         found = eqn.primitive.bind(*operands, **eqn.params)
     return [known(each) for each in (found if eqn.primitive.multiple_results else (found,))]
-
-
-def scopes_of(eqn: Any) -> list[str]:
-    """Names of the scopes around an equation, inside the function that holds it, from the outside in.
-
-    What JAX's transformations put around a name goes: `vmap(mlp)` is `mlp`.
-    """
-    text = str(eqn.source_info.name_stack)
-    while (plainer := _TRANSFORM.sub(r"\1", text)) != text:
-        text = plainer
-    return [*filter(None, text.split("/"))]
-
-
-def describe(eqn: Any, scope: str) -> str:
-    """An equation as errors name it: primitive, module, and the line of the user's code that made it."""
-    where = f" in {scope}" if scope else ""
-    return f"{eqn.primitive.name}{where} (from {source_info_util.summarize(eqn.source_info)})"
-
-
-def _check_type(eqn: Any, scope: str, result: Any, expected: Any) -> None:
-    """What JAX says of a result is what was made of it: a wrong lowering does not get through."""
-    if (tuple(result.shape), result.dtype) != (tuple(expected.shape), expected.dtype):
-        raise ModelError(
-            f"{describe(eqn, scope)}: lowered to {result.dtype}{list(result.shape)} instead of "
-            f"{expected.dtype}{list(expected.shape)}; please report this"
-        )

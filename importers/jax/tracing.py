@@ -7,13 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from backtrace_jax.ir import Program, Var
 from backtrace_jax.passes.check import check
 
 from . import scopes
 from .calls import Call, outputs_by_name
-from .lowering import Lowering, known
+from .lowering import Lowering
+from .lowering import known as as_known
 from .models import Model
 from .primitives import PRIMITIVES
 
@@ -47,16 +50,36 @@ def called(model: Model, call: Call, weights: Mapping[str, Any], arrays: Mapping
     return jax.vmap(one, in_axes=(axes,))(dict(arrays))
 
 
-def lower(model: Model, call: Call, dtypes: Mapping[str, np.dtype], shapes: Shapes, **_: Any) -> Program:
-    """Lower a model at these input shapes, by name."""
+def lower(
+    model: Model,
+    call: Call,
+    dtypes: Mapping[str, np.dtype],
+    shapes: Shapes,
+    *,
+    known: Mapping[str, np.ndarray] | None = None,
+    **_: Any,
+) -> Program:
+    """Lower a model at these input shapes, by name.
+
+    Args:
+        model: The model.
+        call: How it is called.
+        dtypes: Types of its inputs.
+        shapes: Their shapes.
+        known: Values of inputs to specialise the graph to; they are no inputs of it any more.
+    """
     types = {name: jax.ShapeDtypeStruct(shapes[name], dtype) for name, dtype in dtypes.items()}
     jaxpr, names = traced(model, call, types)
+    jaxpr = core.ClosedJaxpr(dce_jaxpr(jaxpr.jaxpr, True, True)[0], jaxpr.consts)
     lowering = Lowering(PRIMITIVES)
-    weights = {name: known(weight) for name, weight in model.weights.items()}
+    weights = {name: as_known(weight) for name, weight in model.weights.items()}
     for name, weight in weights.items():
-        if isinstance(weight, np.ndarray):  # keys of random numbers have no place in a graph
-            lowering.label(weight, name)
-    inputs = {name: lowering.input(name, shapes[name], dtype) for name, dtype in dtypes.items()}
+        lowering.name(weight, name)
+    given = known or {}
+    inputs = {
+        name: given[name] if name in given else lowering.input(name, shapes[name], dtype)
+        for name, dtype in dtypes.items()
+    }
     operands = [weights[name] for name in sorted(weights)] + [inputs[name] for name in sorted(inputs)]
     results = lowering.inline(jaxpr, operands)
     outputs = dict(zip(names, results, strict=True))

@@ -3,8 +3,10 @@
 from . import (
     calls,  # noqa: F401  the table is filled on import
     contractions,  # noqa: F401
+    control,  # noqa: F401
     pointwise,  # noqa: F401
     reductions,  # noqa: F401
+    refusals,  # noqa: F401
     shaping,  # noqa: F401
 )
 from .registry import PRIMITIVES
