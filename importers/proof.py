@@ -34,6 +34,8 @@ EXAMPLES = 4  # that an import is compared on at most; a wrong export is wrong o
 _APART, _NEAR = 0.1, 3e-3  # noise relative to the spread of an input: another example, and one that goes the same way
 _FAR, _SAME = 1.0, 1e-5  # noise that makes quite another example, and what of an answer counts as the same
 
+_NEXT = (1e-5, 1e-4, 1e-3)  # noise of inputs next to those given, relative to their spread
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -165,6 +167,25 @@ def _perturbed(generator: np.random.Generator, array: np.ndarray, noise: float) 
     values = array.astype(np.float64)
     spread = values.std() or 1.0
     return (values + noise * spread * generator.normal(size=values.shape)).astype(array.dtype)
+
+
+def measured_rounding(run: Run, fine: Run, feeds: Arrays) -> dict[str, np.ndarray]:
+    """How far rounding moves each unit of a source's outputs [1, ...], on these inputs and others next to them.
+
+    Args:
+        run: The source.
+        fine: The source in double precision.
+        feeds: Inputs by name, batch first.
+    """
+    rows, moved = len(next(iter(feeds.values()))), dict[str, Any]()
+    for trial in (feeds, *(perturbed(feeds, rows, noise) for noise in _NEXT)):
+        truth = fine(
+            {name: each.astype(np.float64) if each.dtype.kind == "f" else each for name, each in trial.items()}
+        )
+        for name, array in run(trial).items():
+            apart = np.abs(array.astype(np.float64) - truth[name]).max(0, initial=0, keepdims=True)
+            moved[name] = np.maximum(np.nan_to_num(apart), moved.get(name, 0.0))
+    return moved
 
 
 def resized(feeds: Arrays, count: int) -> dict[str, np.ndarray]:

@@ -84,6 +84,7 @@ def as_explanation(
         fingerprint=copied({**same.fingerprint, **_asked(compiled, asked, constant), **compiled.surroundings}),
         channels=channels,
         completeness_error=completeness,
+        structure=model.structure,
         warnings=(
             *model.notes,
             *inputs_forgotten(compiled.request.plan.forgotten),

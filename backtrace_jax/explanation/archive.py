@@ -145,7 +145,7 @@ _KINDS = ("signed", "absolute")
 def _explanation(entries: _Entries) -> Record:
     metadata = entries.metadata
     return Record(
-        **{group: entries.group(group) for group in GROUPS},
+        **dict[str, Any]({group: entries.group(group) for group in GROUPS}),
         output=metadata["output"],
         target=entries.arrays.get("target"),
         ledger=entries.ledger(),

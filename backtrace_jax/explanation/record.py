@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,8 @@ class Record:
             answer from the baseline; 0 where the two differ by no more than the answers' rounding. None in modes where
             that is not defined, NaN where the answer itself is.
         warnings: what the explanation is to be read with caution for, with numbers and what to try.
+        structure: puts values by input name into the tree that the inputs were passed in; None where there was none,
+            and in what was saved and loaded.
     """
 
     relevance: dict[str, np.ndarray]
@@ -50,6 +53,30 @@ class Record:
     channels: dict[str, Channel] = field(default_factory=dict)
     completeness_error: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    structure: Callable[[Mapping[str, Any]], Any] | None = None
+
+    def in_tree(self, values: Mapping[str, Any] | None = None) -> Any:
+        """Relevance in the tree that the inputs were passed in to a JAX model.
+
+        Args:
+            values: Other values by input name, for example `explanation.positive`.
+
+        Returns:
+            The tree, with the array of each input in its place, batch first; None in the place of all else.
+
+        Raises:
+            AbsentPartError: Where the inputs were in no tree, or the explanation was saved and loaded.
+        """
+        if self.structure is None:
+            raise AbsentPartError(
+                "there is no tree: the model was no JAX function, or the explanation was saved and loaded, or taken "
+                "from a run; relevance is by input name"
+            )
+        return self.structure(self.relevance if values is None else values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: everything but the tree, whose classes it may not know."""
+        return {**vars(self), "structure": None}
 
     @property
     def positive(self) -> dict[str, np.ndarray]:

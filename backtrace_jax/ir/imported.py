@@ -96,6 +96,7 @@ class Imported:
         source: The framework's own model; None where the import is all that there is, and after `let_go`.
         rounding: Relative rounding of the coarsest floats that the model computes in, where they are its own choice.
         alone: Whether the import is proven for the very inputs it was made for, and for no others.
+        structure: Puts values by input name into the tree that its user passes inputs in; None where they have none.
         notes: What its owner should know of how it was read; each explanation says it among its warnings.
     """
 
@@ -111,6 +112,7 @@ class Imported:
     source: Source | None = None
     rounding: float = 0.0
     alone: bool = False
+    structure: Callable[[Mapping[str, Any]], Any] | None = None
     notes: tuple[str, ...] = ()
 
     def let_go(self) -> Imported:

@@ -43,7 +43,6 @@ _REWRITE = "Rewrite this, or export it to ONNX yourself"
 _CUT = "pad_packed_sequence cuts to the longest example of a batch: pass it total_length=x.shape[1]"
 
 _REASON = 160  # characters of why a module cannot be imported
-_NEXT = (1e-5, 1e-4, 1e-3)  # noise of inputs next to those given, relative to their spread
 
 
 @dataclass(frozen=True)
@@ -130,21 +129,9 @@ class _Source(Source):
         """Measured against the module with weights in double precision, on these inputs and others next to them."""
         with evaluating(self.module):
             try:
-                return self._rounding(replace(self, module=Doubled(self.module)), feeds)
+                return proof.measured_rounding(self.answer, replace(self, module=Doubled(self.module)).answer, feeds)
             except InputError:  # it computes in its own precision only, so nothing can be measured
                 return {}
-
-    def _rounding(self, double: _Source, feeds: Feeds) -> dict[str, np.ndarray]:
-        rows, moved = len(next(iter(feeds.values()))), dict[str, Any]()
-        for trial in (feeds, *(proof.perturbed(feeds, rows, noise) for noise in _NEXT)):
-            fine = {
-                name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in trial.items()
-            }
-            truth = double.answer(fine)
-            for name, array in self.answer(trial).items():
-                apart = np.abs(array.astype(np.float64) - truth[name]).max(0, initial=0, keepdims=True)
-                moved[name] = np.maximum(np.nan_to_num(apart), moved.get(name, 0.0))
-        return moved
 
 
 _KEPT: WeakKeyDictionary[torch.nn.Module, dict[_Form, _Kept]] = WeakKeyDictionary()

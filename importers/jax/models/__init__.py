@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from . import equinox, functions, haiku, linen, nnx
-from .model import Model
+from .model import Model, is_key
+
+__all__ = ["Model", "is_key", "is_model", "pure"]
 
 _KINDS = (nnx, linen, equinox, haiku, functions)
 

@@ -13,7 +13,7 @@ from backtrace_jax.errors import ModelError
 
 from .. import scopes
 from ..scopes import joined
-from .model import Model, arrays_of, path_of, version
+from .model import Model, arrays_of, path_of, signature_of, version
 
 _STATE = "state"
 
@@ -41,6 +41,7 @@ def pure(model: Any) -> Model:
     weights, rebuild = arrays_of(equinox.nn.inference_mode(module), owner=name)
     state, restore = arrays_of(others[0] if others else None, _STATE, owner=name)
     taken = _state_parameter(module) if others else ""
+    signature = signature_of(module.__call__, taken)
 
     def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         called = _named(equinox, rebuild(weights))
@@ -51,7 +52,7 @@ def pure(model: Any) -> Model:
         outputs, _ = called(**place.arguments)
         return outputs
 
-    return Model(name, version("equinox"), function, {**weights, **state}, module.__call__, single=True, lead=(taken,))
+    return Model(name, version("equinox"), function, {**weights, **state}, signature, single=True)
 
 
 def _state_parameter(module: Any) -> str:

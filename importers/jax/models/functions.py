@@ -12,7 +12,8 @@ from weakref import WeakMethod, ref
 from backtrace_jax.errors import ModelError
 
 from ..scopes import joined
-from .model import Model, arrays_of, shortened, version
+from .held import held_by
+from .model import Model, arrays_of, shortened, signature_of, version
 
 
 def claims(model: Any) -> bool:
@@ -25,7 +26,11 @@ def pure(model: Any) -> Model:
     if isinstance(model, partial):
         return _of_partial(model)
     called = _weakly(model)
-    return Model(name_of(model), version("jax"), lambda weights, *args, **kwargs: called(*args, **kwargs), {}, model)
+
+    def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return called(*args, **kwargs)
+
+    return Model(name_of(model), version("jax"), function, {}, signature_of(model), held=held_by(model))
 
 
 def name_of(function: Any) -> str:
@@ -47,7 +52,7 @@ def _of_partial(model: partial[Any]) -> Model:
         values = [filled[key] for key in keys]
         return function(*values[:count], *args, **{**dict(zip(keys[count:], values[count:], strict=True)), **kwargs})
 
-    return Model(name, version("jax"), called, weights, model)
+    return Model(name, version("jax"), called, weights, signature_of(model))
 
 
 def _named(function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from backtrace_jax.errors import ModelError
 
 from .. import scopes
-from .model import Model, arrays_of, shortened, version
+from .model import Model, arrays_of, shortened, signature_of, version
 
 _WAY = "(transformed, params), (transformed, params, state) or functools.partial(transformed.apply, params)"
 _HELD, _RNG = ("params", "state"), "rng"
@@ -51,7 +51,7 @@ def pure(model: Any) -> Model:
         return outputs[0] if "state" in needed else outputs
 
     called: Any = _original(apply)
-    return Model(_name(apply), version("haiku"), function, weights, partial(called, *behind, **own))
+    return Model(_name(apply), version("haiku"), function, weights, signature_of(partial(called, *behind, **own)))
 
 
 def _application(model: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from backtrace_jax.errors import ModelError
 
-from .model import Model, Rebuild, arrays_of, shortened, version
+from .model import Model, Rebuild, arrays_of, shortened, signature_of, version
 
 _APPLY = ("variables", "rngs", "method", "mutable", "capture_intermediates")  # keywords of apply itself
 _PARAMS = "params"
@@ -72,7 +72,7 @@ def _of_train_state(model: Any) -> Model:
     def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         return apply(rebuild(weights), *args, **kwargs)
 
-    return Model(type(model).__name__, version("flax"), function, weights, apply, lead=("",))
+    return Model(type(model).__name__, version("flax"), function, weights, signature_of(partial(apply, variables)))
 
 
 def _applied(module: Any, variables: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Model:
@@ -88,7 +88,7 @@ def _applied(module: Any, variables: Any, args: tuple[Any, ...], keywords: Mappi
         return apply(module, rebuild(weights), *args, *more, **{**passed, **kwargs})
 
     bound = called if isinstance(called, MethodType) else partial(called, module)
-    return Model(_name(module), version("flax"), function, weights, partial(bound, *args, **own))
+    return Model(_name(module), version("flax"), function, weights, signature_of(partial(bound, *args, **own)))
 
 
 def _read(owner: str, variables: Any) -> tuple[dict[str, Any], Rebuild]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -9,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from backtrace_jax.errors import ModelError
 
+from ..keys import is_key as holds_keys
 from ..scopes import joined
 
 
@@ -27,20 +28,18 @@ class Model:
         framework: Whose module it is, with the version.
         function: Takes the weights, then what the model's user passes.
         weights: Arrays by their path in the model, as `function` takes them.
-        signature: What is called, for the names of its parameters.
+        signature: Of what the model's user calls; None where Python does not know it.
         single: Whether it is written for one example, so that a batch takes `jax.vmap` of it.
         held: Arrays by path that a function holds, and reads without being passed them.
-        lead: Parameters in front, or by name, that `function` passes itself.
     """
 
     name: str
     framework: str
     function: Callable[..., Any]
     weights: Mapping[str, Any]
-    signature: Callable[..., Any]
+    signature: inspect.Signature | None
     single: bool = False
     held: Mapping[str, Any] = field(default_factory=dict)
-    lead: tuple[str, ...] = ()
 
 
 Rebuild = Callable[[Mapping[str, Any]], Any]
@@ -52,6 +51,15 @@ def version(package: str) -> str:
     return f"{package} {sys.modules[package].__version__}"
 
 
+def signature_of(called: Any, without: str = "") -> inspect.Signature | None:
+    """The signature of what a user calls, without the parameter that is passed for him."""
+    try:
+        found = inspect.signature(called)
+    except (TypeError, ValueError):
+        return None
+    return found.replace(parameters=[each for name, each in found.parameters.items() if name != without])
+
+
 def is_array(value: Any) -> bool:
     """Whether this is data; numbers of Python are settings."""
     return isinstance(value, jax.Array | np.ndarray | np.generic)
@@ -59,7 +67,7 @@ def is_array(value: Any) -> bool:
 
 def is_key(value: Any) -> bool:
     """Whether these are keys of random numbers, with a type of their own."""
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return isinstance(value, jax.Array) and holds_keys(value)
 
 
 def path_of(keys: Iterable[Any]) -> str:

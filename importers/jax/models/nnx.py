@@ -11,7 +11,7 @@ from backtrace_jax.errors import ModelError
 
 from .. import scopes
 from ..scopes import joined
-from .model import Model, check_loaded, unique, version
+from .model import Model, check_loaded, signature_of, unique, version
 
 
 def claims(model: Any) -> bool:
@@ -47,7 +47,7 @@ def pure(model: Any) -> Model:
         held = [(path, variable.replace(weights[name])) for name, (path, variable) in pairs]
         return getattr(_named(nnx, nnx.merge(definition, nnx.from_flat_state(held))), method)(*args, **kwargs)
 
-    return Model(name, version("flax"), function, weights, getattr(copy, method))
+    return Model(name, version("flax"), function, weights, signature_of(getattr(copy, method)))
 
 
 def _named(nnx: Any, module: Any) -> Any:
