@@ -13,13 +13,22 @@ from backtrace_jax.errors import SettingError
 from backtrace_jax.ir.imported import Imported
 
 
+def parameters(model: Any) -> tuple[tuple[str, ...], int] | None:
+    """Names of the parameters of a model that is traced with inputs, and how many are needed; None of any other."""
+    from . import jax, keras, pytorch
+
+    if pytorch.is_module(model):
+        return pytorch.parameters(model)
+    return jax.parameters(model) if jax.is_model(model) and not keras.is_model(model) else None
+
+
 def read(model: Any, example: Any = None, batch_axis: Any = 0, *, proven: bool = True) -> Imported:
     """Read a model.
 
     Args:
-        model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, a Keras model or the path of its file, or an
-            Imported.
-        example: Inputs that a PyTorch module is traced with.
+        model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, a Keras model or the path of its file, a
+            JAX model (`importers.jax.read`), or an Imported.
+        example: Inputs that a PyTorch module or JAX model is traced with.
         batch_axis: Axis of the batch in the inputs of a module or Keras model, or one by input name; None: no batch.
         proven: Whether the numbers of a module's import are compared with the module's at once; otherwise, as with all
             Keras models, `Imported.prove` does it, when a forward pass has been compiled.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 from backtrace_jax.errors import BacktraceError, ModelError, SettingError
@@ -58,8 +56,6 @@ def _of_object(model: Any) -> BacktraceError | None:
         return SettingError(f"model is of type {type(model).__name__}, which holds weights only: {_BUILD}")
     if isinstance(model, type):
         return SettingError(f"model is the class {model.__name__}; pass an instance of it: {model.__name__}(...)")
-    if isinstance(model, FunctionType | MethodType | partial):
-        return SettingError("model is a function; wrap it in a torch.nn.Module whose forward calls it")
     if library in _ESTIMATORS and hasattr(model, "predict"):
         return SettingError(f"a {type(model).__name__} of {library} is converted first: {_ESTIMATORS[library]}")
     return None

@@ -17,8 +17,7 @@ from backtrace_jax.explainer.explaining import kept_explainer
 from backtrace_jax.explainer.given import GivenDataset
 from backtrace_jax.explainer.stages import Known
 from backtrace_jax.explainer.streaming import ON_ERROR, RECORD, Asking
-from backtrace_jax.importers import read
-from backtrace_jax.importers.pytorch import is_module
+from backtrace_jax.importers import parameters, read
 from backtrace_jax.question.settings import ALL, Settings
 from backtrace_jax.question.words import TOTAL
 from backtrace_jax.sources import Carry, Reading, carrying
@@ -114,8 +113,9 @@ def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str,
     asking = Asking(Asked(**fields_of(Asked, chosen)))
     carried, reading = carrying(carry, asking.columns), Reading(**fields_of(Reading, chosen))
     example = None
-    if is_module(model):
-        example, source = example_for(model, source, carried, reading)
+    taken = parameters(model)
+    if taken is not None:
+        example, source = example_for(taken, source, carried, reading)
     explainer = _explainer(model, example, fields_of(Settings, chosen))
     opened = explainer.source(source, carried, reading)
     if opened.schema.unsteady:

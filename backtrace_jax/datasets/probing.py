@@ -13,7 +13,6 @@ from backtrace_jax.errors import BacktraceError, InputError, SettingError
 from backtrace_jax.explainer.explainer import Explainer
 from backtrace_jax.explainer.streaming import OF_EXAMPLES, Asking
 from backtrace_jax.explanation.explanation import Explanation
-from backtrace_jax.importers.pytorch import parameters
 from backtrace_jax.sources import Carry, Examples, Reading, Schema, Source, open_undeclared
 
 TRIED = 64
@@ -55,14 +54,20 @@ class _PutBack:
         return chain(self.beginning, self.rest)
 
 
-def example_for(module: Any, given: Any, carry: Carry, reading: Reading) -> tuple[Any, Any]:
-    """An example that a module is traced with, and the source that it is from.
+def example_for(parameters: tuple[tuple[str, ...], int], given: Any, carry: Carry, reading: Reading) -> tuple[Any, Any]:
+    """An example that a model is traced with, and the source that it is from.
+
+    Args:
+        parameters: Names of the model's parameters, and how many are needed.
+        given: The source.
+        carry: What is carried.
+        reading: What the caller says of the source.
 
     Raises:
         SettingError: When the source shows none.
         InputError: When the source does not fit the module's parameters.
     """
-    names, needed = parameters(module)
+    names, needed = parameters
     source, examples = open_undeclared(given, names, needed, carry, reading)
     if examples is None:
         return first_of(source, [*carry] if isinstance(carry, Mapping) else carry, max(needed, 1)), source
@@ -89,8 +94,8 @@ def _first(given: Any) -> Any:
     if hasattr(given, "shape") and given.shape:
         return given[:1]
     raise SettingError(
-        "a module is traced with an example, which this source does not show: pass the explainer as the model, "
-        "explain_dataset(Explainer(module, example=x), ...), or the file that export(module, path, x) writes"
+        "the model is traced with an example, which this source does not show: pass the explainer as the model, "
+        "explain_dataset(Explainer(model, example=x), ...), or the file that export(model, path, x) writes"
     )
 
 

@@ -13,6 +13,7 @@ Arrays = Mapping[str, np.ndarray]
 Derivative = Callable[[Arrays, str, np.ndarray], Arrays]
 """The derivative at these inputs of an output, weighed by a start of its shape, by the inputs."""
 
+_DERIVATIVE = "; for the derivative explain its export: backtrace_jax.export(module, path, inputs)"
 _SAME = 1e-3  # of the largest entry: single precision adds up in another order
 
 
@@ -65,6 +66,6 @@ def _compare(imported: Imported, doubt: str, name: str, ours: np.ndarray, theirs
     place = ", ".join(map(str, worst))
     raise UnsupportedError(
         f"gradient modes take the derivative of what {imported.name[:30]} computes; its autograd gives another "
-        f"({doubt}): {ours[worst]:.4g} against {theirs[worst]:.4g} at {name}[{place}]. Other modes are not affected; "
-        "for the derivative explain its export: backtrace_jax.export(module, path, inputs)"
+        f"({doubt}): {ours[worst]:.4g} against {theirs[worst]:.4g} at {name}[{place}]. Other modes are not affected"
+        f"{_DERIVATIVE if imported.proto is not None else ''}"
     )

@@ -58,7 +58,7 @@ class Explainer(Portable):
 
         Args:
             model: As `explain` takes it.
-            example: Inputs that a PyTorch module is traced with.
+            example: Inputs that a PyTorch module or JAX model is traced with.
             settings: As `explain` takes them: mode, task, output, scaler, thresholding, class_axis, layers, wrt, chunk,
                 dtype, precision, batch_axis, prepare, prove, ledger, memory, devices.
 
@@ -73,7 +73,9 @@ class Explainer(Portable):
         self.device = devices[0]
         self._imported = read(model, example, self.settings.axes, proven=False)
         if example is not None and self._imported.feed is None:
-            raise SettingError("example= is what a PyTorch module is traced with; a file needs none: leave it out")
+            raise SettingError(
+                "example= is what a PyTorch module or JAX model is traced with; a file needs none: leave it out"
+            )
         self._proven: Known | None = None
         self._gradients: dict[str, Explainer] = {}
         self._deciding = Deciding()

@@ -30,9 +30,11 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
     A second call with the same model, settings and shapes compiles nothing.
 
     Args:
-        model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, or a Keras model or its file.
+        model: Path of an ONNX file, an onnx.ModelProto, a PyTorch module, a Keras model or its file, or a JAX function
+            or module of Flax, Equinox or Haiku (docs/jax.md says how each is passed).
         inputs: An array, a tuple of arrays in the model's order, or a dict by input name; batch first. With a PyTorch
-            module also tensors and encodings, with a Keras model also text where it takes text.
+            module also tensors and encodings, with a Keras model also text where it takes text, with a JAX model trees
+            of arrays as it takes them (`Explanation.in_tree`).
         mode: Which rules share relevance out: a name (`backtrace-jax modes` lists them), `mode(name, option=...)`, or a
             `composite` of your own.
         task: What kind of answer the output is: "auto", "binary-classification", "multi-class classification",
@@ -80,11 +82,11 @@ def explain(model: Any, inputs: Inputs, **chosen: Unpack[Given]) -> Explanation:
             case. A model that does to several examples what it does not do to each alone is refused.
         prepare: Whether what the rules make of the weights, such as their magnitudes, is made once and kept: faster,
             above all for single examples, at the price of memory (`Explainer.derived_bytes`).
-        prove: How often a PyTorch or Keras model is run to compare its outputs with those explained: "every" call, so
-            that a model that was changed, or goes another way on these inputs, is imported anew or refused; or the
-            "first" only, which saves a forward pass and trusts that the model stays as it is. Gradient modes compare
-            the gradient as well where a PyTorch module may tell autograd another one (detach, no_grad, hooks, a
-            backward of its own).
+        prove: How often a PyTorch, Keras or JAX model is run to compare its outputs with those explained: "every"
+            call, so that a model that was changed, or goes another way on these inputs, is imported anew or refused; or
+            the "first" only, which saves a forward pass and trusts that the model stays as it is. Gradient modes
+            compare the gradient as well where a PyTorch module may tell autograd another one (detach, no_grad, hooks, a
+            backward of its own), or a JAX function does (custom_jvp, custom_vjp, stop_gradient).
         ledger: Which books are kept: "nodes", of what every node received, handed on and kept; "total", of the whole
             graph alone, for less time and memory; None, none. Relevance is the same. Where relevance was lost "total"
             may not name the node, and None does not notice what only books show (see docs/ledger.md). Gradient modes

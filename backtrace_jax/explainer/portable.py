@@ -58,7 +58,7 @@ class Portable:
     def load(cls: type[Loaded], path: str | PathLike[str]) -> Loaded:
         """Read an explainer that `export` has written; the file is not trusted, and no code of it is run as it is.
 
-        It is called as the one that was exported; a PyTorch module's inputs are given as arrays by name.
+        It is called as the one that was exported; inputs of a PyTorch module or JAX model are arrays by name.
 
         Raises:
             InputError: When it is no such file, damaged, or of another version.

@@ -12,16 +12,29 @@ from backtrace_jax.ir.imported import Imported
 
 from .models import is_model
 
-__all__ = ["is_model", "read"]
+__all__ = ["is_model", "parameters", "read"]
+
+
+def parameters(model: Any) -> tuple[tuple[str, ...], int]:
+    """Names of the parameters of a model, and how many of these have to be passed."""
+    from .calls import Parameters
+    from .models import pure
+
+    found = Parameters.of(pure(model).signature)
+    return found.placed or tuple(sorted(found.named)), found.needed
 
 
 def read(model: Any, example: Any, batch_axis: Any = 0, *, proven: bool = True) -> Imported:
     """Import a JAX model.
 
     Args:
-        model: A Flax module (`nnx.Module`, or `(linen module, variables)`), or any function of arrays.
-        example: Inputs as the model's user passes them: an array, a tuple of positional arguments, or a mapping of
-            keyword arguments; each may be a tree of arrays.
+        model: A module of Flax (`nnx.Module`, `(linen module, variables)`, a bound one, `partial(module.apply, ...)`, a
+            train state), of Equinox (written for one example: a batch takes `jax.vmap` of it; `(module, state)` where
+            it has state), a function that Haiku transformed (`(transformed, params)`), or whatever else is called with
+            arrays. Modules are evaluated in copies; none is changed.
+        example: Inputs as the model's user passes them: a tuple holds positional arguments, a mapping whose keys are
+            all parameters keyword arguments, and any other tree is the first argument. What is no array in it is a
+            constant of the import.
         batch_axis: Axis of the batch in the inputs, or one by input name; None where there is none.
         proven: Whether its numbers are compared with the model's at once; otherwise `Imported.prove` does it.
 

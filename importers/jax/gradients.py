@@ -24,7 +24,8 @@ from backtrace_jax.ir.imported import Gradient
 from .tracing import Tracing
 
 _JAX = os.path.dirname(jax.__file__)
-_STOPPING = os.path.join(_JAX, "_src", "lax", "lax.py")  # where every stop_gradient is made
+_STOPPING = tuple(os.path.join(_JAX, "_src", *each) for each in (("lax", "lax.py"), ("tree_util.py",)))
+"""Where every stop_gradient is made."""
 
 
 def gradient(tracing: Tracing, feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> Gradient | None:
@@ -79,8 +80,8 @@ def _inside_jax(eqn: Any) -> bool:
     """Whether JAX itself stopped a gradient."""
     trace = eqn.source_info.traceback
     files = [frame.file_name for frame in trace.frames] if trace is not None else []
-    behind = next((i for i, file in enumerate(files) if file == _STOPPING), 0)
-    caller = next((file for file in files[behind:] if file != _STOPPING), "")
+    behind = next((i for i, file in enumerate(files) if file in _STOPPING), 0)
+    caller = next((file for file in files[behind:] if file not in _STOPPING), "")
     return caller.startswith(_JAX)
 
 

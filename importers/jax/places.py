@@ -18,7 +18,7 @@ from backtrace_jax.ir import Source
 from .scopes import Scope, joined
 
 _OURS = os.path.dirname(__file__)
-_LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), _OURS)
+LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), _OURS)
 _TRACING = os.path.join(_OURS, "tracing.py")  # what is around it calls this library
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
@@ -110,7 +110,7 @@ def _users_line(info: Any) -> str:
     for frame in info.traceback.frames if info.traceback is not None else ():
         if frame.file_name == _TRACING:
             return ""
-        if not frame.file_name.startswith(_LIBRARIES):
+        if not frame.file_name.startswith(LIBRARIES):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return ""
 

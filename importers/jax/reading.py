@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 from backtrace_jax.batch.layout import BatchAxis, moved_first
-from backtrace_jax.errors import BacktraceError, InputError
+from backtrace_jax.errors import BacktraceError, InputError, UnsupportedError
 from backtrace_jax.ir.imported import Gradient, Imported, InputType, Source
 
 from .. import proof
@@ -25,7 +26,7 @@ from .configuration import Configuration
 from .gradients import coarsest, gradient
 from .models import Model, is_key, pure
 from .state import state_of
-from .tracing import Traced, Tracing
+from .tracing import Traced, Tracing, own
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -143,7 +144,8 @@ def read_model(
         _KEEPING.keep(model, form, kept)
     source = _Source(model, kept.tracing)
     if proven and not kept.proven:
-        _prove(kept, source, call.first(example))
+        with suppress(UnsupportedError):  # raised where it is lowered: `check` lists what is missing
+            _prove(kept, source, call.first(example))
     pending = None if kept.proven else partial(_prove, kept, source)
     return replace(kept.imported, source=source, prove=pending)
 
@@ -159,6 +161,7 @@ def _form(model: Any, configuration: Configuration, call: Call, given: Given) ->
 def _imported(function: Model, call: Call, given: Given, configuration: Configuration) -> _Kept:
     with configuration.set():
         types = {name: np.dtype(jax.dtypes.canonicalize_dtype(array.dtype)) for name, array in given.arrays.items()}
+    function = replace(function, weights={name: own(weight) for name, weight in function.weights.items()})
     tracing = Tracing(function, call, types, configuration)
     traced = tracing.at({name: _single(array.shape, call.axis(name)) for name, array in given.arrays.items()})
     imported = Imported(

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import jax
 
-from backtrace_jax.errors import BacktraceError, InputError, UnsupportedError
+from backtrace_jax.errors import BacktraceError, InputError, ModelError, UnsupportedError
 
 from .calls import TORCH
-
-_OWN = Path(__file__).parent
-_FOREIGN = ("jax", "jaxlib", "flax", "equinox", "haiku", "jaxtyping", "beartype", "numpy", "contextlib")
+from .places import LIBRARIES
 
 _LIBRARY = "it gives the values of its inputs to code that is not JAX's (numpy, torch, float(), item()); "
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -53,6 +51,8 @@ def refusing(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[None]
     """
     try:
         yield
+    except ModelError as error:
+        raise ModelError(f"{name[:40]}: {error}") from error
     except BacktraceError:
         raise
     except Exception as error:
@@ -66,14 +66,14 @@ def _refusal(name: str, shapes: Mapping[str, tuple[int, ...]], error: Exception)
             return UnsupportedError(f"{where} cannot be traced: {reason}")
     text = " ".join(str(error).split())
     torch = sys.modules.get("torch")
-    if torch is not None and "torch" in text and isinstance(error, TypeError):
+    if torch is not None and isinstance(error, TypeError) and "Tensor" in text and "Tracer" in text:
         return UnsupportedError(f"{where} computes with torch, not JAX: {TORCH}")
     if type(error).__name__ == "TraceContextError" or "different trace level" in text:
         return UnsupportedError(
             f"{where} changes a module that it holds; pass the module itself, which is copied: explain(module, x)"
         )
     called = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items())
-    return InputError(f"{where} cannot be called with {called}: {type(error).__name__}: {text:.120}")
+    return InputError(f"{where} cannot be called with {called:.80}: {type(error).__name__}: {text:.150}")
 
 
 def _line(error: BaseException) -> str:
@@ -83,5 +83,4 @@ def _line(error: BaseException) -> str:
 
 
 def _is_foreign(filename: str) -> bool:
-    parts = Path(filename).parts
-    return _OWN in Path(filename).parents or any(each in parts for each in _FOREIGN) or filename.startswith("<")
+    return filename.startswith((*LIBRARIES, "<"))

@@ -37,11 +37,13 @@ class Traced(NamedTuple):
     Attributes:
         jaxpr: Takes the weights and the inputs, each sorted by name.
         names: Names of its outputs.
+        paths: Where the function has the arrays that `jaxpr` holds; empty where that is unknown.
         run: The same, compiled: takes the arrays that `jaxpr` holds, then what it takes.
     """
 
     jaxpr: Any
     names: list[str]
+    paths: list[str]
     run: Callable[..., Sequence[Any]]
 
 
@@ -97,12 +99,15 @@ class Tracing:
         inputs = {name: jax.ShapeDtypeStruct(shapes[name], self.dtypes[name]) for name in self.call.names}
         with scopes.named():
             jaxpr = jax.make_jaxpr(flat)(weights, inputs)
+        held = {id(array): path for path, array in self.model.held.items()}
+        paths = [held.get(id(const), held.get(id(getattr(const, "base", None)), "")) for const in jaxpr.consts]
+        jaxpr = core.ClosedJaxpr(jaxpr.jaxpr, [*map(own, jaxpr.consts)])
 
         def run(consts: Sequence[Any], weights: Arrays, arrays: Arrays) -> Sequence[Any]:
             operands = jax.tree_util.tree_leaves((weights, arrays))
             return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr.jaxpr, [*consts]))(*operands)
 
-        return Traced(jaxpr, names, jax.jit(run))
+        return Traced(jaxpr, names, paths, jax.jit(run))
 
     def run(self, arrays: Arrays) -> dict[str, Any]:
         """What the model answers, by name, compiled with its weights as arguments; arrays are as its user has them."""
@@ -128,7 +133,7 @@ class Tracing:
             for name, dtype in self.dtypes.items()
         }
         operands = [weights[name] for name in sorted(weights)] + [inputs[name] for name in sorted(inputs)]
-        results = lowering.inline(self._labelled(lowering, traced.jaxpr), operands)
+        results = lowering.inline(self._labelled(lowering, traced), operands)
         outputs = dict(zip(traced.names, results, strict=True))
         for name, value in outputs.items():
             if isinstance(value, Var):
@@ -137,16 +142,18 @@ class Tracing:
         check(program.graph)
         return program
 
-    def _labelled(self, lowering: Lowering, jaxpr: Any) -> Any:
+    def _labelled(self, lowering: Lowering, traced: Traced) -> Any:
         """The jaxpr without what nobody reads; arrays that a function holds are called as the function calls them."""
-        paths = {id(array): path for path, array in self.model.held.items()}
-        consts = []
-        for const in jaxpr.consts:
-            array, path = as_known(const), paths.get(id(getattr(const, "val", const)), paths.get(id(const), ""))
+        consts = [as_known(const) for const in traced.jaxpr.consts]
+        for const, path in zip(consts, traced.paths, strict=True):
             if path:
-                lowering.name(array, path)
-            consts.append(array)
-        return core.ClosedJaxpr(dce_jaxpr(jaxpr.jaxpr, True, True)[0], consts)
+                lowering.name(const, path)
+        return core.ClosedJaxpr(dce_jaxpr(traced.jaxpr.jaxpr, True, True)[0], consts)
+
+
+def own(array: Any) -> Any:
+    """An array that its owner does not write into."""
+    return np.array(array) if isinstance(array, np.ndarray) else array
 
 
 def _doubled(weight: Any) -> Any:

@@ -93,7 +93,7 @@ def load(model: Any, *, copy: bool = True) -> OnnxModel:
     if isinstance(model, onnx.ModelProto):
         return _verified(OnnxModel(_copied(model) if copy else model, None, model.graph.name or "model"))
     if not isinstance(model, str | os.PathLike):
-        kinds = "a path, an onnx.ModelProto, a torch.nn.Module or a keras.Model"
+        kinds = "a path, an onnx.ModelProto, a torch.nn.Module, a keras.Model or a JAX function or module"
         raise SettingError(f"model must be {kinds}, found {type(model).__name__}")
     path = Path(model)
     check_plain_file(path, ModelError)

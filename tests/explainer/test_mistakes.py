@@ -487,7 +487,7 @@ def of_relu(function):
         (lambda: Explainer(convolutional(), target=3), ["explainer(inputs, target=...)"]),
         (lambda: Selector(op="convv"), ["'convv' does not exist", "did you mean 'conv'?"]),
         (lambda: explain(type("Net", (), {}), images()), ["model is the class Net", "Net(...)"]),
-        (lambda: explain(lambda x: x, images()), ["model is a function", "torch.nn.Module"]),
+        (lambda: explain(lambda x: np.sin(x), images()), ["cannot be traced", "jax.numpy"]),
         (lambda: check(convolutional(), modes="a"), ["check has no argument 'modes'", "mode=?"]),
         (lambda: show(convolutional(), mode="default"), ["show has no argument 'mode'"]),
         (lambda: Explanation.load(None), ["path must be the path of a file", "None"]),

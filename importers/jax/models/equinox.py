@@ -19,8 +19,9 @@ _STATE = "state"
 
 
 def claims(model: Any) -> bool:
-    """Whether this is an Equinox module, alone or with its state."""
-    return _is_module(model) or (isinstance(model, tuple) and len(model) > 0 and _is_module(model[0]))
+    """Whether this is an Equinox module or a method of one, alone or with its state."""
+    model = model[0] if isinstance(model, tuple) and model else model
+    return _is_module(getattr(model, "__self__", model))
 
 
 def pure(model: Any) -> Model:
@@ -30,9 +31,10 @@ def pure(model: Any) -> Model:
         ModelError: When it cannot be called, or is passed with something that is no state.
     """
     equinox: Any = sys.modules["equinox"]
-    module, *others = model if isinstance(model, tuple) else (model,)
+    called, *others = model if isinstance(model, tuple) else (model,)
+    module, method = getattr(called, "__self__", called), getattr(called, "__name__", "__call__")
     name = type(module).__name__
-    if not callable(module):
+    if not hasattr(module, method):
         raise ModelError(
             f"{name} is an Equinox module without __call__; pass a method of it, or a function that calls it"
         )
@@ -40,24 +42,23 @@ def pure(model: Any) -> Model:
         raise ModelError(f"{name} is passed as it is, or as (module, state) where equinox.nn.make_with_state made it")
     weights, rebuild = arrays_of(equinox.nn.inference_mode(module), owner=name)
     state, restore = arrays_of(others[0] if others else None, _STATE, owner=name)
-    taken = _state_parameter(module) if others else ""
-    signature = signature_of(module.__call__, taken)
+    own = getattr(module, method)
+    taken = _state_parameter(own) if others else ""
+    signature = signature_of(own, taken)
 
     def function(weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        called = _named(equinox, rebuild(weights))
-        if not others:
+        called = getattr(_named(equinox, rebuild(weights)), method)
+        if not others or signature is None:
             return called(*args, **kwargs)
-        place = inspect.signature(called).bind_partial(*args, **kwargs)
-        place.arguments[taken] = restore(weights)
-        outputs, _ = called(**place.arguments)
+        outputs, _ = called(**signature.bind_partial(*args, **kwargs).arguments, **{taken: restore(weights)})
         return outputs
 
     return Model(name, version("equinox"), function, {**weights, **state}, signature, single=True)
 
 
-def _state_parameter(module: Any) -> str:
-    """The parameter of a module that takes its state."""
-    parameters = [*inspect.signature(module.__call__).parameters]
+def _state_parameter(called: Any) -> str:
+    """The parameter that takes the state."""
+    parameters = [*inspect.signature(called).parameters]
     return _STATE if _STATE in parameters or len(parameters) < 2 else parameters[1]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import jax
@@ -40,8 +40,13 @@ def _parts(function: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(function, FunctionType):
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             yield from ((name, value) for value in _contents(cell))
-        globals_read = (name for name in function.__code__.co_names if name in function.__globals__)
-        yield from ((name, function.__globals__[name]) for name in globals_read)
+        names = function.__code__.co_names
+        for name in (each for each in names if each in function.__globals__):
+            value = function.__globals__[name]
+            inside = vars(value) if isinstance(value, ModuleType) and not value.__name__.startswith("jax") else {}
+            yield from ((joined(name, each), inside[each]) for each in names if each in inside)
+            if not isinstance(value, ModuleType):
+                yield name, value
     else:
         yield from getattr(function, "__dict__", {}).items()
 

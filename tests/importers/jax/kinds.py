@@ -162,6 +162,7 @@ def models() -> dict[str, Any]:
         "linen bound method": linen_module.bind(VARIABLES).__call__,
         "train state": State.create(apply_fn=linen_module.apply, tx=nothing, **VARIABLES),
         "equinox": Equinox(),
+        "equinox method": Equinox().__call__,
         "equinox with state": stateful(),
         "haiku pair": (transformed, PARAMS),
         "haiku without keys": (haiku.without_apply_rng(transformed), PARAMS),
