@@ -4,6 +4,7 @@ A constant added to a linear map is its bias where it varies only along axes alo
 table, which varies along time as well, stays an operand of a sum. A constant factor folds into the weights likewise.
 Moves between the two, which keep every entry once (reshapes, transpositions, casts), change places with the constant.
 Where a map is cut into parts (one projection for queries, keys and values), the constant of a part is one of the map.
+A constant that meets a sum behind moves is a term of that sum.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from backtrace_jax.ir import Eqn, Program, Var
 
-from .linear_maps import Maps, brought_back, weight_position
+from .linear_maps import Maps, before_moves, brought_back, weight_position
 from .rewriting import within_bodies
 
 
@@ -70,20 +71,24 @@ class _Folding(Maps):
         return self.map_behind(operands[0]) if operands[0].shape == eqn.outvars[0].shape else None
 
     def _folded(self, eqn: Eqn, before: Eqn, moves: Sequence[Eqn]) -> Eqn | None:
-        """The linear map with the constant in it."""
+        """The linear map, or the sum, with the constant in it."""
         weight, known = weight_position(before, self.weights), [v for v in eqn.invars if v.name in self.weights]
-        if weight is None:
-            return None
         array = self.weights[known[0].name] if known else np.array(-1.0)
         part = bool(moves) and moves[-1].op == "slice"
         if part and eqn.op == "sub" and eqn.invars[0].name in self.weights:
             return None
-        constant = brought_back(array, before, weight, moves, float(eqn.op in ("mul", "neg")))
+        if weight is None:
+            constant = _of_sum(array, eqn, before, moves)
+        else:
+            constant = brought_back(array, before, weight, moves, float(eqn.op in ("mul", "neg")))
         if constant is None:
             return None
         result = before.outvars[0] if moves else eqn.outvars[0]
         if moves and not part:
             result = replace(result, name=self._unique(f"{eqn.outvars[0].name}.moved"))
+        if weight is None:
+            term = self._param(f"{result.name}.term", constant, result.dtype)
+            return replace(before, invars=(*before.invars, term), outvars=(result,))
         return _FOLDS[eqn.op](self, eqn, before, weight, constant, result)
 
     def _moved(self, folded: Eqn, moves: Sequence[Eqn], result: Var) -> list[Eqn]:
@@ -147,6 +152,15 @@ _FOLDS: dict[str, Callable[..., Eqn | None]] = {
     "mul": _Folding.scale,
     "neg": _Folding.scale,
 }
+
+
+def _of_sum(array: np.ndarray, eqn: Eqn, before: Eqn, moves: Sequence[Eqn]) -> np.ndarray | None:
+    """What a constant that is added to a sum behind moves is as a term of the sum, which keeps the name of a module."""
+    own = before.source.module in ("", eqn.source.module)
+    if not moves or not own or (eqn.op, before.op) != ("add", "add"):
+        return None
+    found, shape = before_moves(array, moves, len(moves[0].outvars[0].shape), 0.0), before.outvars[0].shape
+    return found if np.isfinite(found).all() and np.broadcast_shapes(found.shape, shape) == shape else None
 
 
 def _scaled(eqn: Eqn, weight: int, K: np.ndarray, constant: np.ndarray) -> np.ndarray | None:

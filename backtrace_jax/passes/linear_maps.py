@@ -31,13 +31,22 @@ class Maps:
 
     def map_behind(self, var: Var) -> tuple[Eqn, list[Eqn]] | None:
         """The equation that a value comes from, and the moves between, outermost first, that nothing else reads."""
+        found = self.value_behind(var)
+        before = self.eqns.get(found[0].name) if found else None
+        return (before, found[1]) if found and before is not None else None
+
+    def value_behind(self, var: Var) -> tuple[Var, list[Eqn]] | None:
+        """The value that another one is moved from, and the moves, outermost first, that nothing else reads.
+
+        None where something else reads it as well.
+        """
         moves: list[Eqn] = []
-        while (before := self.eqns.get(var.name)) is not None and self._alone(var):
-            if before.op == "slice" and self._cut(before.invars[0]):
-                whole = self.eqns.get(before.invars[0].name)
-                return (whole, [*moves, before]) if whole is not None else None
-            if not _is_move(before):
-                return before, moves
+        while self._alone(var):
+            before = self.eqns.get(var.name)
+            if before is not None and before.op == "slice" and self._cut(before.invars[0]):
+                return before.invars[0], [*moves, before]
+            if before is None or not _is_move(before):
+                return var, moves
             moves.append(before)
             var = before.invars[0]
         return None
@@ -84,13 +93,17 @@ def brought_back(
 
     None where it varies along other axes than the weights do, or is not finite. `neutral` leaves other entries alone.
     """
-    rank = len((moves[0] if moves else linear).outvars[0].shape)
+    constant = before_moves(array, moves, len((moves[0] if moves else linear).outvars[0].shape), neutral)
+    varying = {axis for axis, size in enumerate(constant.shape) if size > 1}
+    return constant if np.isfinite(constant).all() and varying <= _feature_axes(linear, weight) else None
+
+
+def before_moves(array: np.ndarray, moves: Sequence[Eqn], rank: int, neutral: float) -> np.ndarray:
+    """A constant that meets a value of a rank behind moves, outermost first, as one that meets it before them."""
     part = moves[-1] if moves and moves[-1].op == "slice" else None
     constant = array.reshape((1,) * (rank - array.ndim) + array.shape)
     constant = _pulled_back(constant, moves if part is None else moves[:-1])
-    constant = constant if part is None else _widened(constant, part, neutral)
-    varying = {axis for axis, size in enumerate(constant.shape) if size > 1}
-    return constant if np.isfinite(constant).all() and varying <= _feature_axes(linear, weight) else None
+    return constant if part is None else _widened(constant, part, neutral)
 
 
 def _pulled_back(constant: np.ndarray, moves: Sequence[Eqn]) -> np.ndarray:

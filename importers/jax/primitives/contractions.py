@@ -6,6 +6,8 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Value
 
@@ -19,10 +21,15 @@ def dot_general(
 ) -> Value:
     """Sum of products over pairs of axes, beside pairs of batch axes.
 
-    What is a matrix product up to moves is written as one, as ONNX has it; anything else as an einsum.
+    What is a matrix product up to moves is written as one, as ONNX has it, known weights second; anything else as an
+    einsum.
     """
     (left, right), (batch_a, batch_b) = dimension_numbers
     rank_a, rank_b = len(a.shape), len(b.shape)
+    if isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) and not batch_a:
+        swapped = dot_general(lowering, b, a, dimension_numbers=((right, left), ((), ())))
+        free = rank_b - len(right)
+        return lowering.transpose(swapped, (*range(free, len(swapped.shape)), *range(free)))
     if not batch_a and len(left) == 1 and left[0] == rank_a - 1 and rank_b == 2:
         return lowering.emit("matmul", a, b if right[0] == 0 else lowering.transpose(b, (1, 0)))
     letters = iter(string.ascii_letters)
