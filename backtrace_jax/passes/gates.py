@@ -2,7 +2,7 @@
 
 Cells write it behind both maps, with the state's, or with each its own, all the same function; and the map of what
 enters in the loop or in front of it. What acts on the state's map before the sum, as a reset gate does, keeps the bias
-there. One map of [x, h] side by side is those of both.
+there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from backtrace_jax.ir import Eqn, Program, Var
 from backtrace_jax.ops import evaluate
 
 from .affine import fold_affine
+from .cells import depending, spell_cell
 from .linear_maps import Maps, before_moves, brought_back, weight_position
 from .rewriting import Replacement, Rewriting, rewritten
 from .sums import flatten_sums
@@ -40,10 +41,9 @@ class _Loops:
         """The body of a loop with its biases settled."""
         states, sequences = scan.params["states"], scan.params["sequences"]
         body = settle_biases(body)
-        stateful = _stateful(body, states)
-        apart = rewritten(body, lambda rewriting, eqn: _apart(rewriting, eqn, stateful))
+        apart = spell_cell(body, states)
         pairs = list(zip(body.graph.inputs, scan.invars, strict=False))[states : states + sequences]
-        gates = _Gates(apart, _stateful(apart, states), {inner.name: outer for inner, outer in pairs}, self)
+        gates = _Gates(apart, depending(apart, states), {inner.name: outer for inner, outer in pairs}, self)
         settled = rewritten(apart, gates.settled)
         return flatten_sums(fold_affine(settled)) if settled.graph.eqns != body.graph.eqns else body
 
@@ -73,39 +73,6 @@ def _maps(program: Program) -> Maps:
     maps = Maps(program)
     maps.eqns.update((var.name, eqn) for eqn in program.graph.eqns for var in eqn.outvars)
     return maps
-
-
-def _stateful(body: Program, states: int) -> set[str]:
-    """Names of what in a body depends on a state."""
-    found = {var.name for var in body.graph.inputs[:states]}
-    for eqn in body.graph.eqns:
-        if any(var.name in found for var in eqn.invars):
-            found.update(var.name for var in eqn.outvars)
-    return found
-
-
-def _apart(rewriting: Rewriting, eqn: Eqn, stateful: set[str]) -> Replacement:
-    """One map of values side by side, of which some depend on a state, as one of each kind; the bias is the others'."""
-    before = rewriting.producers.get(eqn.invars[0].name)
-    K = rewriting.weights.get(eqn.invars[1].name) if eqn.op == "matmul" else None
-    if before is None or before.op != "concat" or K is None or K.ndim != 2:
-        return None
-    if before.params["axis"] != len(before.outvars[0].shape) - 1 or rewriting.reads(before.outvars[0]) != 1:
-        return None
-    rows = np.split(K, np.cumsum([var.shape[-1] for var in before.invars])[:-1])
-    kinds = [[i for i, var in enumerate(before.invars) if (var.name in stateful) == of] for of in (False, True)]
-    if not all(kinds):
-        return None
-    eqns: list[Eqn] = []
-    for kind, bias in zip(kinds, (eqn.invars[2:], ()), strict=True):
-        values, name = [before.invars[i] for i in kind], f"{eqn.outvars[0].name}.apart"
-        if len(values) > 1:
-            eqns.append(rewriting.equation(before, "concat", *values, name=name, axis=before.params["axis"]))
-            values = eqns[-1].outvars
-        weights = rewriting.param(eqn.invars[1].name, np.concatenate([rows[i] for i in kind]))
-        eqns.append(rewriting.equation(eqn, "matmul", values[0], weights, *bias, name=name))
-    one, other = (each.outvars[0] for each in eqns if each.op == "matmul")
-    return [*eqns, rewriting.equation(eqn, "add", one, other)]
 
 
 def _takes(maps: Maps, var: Var, constant: np.ndarray) -> bool:
