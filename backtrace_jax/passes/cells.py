@@ -7,19 +7,19 @@ import numpy as np
 from backtrace_jax.ir import Eqn, Program, Var
 
 from .affine import fold_affine
-from .rewriting import Replacement, Rewriting, rewritten
+from .rewriting import Replacement, Rewriting, rewritten_outside
 from .tidy import tidy
 
 
 def spell_cell(body: Program, states: int) -> Program:
-    """The body of a loop, whose first inputs are its states, in that spelling."""
-    cut = fold_affine(tidy(rewritten(body, _cut_first)))
+    """The body of a loop, whose first inputs are its states, in that spelling; those inside it stay as they are."""
+    cut = fold_affine(tidy(rewritten_outside(body, _cut_first)))
     stateful = depending(cut, states)
 
     def step(rewriting: Rewriting, eqn: Eqn) -> Replacement:
         return _apart(rewriting, eqn, stateful) or _interpolated(rewriting, eqn, stateful)
 
-    return rewritten(cut, step)
+    return rewritten_outside(cut, step)
 
 
 def depending(body: Program, states: int) -> set[str]:

@@ -18,7 +18,7 @@ from backtrace_jax.ops import evaluate
 from .affine import fold_affine
 from .cells import depending, spell_cell
 from .linear_maps import Maps, before_moves, brought_back, weight_position
-from .rewriting import Replacement, Rewriting, rewritten
+from .rewriting import Replacement, Rewriting, rewritten_outside
 from .sums import flatten_sums
 from .tidy import narrowed
 
@@ -44,7 +44,7 @@ class _Loops:
         apart = spell_cell(body, states)
         pairs = list(zip(body.graph.inputs, scan.invars, strict=False))[states : states + sequences]
         gates = _Gates(apart, depending(apart, states), {inner.name: outer for inner, outer in pairs}, self)
-        settled = rewritten(apart, gates.settled)
+        settled = rewritten_outside(apart, gates.settled)
         return flatten_sums(fold_affine(settled)) if settled.graph.eqns != body.graph.eqns else body
 
     def entered(self, rewriting: Rewriting, eqn: Eqn) -> Replacement:

@@ -156,6 +156,11 @@ def rewritten(program: Program, step: Step) -> Program:
     return Rewriting(program).sweep(step, lambda _, body: rewritten(body, step))
 
 
+def rewritten_outside(program: Program, step: Step) -> Program:
+    """The same, with the bodies in the program left as they are."""
+    return Rewriting(program).sweep(step, lambda _, body: body)
+
+
 def within_bodies(program: Program, within: Within) -> Program:
     """The program with the bodies of its scans in a new form; those inside bodies are left to `within`."""
     return Rewriting(program).sweep(lambda *_: None, within)

@@ -27,7 +27,7 @@ def dot_general(
     (left, right), (batch_a, batch_b) = dimension_numbers
     rank_a, rank_b = len(a.shape), len(b.shape)
     if isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) and not batch_a:
-        swapped = dot_general(lowering, b, a, dimension_numbers=((right, left), ((), ())))
+        swapped: Any = dot_general(lowering, b, a, dimension_numbers=((right, left), ((), ())))
         free = rank_b - len(right)
         return lowering.transpose(swapped, (*range(free, len(swapped.shape)), *range(free)))
     if not batch_a and len(left) == 1 and left[0] == rank_a - 1 and rank_b == 2:
