@@ -18,7 +18,7 @@ from backtrace_jax.errors import BacktraceError, DataDependentError, ModelError,
 from backtrace_jax.errors.arguments import known_arguments
 from backtrace_jax.errors.texts import printable
 from backtrace_jax.explanation.cautions import inputs_forgotten
-from backtrace_jax.importers import read
+from backtrace_jax.importers import jax, read
 from backtrace_jax.ir import Graph, Program
 from backtrace_jax.ir.imported import Imported, InputType
 from backtrace_jax.passes import simplify
@@ -102,7 +102,12 @@ def check(
         SettingError: When the mode, or an axis, does not exist.
     """
     found, axis = find_mode(mode), given_axes(batch_axis)
-    imported = _read(model, inputs, axis)
+    try:
+        imported = _read(model, inputs, axis)
+    except UnsupportedError as error:
+        if not jax.is_model(model):
+            raise
+        return SupportReport(jax.name(model), found.name, (), (str(error),))
     name = imported.name
     try:
         lowered, notes = _lowered(imported, axes_of(imported, axis), inputs)

@@ -12,13 +12,20 @@ from backtrace_jax.ir.imported import Imported
 
 from .models import is_model
 
-__all__ = ["is_model", "parameters", "read"]
+__all__ = ["is_model", "name", "parameters", "read"]
+
+
+def name(model: Any) -> str:
+    """What to call a model in messages."""
+    from .models import pure
+
+    return pure(model).name
 
 
 def parameters(model: Any) -> tuple[tuple[str, ...], int]:
     """Names of the parameters of a model, and how many of these have to be passed."""
-    from .calls import Parameters
     from .models import pure
+    from .parameters import Parameters
 
     found = Parameters.of(pure(model).signature)
     return found.placed or tuple(sorted(found.named)), found.needed

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 
 from backtrace_jax.batch.layout import BatchAxis, moved_first
-from backtrace_jax.errors import BacktraceError, InputError, UnsupportedError
+from backtrace_jax.errors import BacktraceError, InputError
 from backtrace_jax.ir.imported import Gradient, Imported, InputType, Source
 
 from .. import proof
@@ -144,8 +143,7 @@ def read_model(
         _KEEPING.keep(model, form, kept)
     source = _Source(model, kept.tracing)
     if proven and not kept.proven:
-        with suppress(UnsupportedError):  # raised where it is lowered: `check` lists what is missing
-            _prove(kept, source, call.first(example))
+        _prove(kept, source, call.first(example))
     pending = None if kept.proven else partial(_prove, kept, source)
     return replace(kept.imported, source=source, prove=pending)
 
