@@ -46,7 +46,13 @@ def simplified(model: onnx.ModelProto) -> Program:
 
 def alike(a: Program, b: Program) -> bool:
     """Whether two programs differ in names, order and rounding at most, and share values alike."""
-    if [(v.name, v.shape) for v in a.graph.inputs] != [(v.name, v.shape) for v in b.graph.inputs]:
+    names = [[v.name for v in each.graph.inputs] for each in (a, b)]
+    return names[0] == names[1] and _alike(a, b)
+
+
+def _alike(a: Program, b: Program) -> bool:
+    """The same, whatever inputs are called: those of bodies are called after what they are given."""
+    if [v.shape for v in a.graph.inputs] != [v.shape for v in b.graph.inputs]:
         return False
     match = _Match(a, b)
     return all(map(match.values, a.graph.outputs, b.graph.outputs))
@@ -58,7 +64,8 @@ class _Match:
     def __init__(self, a: Program, b: Program) -> None:
         self.weights = a.weights, b.weights
         self.producers = a.graph.producers(), b.graph.producers()
-        self.partners: dict[str, str] = {v.name: v.name for v in a.graph.inputs}
+        pairs = zip(a.graph.inputs, b.graph.inputs, strict=True)
+        self.partners: dict[str, str] = {one.name: other.name for one, other in pairs}
         self.taken = set(self.partners.values())
 
     def values(self, x: Var, y: Var) -> bool:
@@ -107,7 +114,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return isinstance(other, Mapping) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
     if isinstance(one, Graph):
-        return isinstance(other, Graph) and alike(Program(one, {}), Program(other, {}))
+        return isinstance(other, Graph) and _alike(Program(one, {}), Program(other, {}))
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(one, other, rtol=TOLERANCE))
     return one == other
