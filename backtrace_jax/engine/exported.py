@@ -18,6 +18,7 @@ from jax import export
 from backtrace_jax.errors import InputError, SettingError
 from backtrace_jax.errors.texts import shown
 from backtrace_jax.runtime.numerics import Device, compiled, exact_types
+from backtrace_jax.runtime.summing import with_short_sums
 
 from .compile import Made, Request, Result, given_types
 from .pieces import Pieces
@@ -90,7 +91,7 @@ def export_function(function: Callable[..., Any], *types: Any, device: Device, p
     given = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in leaves]
     with exact_types(precision), jax.default_device(device):
         try:
-            code = bytes(export.export(jax.jit(flat), platforms=[device.platform])(*given).serialize())
+            code = bytes(export.export(jax.jit(with_short_sums(flat)), platforms=[device.platform])(*given).serialize())
             _read(code)
         except (ValueError, NotImplementedError, InputError) as error:
             raise SettingError(f"this cannot be exported: {error!s:.200}") from error

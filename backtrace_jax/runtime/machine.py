@@ -60,10 +60,7 @@ def local_devices(count: int | str) -> list[Any]:
 
 
 def threads() -> int:
-    """Threads of XLA's CPU backend.
-
-    Products and convolutions have the same bytes on any number of them; sums of more than 2^15 float32 numbers do not.
-    """
+    """Threads of XLA's CPU backend; products, convolutions and sums have the same bytes on any number of them."""
     visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(int(os.environ.get("PJRT_NPROC", 0)) or visible, len(host_devices()))
 

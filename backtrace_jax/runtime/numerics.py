@@ -26,6 +26,7 @@ from backtrace_jax.errors.arguments import choice
 
 from .executables import compiled_or_kept
 from .interrupting import interruptible
+from .summing import with_short_sums
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
@@ -139,7 +140,9 @@ def within_memory(chunk: int) -> Iterator[None]:
 def compiled(function: Callable[..., Any], *types: Any, device: Device, precision: str = "highest") -> Any:
     """Compile a function for arguments of these types (or arrays of them), on one device; or find it compiled."""
     with exact_types(precision), jax.default_device(device):
-        lowered = jax.jit(function, keep_unused=True).lower(*types)  # so that its text tells all of its arguments
+        lowered = jax.jit(with_short_sums(function), keep_unused=True).lower(
+            *types
+        )  # so that its text tells all of its arguments
     if next(_lowered) % _TRACES_KEPT == 0:
         forget_traces()
         return_memory()
