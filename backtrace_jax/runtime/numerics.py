@@ -26,7 +26,7 @@ from backtrace_jax.errors.arguments import choice
 
 from .executables import compiled_or_kept
 from .interrupting import interruptible
-from .summing import shorten_sums, with_short_sums
+from .summing import with_short_sums
 
 Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
