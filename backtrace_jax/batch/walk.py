@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from backtrace_jax.errors import MixedExamplesError
-from backtrace_jax.ir import Eqn, Graph, Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
 
 from .counting import COUNTS, Bounds, bounds_of, counted, exact
 from .places import MixedError, Operand, Place, Shape, Step, alone, of_one
@@ -63,11 +63,13 @@ class Over:
         count: Number of examples.
         terms: Makes the terms.
         depth: Loops around the equations at hand.
+        asked: Where known values that every step of a loop reads hold the examples, by their names in its body.
     """
 
     count: int
     terms: Terms
     depth: int = 0
+    asked: dict[str, Place] = field(default_factory=dict)
 
 
 def follow(program: Program, places: Mapping[str, Place | None], over: Over) -> dict[str, Followed]:
@@ -174,6 +176,7 @@ def _conforming(value: Followed, place: Place | None, over: Over) -> Followed:
         raise MixedError(f"{value.var.name!r}, which all examples share, meets them as if it held one entry for each")
     part = of_one(value.known, place, over.count)
     if part is not None:
+        over.asked.setdefault(value.var.name, place)
         return Followed(value.var, place, over.terms.array(part), part, exact(part))
     numbers = counted(value.known, place, over.count)
     if numbers is None:
@@ -199,14 +202,16 @@ def _scan(eqn: Eqn, operands: Sequence[Followed], over: Over) -> list[Followed]:
     states, sequences = eqn.params["states"], eqn.params["sequences"]
     entries = [_entry(each) for each in operands[states : states + sequences]]
     places = [each.place or OPEN for each in operands[:states]]
-    found = _body(eqn, operands, places, entries, over)
+    found, asked = _body(eqn, operands, places, entries, over)
     while OPEN in places:
         after = [new.place if old is OPEN else old for old, new in zip(places, found, strict=False)]
         places = [None if place is OPEN else place for place in after] if after == places else after
-        found = _body(eqn, operands, places, entries, over)
+        found, asked = _body(eqn, operands, places, entries, over)
     if [each.place for each in found[:states]] != places:
         raise MixedError("a state of the loop does not keep its batch")
-    return _loop_results(eqn, operands, places, found, over)
+    inner = eqn.params["body"].inputs[states:]
+    others = (asked.get(var.name, each.place) for var, each in zip(inner, operands[states:], strict=True))
+    return _loop_results(eqn, operands, [*places, *others], found, over)
 
 
 def _entry(sequence: Followed) -> Place | None:
@@ -220,24 +225,22 @@ def _entry(sequence: Followed) -> Place | None:
 
 def _body(
     eqn: Eqn, operands: Sequence[Followed], places: Sequence[Place | None], entries: Sequence[Place | None], over: Over
-) -> list[Followed]:
-    """The results of a loop's body, in terms of its own states and entries."""
-    body: Graph = eqn.params["body"]
+) -> tuple[list[Followed], dict[str, Place]]:
+    """The results of a loop's body, in terms of its own states and entries, and where known values hold examples."""
+    body, inside = eqn.params["body"], replace(over, depth=over.depth + 1, asked={})
     varying = enumerate(zip(body.inputs, [*places, *entries], strict=False))
     own = [_given(var, (over.depth, number), place, over) for number, (var, place) in varying]
     others = zip(body.inputs[len(own) :], operands[len(own) :], strict=True)
-    values = _followed(
-        body.eqns, [*own, *(replace(outer, var=var) for var, outer in others)], replace(over, depth=over.depth + 1)
-    )
-    return [values[var.name] for var in body.outputs]
+    values = _followed(body.eqns, [*own, *(replace(outer, var=var) for var, outer in others)], inside)
+    return [values[var.name] for var in body.outputs], inside.asked
 
 
 def _loop_results(
-    eqn: Eqn, operands: Sequence[Followed], places: Sequence[Place | None], found: Sequence[Followed], over: Over
+    eqn: Eqn, operands: Sequence[Followed], wanted: Sequence[Place | None], found: Sequence[Followed], over: Over
 ) -> list[Followed]:
+    places = wanted[: eqn.params["states"]]
     stacked = [*(each.place for each in found[len(places) :]), *places]
     results = [*places, *(None if place is None else replace(place, axis=place.axis + 1) for place in stacked)]
-    wanted = [*places, *(each.place for each in operands[len(places) :])]
     own = [_conforming(each, place, over) for each, place in zip(operands, wanted, strict=True)]
     if not all(each.free for each in (*own, *found)):
         raise MixedError(COUNTS)

@@ -63,7 +63,7 @@ class Places:
     @contextmanager
     def turn(self, jaxpr: Any, number: int) -> Iterator[None]:
         """Be in one turn of a loop over modules: its number goes behind the path that all in its jaxpr share."""
-        paths = [path.split(".") for path in _paths(jaxpr, self._within)]
+        paths = [here.path.split(".") for here in _scopes(jaxpr, self._within) if here != self._within]
         shared = takewhile(lambda names: len(names) == 1, map(set, zip(*paths, strict=False)))
         self._turns.append((joined(*(names.pop() for names in shared)), number))
         try:
@@ -95,14 +95,14 @@ class Places:
         return (*names, *map(self._turned, inner))
 
 
-def _paths(jaxpr: Any, within: Scope) -> Iterator[str]:
-    """The paths of equations, those inside others included; the path around alone where there are none."""
+def _scopes(jaxpr: Any, within: Scope) -> Iterator[Scope]:
+    """Where the equations of a jaxpr are, those inside others included."""
     for eqn in jaxpr.eqns:
         here, bodies = within.inside(scopes_of(eqn)), [*core.jaxprs_in_params(eqn.params)]
         for body in bodies:
-            yield from _paths(body, here)
-        if not bodies and here != within:
-            yield here.path
+            yield from _scopes(body, here)
+        if not bodies:
+            yield here
 
 
 def _users_line(info: Any) -> str:

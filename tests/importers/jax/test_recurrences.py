@@ -5,9 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax import lax
 
+from backtrace_jax import explain
 from backtrace_jax.importers import read
 from backtrace_jax.passes import simplify, with_float_type
 from tests.exporters.pairs import relevance
@@ -65,3 +69,38 @@ def test_layers_of_all_libraries_are_those_of_onnx(name):
 def test_time_may_come_first():
     layer, params = nn.RNN(nn.SimpleCell(cells.STATE), time_major=True), cells.linen("RNN")
     check(cells.headed(lambda x: layer.apply({"params": params}, x.swapaxes(0, 1)).swapaxes(0, 1)), "RNN")
+
+
+def test_what_is_the_same_for_all_examples_of_a_loop_may_be_copied_for_each():
+    bias = np.arange(cells.FEATURES, dtype=np.float32)
+
+    def model(x):
+        def step(h, entry):
+            return jnp.tanh(h + entry + jnp.broadcast_to(bias, entry.shape)), None
+
+        return lax.scan(step, jnp.zeros_like(x[:, 0]), jnp.swapaxes(x, 0, 1))[0]
+
+    found = explain(model, cells.x, target=1)
+    assert found.ledger.error.max() < 1e-5
+    np.testing.assert_array_equal(found.relevance["x"][:, :, [0, 2]], 0)
+
+
+def test_layers_of_a_stack_are_named_and_explained_one_by_one():
+    class Stack(nnx.Module):
+        def __init__(self, rngs):
+            @nnx.split_rngs(splits=3)
+            @nnx.vmap(in_axes=(0,), out_axes=0)
+            def made(rngs):
+                return nnx.Linear(cells.FEATURES, cells.FEATURES, rngs=rngs)
+
+            self.layers = made(rngs)
+
+        def __call__(self, x):
+            return nnx.scan(lambda layer, x: nnx.relu(layer(x)), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(
+                self.layers, x
+            )
+
+    found = explain(Stack(nnx.Rngs(0)), cells.x[:, 0], target=1, layers="layers.*")
+    assert {"layers.0", "layers.1", "layers.2"} <= set(found.layers)
+    for i in range(3):
+        np.testing.assert_allclose(found.layers[f"layers.{i}"].sum(), 2, rtol=0.5)
