@@ -1,4 +1,4 @@
-"""`export`: the ONNX file that a PyTorch module or a Keras model is explained through."""
+"""`export`: the ONNX file that a PyTorch module or a Keras model is explained through, or that a JAX model becomes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from backtrace_jax.errors import ImportMismatchError, ModelError, SettingError
 from backtrace_jax.errors.arguments import as_path, known_arguments
-from backtrace_jax.importers import pytorch, read
+from backtrace_jax.importers import jax, keras, pytorch, read
 from backtrace_jax.ir.imported import Imported
 from backtrace_jax.question.feeds import Inputs, read_inputs, refuse_datasets
 
@@ -19,7 +19,9 @@ _LARGEST_FILE = 2**31 - 2**20  # bytes of a protocol buffer, with room for what 
 
 @known_arguments
 def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
-    """Write the ONNX file of a PyTorch module or a Keras model, proven to compute the same.
+    """Write the ONNX file of a PyTorch module, a Keras model or a JAX model, proven to compute the same.
+
+    A JAX model is explained without a file; its file is written by jax2onnx (extra `jax2onnx`).
 
     Args:
         model: The module or model, or the path of a Keras file.
@@ -32,6 +34,8 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
     Raises:
         SettingError: When it is an ONNX model already, a module without inputs to trace it with, or one with more than
             2 GiB of weights.
+        MissingDependencyError: When jax2onnx is not installed.
+        UnsupportedError: When the model cannot be exported.
         ImportMismatchError: When the export does not compute what the model computes, on any inputs.
     """
     import onnx  # not needed to import the package
@@ -42,7 +46,7 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
         )
     path = as_path("path", path)
     refuse_datasets(inputs)
-    imported = read(model, inputs)
+    imported = jax.exported(model, inputs) if _is_jax(model) else read(model, inputs)
     if imported.proto is None and not imported.origin:
         raise SettingError(f"{imported.name} is an ONNX model already; there is nothing to export")
     if imported.alone:
@@ -60,6 +64,10 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
     except OSError as error:
         raise SettingError(f"cannot write '{path}': {error}") from error
     return imported
+
+
+def _is_jax(model: Any) -> bool:
+    return jax.is_model(model) and not (pytorch.is_module(model) or keras.is_model(model))
 
 
 def named(text: str) -> Any:

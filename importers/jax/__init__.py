@@ -12,7 +12,14 @@ from backtrace_jax.ir.imported import Imported
 
 from .models import is_model
 
-__all__ = ["is_model", "name", "parameters", "read"]
+__all__ = ["exported", "is_model", "name", "parameters", "read"]
+
+
+def exported(model: Any, inputs: Any) -> Imported:
+    """The ONNX file of a model, as `exporting.exported` has it."""
+    from . import exporting
+
+    return exporting.exported(model, inputs)
 
 
 def name(model: Any) -> str:

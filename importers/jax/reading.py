@@ -148,6 +148,12 @@ def read_model(
     return replace(kept.imported, source=source, prove=pending)
 
 
+def source_of(imported: Imported) -> _Source:
+    """The model behind an import of it."""
+    assert isinstance(imported.source, _Source)
+    return imported.source
+
+
 def _form(model: Any, configuration: Configuration, call: Call, given: Given) -> _Form | None:
     """What an import is made for; None where something of the model cannot be looked into."""
     types = [(name, array.dtype, _single(array.shape, call.axis(name))) for name, array in given.arrays.items()]

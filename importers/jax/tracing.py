@@ -91,7 +91,7 @@ class Tracing:
         names: list[str] = []
 
         def flat(weights: Arrays, arrays: Arrays) -> list[Any]:
-            outputs = _outputs(self.model, self.call, weights, arrays)
+            outputs = outputs_of(self.model, self.call, weights, arrays)
             names[:] = outputs
             return [*outputs.values()]
 
@@ -169,7 +169,7 @@ def _type(weight: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(weight), jax.dtypes.canonicalize_dtype(weight.dtype), weak_type=weak)
 
 
-def _outputs(model: Model, call: Call, weights: Arrays, arrays: Arrays) -> dict[str, Any]:
+def outputs_of(model: Model, call: Call, weights: Arrays, arrays: Arrays) -> dict[str, Any]:
     """What a model returns, by name; one that is written for one example is called for each of a batch."""
 
     def one(arrays: Arrays) -> dict[str, Any]:
