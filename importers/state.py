@@ -47,7 +47,9 @@ class Hash:
 
     def numbers(self, value: Any) -> bytes | memoryview:
         """The bytes of an array; nothing of one that holds no numbers."""
-        return repr(value.tolist()).encode() if value.dtype.hasobject else np.ascontiguousarray(value).tobytes()
+        if value.dtype.hasobject:
+            return repr(value.tolist()).encode()
+        return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
 
     def attributes(self, value: Any) -> Iterator[Any]:
         """What an object that is no structure consists of."""

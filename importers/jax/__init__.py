@@ -31,8 +31,8 @@ def name(model: Any) -> str:
 
 def parameters(model: Any) -> tuple[tuple[str, ...], int]:
     """Names of the parameters of a model, and how many of these have to be passed."""
+    from .arguments import Parameters
     from .models import pure
-    from .parameters import Parameters
 
     found = Parameters.of(pure(model).signature)
     return found.placed or tuple(sorted(found.named)), found.needed

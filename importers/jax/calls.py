@@ -22,8 +22,8 @@ from backtrace_jax.batch.layout import BatchAxis, axes_in, inputs_first
 from backtrace_jax.errors import InputError, ModelError
 from backtrace_jax.errors.arguments import more_than_numbers
 
+from .arguments import Arguments, Parameters
 from .models.model import is_array, is_key, path_of, unique
-from .parameters import Arguments, Parameters
 from .scopes import joined
 
 _ARRAYS = ("__array__", "__jax_array__")

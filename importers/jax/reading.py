@@ -207,5 +207,5 @@ def _digest(traced: Traced, model: Model) -> str:
     for name, array in (*sorted(model.weights.items()), *(("", const) for const in traced.jaxpr.consts)):
         plain = np.asarray(jax.random.key_data(array) if is_key(array) else array)
         found.update(f"{name} {plain.dtype} {plain.shape}".encode())
-        found.update(np.ascontiguousarray(plain).tobytes())
+        found.update(np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data)
     return found.hexdigest()

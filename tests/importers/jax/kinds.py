@@ -137,6 +137,10 @@ def of_one(x: Any) -> Any:
     return function(x[None])[0]
 
 
+def of_one_tree(batch: Any) -> Any:
+    return function(batch["a"]) + 2 * function(batch["b"])
+
+
 class Callable:
     def __init__(self) -> None:
         self.weights = WEIGHTS
