@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from .convolving import conv, conv_back
 from .registry import LINEAR, PRODUCT, QUOTIENT, SUM, register
+from .transposed import conv_transpose, conv_transpose_back
 from .windows import Padding, Sizes, around
 
 
@@ -51,28 +52,6 @@ def div(a: Array, b: Array) -> Array:
 def einsum(a: Array, b: Array, *, equation: str) -> Array:
     """Einstein summation of two operands."""
     return jnp.einsum(equation, a, b)
-
-
-def conv_transpose(x: Array, K: Array, *, strides: Sizes, padding: Padding, dilation: Sizes, groups: int) -> Array:
-    """Transposed convolution of any rank: x [N, C, *spatial], K [C, O/groups, *window].
-
-    `padding` is what is cut off (or, where negative, added to) the full result on either side.
-    """
-    window = K.shape[2:]
-    grouped = K.reshape(groups, K.shape[0] // groups, *K.shape[1:])
-    kernel = jnp.flip(jnp.swapaxes(grouped, 1, 2), tuple(range(3, grouped.ndim)))
-    kernel = kernel.reshape(K.shape[1] * groups, K.shape[0] // groups, *window)
-    reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
-    pads = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1,) * len(window),
-        pads,
-        lhs_dilation=strides,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-    )
 
 
 def avg_pool(
@@ -134,9 +113,10 @@ def cumsum(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
 
 register(
     PRODUCT,
-    {"mul": mul, "matmul": jnp.matmul, "einsum": einsum, "conv_transpose": conv_transpose},
+    {"mul": mul, "matmul": jnp.matmul, "einsum": einsum},
 )
 register(PRODUCT, {"conv": conv}, back=conv_back)
+register(PRODUCT, {"conv_transpose": conv_transpose}, back=conv_transpose_back)
 register(QUOTIENT, {"div": div})
 register(LINEAR, {"avg_pool": avg_pool, "reduce_sum": reduce_sum, "reduce_mean": reduce_mean, "cumsum": cumsum})
 register(SUM, {"add": add})

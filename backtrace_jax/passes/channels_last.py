@@ -34,7 +34,7 @@ def channels_last(program: Program, keep: Collection[str] = ()) -> Program:
 
 
 def _is_convolution(eqn: Eqn) -> bool:
-    return eqn.op == "conv" and not eqn.params.get("channels_last")
+    return eqn.op in ("conv", "conv_transpose") and not eqn.params.get("channels_last")
 
 
 def _turned(shape: Sequence[int]) -> tuple[int, ...]:
@@ -188,7 +188,7 @@ def _transposition(eqn: Eqn, var: Var, result: Var, perm: tuple[int, ...]) -> Eq
 _RULES: dict[str, Callable[[_Turning, Eqn], bool]] = {
     **dict.fromkeys(_ENTRYWISE, _Turning.entrywise),
     **dict.fromkeys(_REDUCTIONS, _Turning.reduction),
-    "conv": _Turning.convolution,
+    **dict.fromkeys(("conv", "conv_transpose"), _Turning.convolution),
     "max_pool": _Turning.pooling,
     "avg_pool": _Turning.pooling,
     "concat": _Turning.concatenation,
