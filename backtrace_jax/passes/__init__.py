@@ -9,6 +9,7 @@ from .channels_last import channels_last
 from .check import check
 from .dead_code import drop_dead_code
 from .gates import settle_biases
+from .grouped import group_statistics
 from .indices import recognise_indices
 from .kept_axes import keep_axes
 from .lookups import recognise_lookups
@@ -25,6 +26,7 @@ __all__ = [
     "drop_dead_code",
     "fold_affine",
     "fuse_padding",
+    "group_statistics",
     "recognise_activations",
     "recognise_division",
     "recognise_indices",
@@ -40,6 +42,7 @@ __all__ = [
 _PASSES = (
     drop_dead_code,
     tidy,
+    group_statistics,
     keep_axes,
     bounds,
     recognise_indices,

@@ -92,7 +92,37 @@ def _joined(pick: Callable[..., Any], one: int | float | None, other: int | floa
 
 
 def _chosen(rewriting: Rewriting, eqn: Eqn) -> Replacement:
-    """x where x > 0, else 0."""
+    """x where x > 0, else 0; and a bound where x lies beyond it, else x."""
+    return _rectified(rewriting, eqn) or _kept_within(rewriting, eqn)
+
+
+def _kept_within(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    """A bound where x lies beyond it, else x, or what bounds x on the other side."""
+    condition, beyond, within = eqn.invars
+    test, bound = rewriting.producers.get(condition.name), rewriting.uniform(beyond)
+    if test is None or test.op not in _MIRRORED or bound is None or within.shape != eqn.outvars[0].shape:
+        return None
+    inner = rewriting.producers.get(within.name)
+    own = _own_bounds(rewriting, inner) if inner is not None else None
+    for value, limit, op in (*zip(test.invars, test.invars[::-1], (test.op, _MIRRORED[test.op]), strict=True),):
+        if rewriting.uniform(limit) != bound or value not in (within, *(own or ())[:1]):
+            continue
+        low, high = (None, bound) if op.startswith("greater") else (bound, None)
+        if value == within:
+            number = rewriting.param(beyond.name, rewriting.weights[beyond.name].reshape(-1)[:1].reshape(()))
+            bounded = rewriting.equation(eqn, "minimum" if low is None else "maximum", within, number)
+            return _bounded(rewriting, bounded) or (bounded,)
+        return _clipped(rewriting, eqn, within, low, high) if _ordered(own, low, high) else None
+    return None
+
+
+def _ordered(own: Any, low: int | float | None, high: int | float | None) -> bool:
+    """Whether a bound lies on the other side of the ones that a value has."""
+    one, other = (own[1], high) if low is None else (low, own[2])
+    return one is not None and other is not None and one <= other
+
+
+def _rectified(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     condition, above, below = eqn.invars
     test = rewriting.producers.get(condition.name)
     if test is None or test.op not in _MIRRORED or len(test.invars) != 2:

@@ -5,7 +5,8 @@ RULES section 6: x takes all of the relevance; the statistics, the scale and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from backtrace_jax.ir import Eqn, Program, Var
 
 from .fitting import Bound
+from .linear_maps import before_moves
 from .patterns import Either, Hole, Number, Pattern, Reduced, call
 from .rewriting import Form, Recogniser, Replacement, Rewriting, rewritten
 
@@ -118,53 +120,74 @@ def _is_plain(rewriting: Rewriting, norm: Eqn) -> bool:
 
 
 def _with_affine(rewriting: Rewriting, eqn: Eqn) -> Replacement:
-    """A known scale or shift right behind a normalisation becomes part of it."""
+    """A known scale or shift behind a normalisation, with moves between at most, becomes part of it."""
     if eqn.op not in ("mul", "add", "sub") or len(eqn.invars) != 2:
         return None
     for position in (0, 1) if eqn.op != "sub" else (1,):
         known, value = eqn.invars[position], eqn.invars[1 - position]
-        norm = rewriting.origin(value)
+        norm, moves = _behind(rewriting, value)
         if (
             known.name not in rewriting.weights
             or norm is None
             or (len(norm.invars) > 1 and rewriting.reads(value) != 1)
         ):
             continue
-        if _takes(rewriting, norm, known, eqn):
-            return _joined(rewriting, norm, known, eqn)
+        array = rewriting.weights[known.name]
+        array = before_moves(array, moves, len(value.shape), 0.0) if moves else array
+        if value.shape == eqn.outvars[0].shape and _takes(rewriting, norm, array, _varying(known.shape, value.shape)):
+            return _joined(rewriting, norm, known, array, moves, eqn)
     return None
 
 
-def _takes(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> bool:
+def _behind(rewriting: Rewriting, var: Var) -> tuple[Eqn | None, list[Eqn]]:
+    """The normalisation behind a value, and the moves between, outermost first, that nothing else reads."""
+    moves: list[Eqn] = []
+    while (before := rewriting.origin(var)) is not None and before.op in ("reshape", "transpose"):
+        if rewriting.reads(var) != 1:
+            return None, []
+        moves.append(before)
+        var = before.invars[0]
+    alone = not moves or rewriting.reads(var) == 1
+    return (before, moves) if before is not None and before.op in _AFFINE and alone else (None, [])
+
+
+def _takes(rewriting: Rewriting, norm: Eqn, array: np.ndarray, before_moves: set[int]) -> bool:
     """Whether a normalisation has room for this scale or shift: it varies only where its own may."""
-    if norm.op not in _AFFINE or eqn.outvars[0].shape != norm.outvars[0].shape:
-        return False
     if any(var.name not in rewriting.weights for var in norm.invars[1:]):
         return False
-    rank = len(eqn.outvars[0].shape)
-    given = [known, *norm.invars[1:]]
-    varying = {axis + rank - len(var.shape) for var in given for axis, size in enumerate(var.shape) if size > 1}
-    return any(varying <= axes for axes in _AFFINE[norm.op](norm)) and bool(
-        np.isfinite(rewriting.weights[known.name]).all()
-    )
+    shape = norm.outvars[0].shape
+    varying = set().union(*(_varying(each, shape) for each in (array.shape, *(var.shape for var in norm.invars[1:]))))
+    allowed = _AFFINE[norm.op](norm, len(before_moves) <= 1)
+    return any(varying <= axes for axes in allowed) and bool(np.isfinite(array).all())
 
 
-_AFFINE: dict[str, Callable[[Eqn], list[set[int]]]] = {
-    "rms_norm": lambda norm: [set(norm.params["axes"])],
-    "layer_norm": lambda norm: [set(norm.params["axes"]), _channels(norm)],
-    "group_norm": lambda norm: [{1}],
+def _varying(shape: tuple[int, ...], whole: tuple[int, ...]) -> set[int]:
+    """Axes of the whole along which an array that meets it varies."""
+    return {axis + len(whole) - len(shape) for axis, size in enumerate(shape) if size > 1}
+
+
+_AFFINE: dict[str, Callable[[Eqn, bool], list[set[int]]]] = {
+    "rms_norm": lambda norm, _: [set(norm.params["axes"])],
+    "layer_norm": lambda norm, single: [set(norm.params["axes"]), *_channels(norm, single)],
+    "group_norm": lambda *_: [{1}],
 }
 """Along which axes the scale and shift of a normalisation may vary, alternatives listed."""
 
 
-def _channels(norm: Eqn) -> set[int]:
-    """The second axis where all axes behind it are normalised, as in instance normalisation."""
-    return {1} if tuple(norm.params["axes"]) == tuple(range(2, len(norm.invars[0].shape))) else set()
+def _channels(norm: Eqn, single: bool) -> list[set[int]]:
+    """The one axis, beside that of the examples, that is not normalised: channels, or groups of them and the next.
+
+    A scale that is that of each channel of a group varies along a single axis where the groups are one axis again.
+    """
+    left = set(range(1, len(norm.invars[0].shape))) - set(norm.params["axes"])
+    return [left, *([{*left, max(left) + 1}] if single else [])] if len(left) == 1 else []
 
 
-def _joined(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> Replacement:
+def _joined(
+    rewriting: Rewriting, norm: Eqn, known: Var, array: np.ndarray, moves: Sequence[Eqn], eqn: Eqn
+) -> Replacement:
     """The scale multiplies what the normalisation has of its own; a shift is added to it."""
-    array, own = rewriting.weights[known.name], [rewriting.weights[var.name] for var in norm.invars[1:]]
+    own = [rewriting.weights[var.name] for var in norm.invars[1:]]
     scale, shift = (own[0] if own else np.ones(())), (own[1] if len(own) > 1 else None)
     if eqn.op == "mul":
         scale, shift = scale * array, None if shift is None else shift * array
@@ -172,10 +195,17 @@ def _joined(rewriting: Rewriting, norm: Eqn, known: Var, eqn: Eqn) -> Replacemen
         signed = -array if eqn.op == "sub" else array
         shift = signed if shift is None else shift + signed
     name, dtype = eqn.outvars[0].name, norm.invars[0].dtype
-    parts = [(".scale", known if eqn.op == "mul" and not own else None, scale), (".shift", None, shift)]
+    whole = eqn.op == "mul" and not own and not moves
+    parts = [(".scale", known if whole else None, scale), (".shift", None, shift)]
     affine = [
         _retyped(rewriting, var, dtype) if var else rewriting.param(name + suffix, np.asarray(each, dtype))
         for suffix, var, each in parts
         if each is not None
     ]
-    return _with_type(rewriting, eqn, norm.op, norm.invars[0], *affine, **norm.params)
+    if not moves:
+        return _with_type(rewriting, eqn, norm.op, norm.invars[0], *affine, **norm.params)
+    eqns = [rewriting.equation(norm, norm.op, norm.invars[0], *affine, name=f"{name}.norm", **norm.params)]
+    for place, move in reversed(list(enumerate(moves))):
+        value = eqns[-1].outvars[0]
+        eqns.append(rewriting.equation(move, move.op, value, name=f"{name}.moved" if place else "", **move.params))
+    return *eqns[:-1], replace(eqns[-1], outvars=eqn.outvars)

@@ -93,8 +93,8 @@ class Rewriting(Matcher):
         return before if inside else None
 
     def reads(self, var: Var) -> int:
-        """How often a value is read, as an output among others."""
-        return len(self.readers[var.name]) + self._outputs[var.name]
+        """How often a value is read, as an output among others; one that this sweep made, once."""
+        return len(self.readers.get(var.name, (None,))) + self._outputs[var.name]
 
     def behind(self, eqn: Eqn) -> int:
         """Bits of the operations among the last few equations up to this one."""

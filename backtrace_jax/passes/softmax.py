@@ -11,7 +11,16 @@ from .patterns import Hole, Pattern, Reduced, Setting, call
 from .rewriting import Form, Recogniser, Replacement, Rewriting, becomes
 
 x, a, b = Hole("x"), Hole("a"), Hole("b")
-_largest = Reduced("reduce_max", x)
+
+
+def _finite(value: Pattern) -> Pattern:
+    """A value, or 0 in place of it where it is not finite."""
+    return value | call(
+        "where", call("logical_not", call("logical_or", call("is_nan", value), call("is_inf", value))), value, 0.0
+    )
+
+
+_largest = _finite(Reduced("reduce_max", x))
 
 
 def _exp(value: Pattern) -> Pattern:
@@ -25,8 +34,9 @@ def _total(value: Pattern) -> Pattern:
 def _log_sum_exp(keeps: bool) -> Form:
     """With the largest entry taken out first; without that, rules and function are those of log, sum and exp."""
     total = Reduced("reduce_sum", _exp(x - _largest), keeps)
+    total = total | call("abs", total)
     found = becomes("log_sum_exp", axes=lambda bound: bound["axes"], keepdims=keeps)
-    return Form(call("log", total) + Reduced("reduce_max", x, keeps), found)
+    return Form(call("log", total) + _finite(Reduced("reduce_max", x, keeps)), found)
 
 
 def _along_axis(op: str) -> Callable[[Rewriting, Eqn, Bound], Replacement]:

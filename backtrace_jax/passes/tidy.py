@@ -17,6 +17,7 @@ from .rewriting import Replacement, Rewriting, rewritten
 
 _BROADCASTING = {name for name, op in OPS.items() if op.kind in (SUM, QUOTIENT)} | {"mul", "maximum", "minimum"}
 _SETTLED = {name for name, op in OPS.items() if op.kind not in (CONTROL, NONE) and not op.many}
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1, "maximum": -np.inf, "minimum": np.inf}
 _MANY = 16  # operands of a concatenation before it is looked at whether they repeat
 _SHORT = 1 << 16  # bytes of arrays that are compared by their numbers
 
@@ -95,6 +96,14 @@ def _cast(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     return before.invars[0] if widened else None
 
 
+def _selected(rewriting: Rewriting, eqn: Eqn) -> Replacement:
+    """The value that a known condition always chooses."""
+    condition = rewriting.uniform(eqn.invars[0])
+    value = eqn.invars[1 if condition else 2]
+    same = (value.shape, value.dtype) == (eqn.outvars[0].shape, eqn.outvars[0].dtype)
+    return value if condition is not None and same else None
+
+
 def _expanded(rewriting: Rewriting, eqn: Eqn) -> Replacement:
     return eqn.invars[0] if eqn.invars[0].shape == eqn.outvars[0].shape else None
 
@@ -118,11 +127,11 @@ def _joined(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 
 def _neutral(rewriting: Rewriting, eqn: Eqn) -> Replacement:
-    """x + 0, x - 0, x · 1, x / 1."""
-    neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(eqn.op)
+    """x + 0, x - 0, x · 1, x / 1, the larger of x and -∞, the smaller of x and ∞."""
+    neutral = _NEUTRAL.get(eqn.op)
     if neutral is None or len(eqn.invars) != 2:
         return None
-    for value, known in (eqn.invars, eqn.invars[::-1]) if eqn.op in ("add", "mul") else (eqn.invars,):
+    for value, known in (eqn.invars, eqn.invars[::-1]) if eqn.op not in ("sub", "div") else (eqn.invars,):
         array = rewriting.weights.get(known.name)
         same = value.shape == eqn.outvars[0].shape and value.dtype == eqn.outvars[0].dtype
         if array is not None and same and value.name not in rewriting.weights and (array == neutral).all():
@@ -140,10 +149,10 @@ def _without_copies(rewriting: Rewriting, eqn: Eqn) -> Replacement:
 
 
 def _uncopied(rewriting: Rewriting, eqn: Eqn, var: Var) -> Var:
-    before, array, shape = rewriting.before(eqn, var), rewriting.weights.get(var.name), eqn.outvars[0].shape
+    before, array = rewriting.before(eqn, var), rewriting.weights.get(var.name)
     if before is not None and before.op == "expand":
         return before.invars[0]
-    if array is None or array.shape != shape or set(shape[:-1]) <= {1} or not var.is_float:
+    if array is None or set(array.shape[:-1]) <= {1} or not var.is_float:
         return var
     narrow = narrowed(array)
     return var if narrow.shape == array.shape else rewriting.param(var.name, narrow)
@@ -164,4 +173,5 @@ _RULES: dict[str, Callable[[Rewriting, Eqn], Replacement]] = {
     "expand": _expanded,
     "slice": _sliced,
     "concat": _joined,
+    "where": _selected,
 }
