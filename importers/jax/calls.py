@@ -208,7 +208,7 @@ def _check_constant(name: str, leaf: Any) -> None:
     if isinstance(leaf, jax.ShapeDtypeStruct | Tracer):
         raise InputError(f"input {name!r} holds no numbers, but a {type(leaf).__name__}; pass the array itself")
     inside = getattr(leaf, "__dict__", {})
-    if not callable(leaf) and any(map(_is_data, inside.values())):
+    if not (callable(leaf) or is_key(leaf)) and any(map(_is_data, inside.values())):
         kind = type(leaf).__name__
         raise InputError(
             f"input {name!r} is a {kind}, inside of which JAX does not look; register it: "

@@ -164,8 +164,8 @@ def _form(model: Any, configuration: Configuration, call: Call, given: Given) ->
 
 def _imported(function: Model, call: Call, given: Given, configuration: Configuration) -> _Kept:
     with configuration.set():
+        function = replace(function, weights={name: own(weight) for name, weight in function.weights.items()})
         types = {name: np.dtype(jax.dtypes.canonicalize_dtype(array.dtype)) for name, array in given.arrays.items()}
-    function = replace(function, weights={name: own(weight) for name, weight in function.weights.items()})
     tracing = Tracing(function, call, types, configuration)
     traced = tracing.at({name: _single(array.shape, call.axis(name)) for name, array in given.arrays.items()})
     imported = Imported(
@@ -177,6 +177,7 @@ def _imported(function: Model, call: Call, given: Given, configuration: Configur
         origin={"framework": function.framework, "exporter": f"jax {jax.__version__}"},
         feed=call.arrays,
         structure=call.shaped,
+        notes=function.notes,
         rounding=coarsest(traced.jaxpr.jaxpr),
     )
     return _Kept(imported, tracing)

@@ -152,8 +152,10 @@ class Tracing:
 
 
 def own(array: Any) -> Any:
-    """An array that its owner does not write into."""
-    return np.array(array) if isinstance(array, np.ndarray) else array
+    """An array that its owner does not write into, in the type that JAX gives it."""
+    if isinstance(array, jax.Array):
+        return array
+    return np.array(array, jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def _doubled(weight: Any) -> Any:

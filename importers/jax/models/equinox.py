@@ -13,7 +13,7 @@ from backtrace_jax.errors import ModelError
 
 from .. import scopes
 from ..scopes import joined
-from .model import Model, arrays_of, path_of, signature_of, version
+from .model import Model, arrays_of, path_of, signature_of, training_note, version
 
 _STATE = "state"
 
@@ -53,7 +53,16 @@ def pure(model: Any) -> Model:
         outputs, _ = called(**signature.bind_partial(*args, **kwargs).arguments, **{taken: restore(weights)})
         return outputs
 
-    return Model(name, version("equinox"), function, {**weights, **state}, signature, single=True)
+    return Model(name, version("equinox"), function, {**weights, **state}, signature, single=True, notes=_notes(module))
+
+
+def _notes(module: Any) -> tuple[str, ...]:
+    """That a module is evaluated otherwise than it would be called, where that is a difference."""
+    parts = jax.tree_util.tree_leaves_with_path(module, is_leaf=lambda each: hasattr(each, "inference"))
+    for path, part in parts:
+        if getattr(part, "inference", None) is False and getattr(part, "p", 1) not in (0, 0.0):
+            return (training_note(type(module).__name__, path_of(path), "equinox.nn.inference_mode(module)"),)
+    return ()
 
 
 def _state_parameter(called: Any) -> str:

@@ -31,6 +31,7 @@ class Model:
         signature: Of what the model's user calls; None where Python does not know it.
         single: Whether it is written for one example, so that a batch takes `jax.vmap` of it.
         held: Arrays by path that a function holds, and reads without being passed them.
+        notes: What its owner should know of how it is evaluated.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Model:
     signature: inspect.Signature | None
     single: bool = False
     held: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Rebuild = Callable[[Mapping[str, Any]], Any]
@@ -49,6 +51,14 @@ Rebuild = Callable[[Mapping[str, Any]], Any]
 def version(package: str) -> str:
     """A framework that is loaded, with its version."""
     return f"{package} {sys.modules[package].__version__}"
+
+
+def training_note(name: str, path: str, switch: str) -> str:
+    """That a module is explained in another mode than it is in."""
+    return (
+        f"{name[:30]} is in train mode ({path!r}) and is explained as in evaluation: no dropout, batch norm by its "
+        f"running statistics; {switch} agrees"
+    )
 
 
 def signature_of(called: Any, without: str = "") -> inspect.Signature | None:

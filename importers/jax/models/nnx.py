@@ -11,7 +11,7 @@ from backtrace_jax.errors import ModelError
 
 from .. import scopes
 from ..scopes import joined
-from .model import Model, check_loaded, signature_of, unique, version
+from .model import Model, check_loaded, signature_of, training_note, unique, version
 
 
 def claims(model: Any) -> bool:
@@ -47,7 +47,19 @@ def pure(model: Any) -> Model:
         held = [(path, variable.replace(weights[name])) for name, (path, variable) in pairs]
         return getattr(_named(nnx, nnx.merge(definition, nnx.from_flat_state(held))), method)(*args, **kwargs)
 
-    return Model(name, version("flax"), function, weights, signature_of(getattr(copy, method)))
+    return Model(
+        name, version("flax"), function, weights, signature_of(getattr(copy, method)), notes=_notes(nnx, module)
+    )
+
+
+def _notes(nnx: Any, module: Any) -> tuple[str, ...]:
+    """That a module is evaluated otherwise than it would be called, where that is a difference."""
+    for path, part in nnx.iter_modules(module):
+        rate = getattr(part, "rate", getattr(part, "dropout_rate", 0))
+        drops = isinstance(rate, float) and rate > 0 and vars(part).get("deterministic") is False
+        if drops or vars(part).get("use_running_average") is False:
+            return (training_note(type(module).__name__, joined(*path), "module.eval()"),)
+    return ()
 
 
 def _named(nnx: Any, module: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,22 @@ def test_types_of_inputs_are_those_of_jax():
     half = explain(lambda x: x.astype(jnp.float32) * 2, X.astype(ml_dtypes.bfloat16), **GRADIENT)
     np.testing.assert_allclose(half.outputs["output"], X * 2)
     assert explain(two, X.astype(np.float64), **GRADIENT).outputs["output"].dtype == np.float32
+
+
+def test_types_of_weights_are_those_of_jax():
+    weights = np.linspace(-1, 1, 6).reshape(3, 2)
+    for model in (lambda x: x @ weights, functools.partial(lambda w, x: x @ w, weights)):
+        found = explain(model, X, **GRADIENT)
+        assert found.outputs["output"].dtype == np.float32
+        np.testing.assert_allclose(found.relevance["x"], np.tile(weights[:, 0], (2, 1)), rtol=1e-6)
+
+
+def test_keys_are_constants():
+    key = jax.random.key(0)
+    found = explain(lambda x, key: 2 * x, {"x": X, "key": key}, **GRADIENT)
+    np.testing.assert_allclose(found.outputs["output"], 2 * X)
+    with pytest.raises(BacktraceError, match="random"):
+        explain(lambda x, key: x * jax.random.normal(key), {"x": X, "key": key}, **GRADIENT)
 
 
 def test_an_explainer_takes_arrays_by_name_and_keeps_its_constants():

@@ -136,7 +136,8 @@ def test_the_users_module_stays_as_it_is():
     before = {path: {**vars(part)} for path, part in parts.items()}
     kinds_of_parts = {path: type(part) for path, part in parts.items()}
     arrays = bytes_of(module)
-    explain(module, kinds.X, **GRADIENT)
+    found = explain(module, kinds.X, **GRADIENT)
+    assert any("is in train mode ('dropout')" in warning for warning in found.warnings)
     assert {path: type(part) for path, part in nnx.iter_modules(module)} == kinds_of_parts
     for path, part in nnx.iter_modules(module):
         assert vars(part).keys() == before[path].keys()
