@@ -12,7 +12,7 @@ from backtrace_jax.ir.imported import Imported
 
 from .models import is_model
 
-__all__ = ["exported", "is_model", "name", "parameters", "read"]
+__all__ = ["exported", "is_model", "parameters", "read"]
 
 
 def exported(model: Any, inputs: Any) -> Imported:
@@ -20,13 +20,6 @@ def exported(model: Any, inputs: Any) -> Imported:
     from . import exporting
 
     return exporting.exported(model, inputs)
-
-
-def name(model: Any) -> str:
-    """What to call a model in messages."""
-    from .models import pure
-
-    return pure(model).name
 
 
 def parameters(model: Any) -> tuple[tuple[str, ...], int]:

@@ -167,13 +167,14 @@ def _imported(function: Model, call: Call, given: Given, configuration: Configur
         function = replace(function, weights={name: own(weight) for name, weight in function.weights.items()})
         types = {name: np.dtype(jax.dtypes.canonicalize_dtype(array.dtype)) for name, array in given.arrays.items()}
     tracing = Tracing(function, call, types, configuration)
-    traced = tracing.at({name: _single(array.shape, call.axis(name)) for name, array in given.arrays.items()})
+    shapes = {name: _single(array.shape, call.axis(name)) for name, array in given.arrays.items()}
+    traced = tracing.at(shapes)
     imported = Imported(
         name=function.name,
         sha256=_digest(traced, function),
         inputs=tuple(InputType(name, (None,) * given.arrays[name].ndim, dtype) for name, dtype in types.items()),
         lower=tracing.lower,
-        unsupported=list,
+        unsupported=partial(tracing.unsupported, shapes),
         origin={"framework": function.framework, "exporter": f"jax {jax.__version__}"},
         feed=call.arrays,
         structure=call.shaped,

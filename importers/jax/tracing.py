@@ -19,6 +19,7 @@ from backtrace_jax.passes.check import check
 from . import scopes
 from .calls import Call, outputs_by_name
 from .configuration import Configuration
+from .listing import Listing
 from .lowering import Lowering
 from .lowering import known as as_known
 from .models.model import Model, is_key
@@ -123,8 +124,24 @@ class Tracing:
             shapes: Shapes by name.
             known: Values of inputs to specialise the graph to; they are no inputs of it any more.
         """
-        traced, given = self.at(shapes), known or {}
         lowering = Lowering(PRIMITIVES)
+        outputs = self._outputs(lowering, shapes, known or {})
+        for name, value in outputs.items():
+            if isinstance(value, Var):
+                lowering.rename(value, name)
+        program = lowering.finish(outputs)
+        check(program.graph)
+        return program
+
+    def unsupported(self, shapes: Shapes) -> list[tuple[str, str, str]]:
+        """Node, operator and reason of everything that cannot be lowered at these shapes."""
+        lowering = Listing(PRIMITIVES)
+        self._outputs(lowering, shapes, {})
+        return lowering.missing
+
+    def _outputs(self, lowering: Lowering, shapes: Shapes, given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What the model returns, lowered."""
+        traced = self.at(shapes)
         weights = {name: as_known(weight) for name, weight in self.model.weights.items()}
         for name, weight in weights.items():
             lowering.name(weight, name)
@@ -133,14 +150,7 @@ class Tracing:
             for name, dtype in self.dtypes.items()
         }
         operands = [weights[name] for name in sorted(weights)] + [inputs[name] for name in sorted(inputs)]
-        results = lowering.inline(self._labelled(lowering, traced), operands)
-        outputs = dict(zip(traced.names, results, strict=True))
-        for name, value in outputs.items():
-            if isinstance(value, Var):
-                lowering.rename(value, name)
-        program = lowering.finish(outputs)
-        check(program.graph)
-        return program
+        return dict(zip(traced.names, lowering.inline(self._labelled(lowering, traced), operands), strict=True))
 
     def _labelled(self, lowering: Lowering, traced: Traced) -> Any:
         """The jaxpr without what nobody reads; arrays that a function holds are called as the function calls them."""

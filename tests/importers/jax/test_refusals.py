@@ -134,9 +134,15 @@ def test_a_linen_module_bound_in_another_way_still_has_its_error():
     assert [*found.layers] == ["inner"]
 
 
-def test_check_says_what_is_missing():
-    report = check(lambda x: jnp.linalg.cholesky(x[:, :, None] * x[:, None])[:, 0], kinds.X)
+def test_check_lists_all_that_is_missing():
+    def function(x):
+        square = x[:, :, None] * x[:, None]
+        with jax.named_scope("odd"):
+            return jnp.tanh(jnp.linalg.cholesky(square)[:, 0]) + jax.scipy.special.betainc(x, x, 0.5)
+
+    report = check(function, kinds.X)
     assert not report.ok
-    assert "cholesky" in str(report)
-    assert "test_refusals.py" in str(report)
+    for missing in ("cholesky", "regularized_incomplete_beta"):
+        assert any(f"{missing} in odd (from" in each and "test_refusals.py" in each for each in report.problems)
+    assert len(report.problems) == 2
     assert check(kinds.function, kinds.X).ok
