@@ -8,6 +8,7 @@ from .attention import scale_queries
 from .channels_last import channels_last
 from .check import check
 from .dead_code import drop_dead_code
+from .entering import map_in_front
 from .gates import settle_biases
 from .grouped import group_statistics
 from .indices import recognise_indices
@@ -27,6 +28,7 @@ __all__ = [
     "fold_affine",
     "fuse_padding",
     "group_statistics",
+    "map_in_front",
     "recognise_activations",
     "recognise_division",
     "recognise_indices",
@@ -58,6 +60,7 @@ _PASSES = (
     tidy,
     flatten_sums,
     settle_biases,
+    map_in_front,
     drop_dead_code,
 )
 

@@ -106,12 +106,12 @@ class _Folding(Maps):
         return Program(graph, self.weights)
 
     def shift(self, eqn: Eqn, before: Eqn, weight: int, constant: np.ndarray, result: Var) -> Eqn | None:
-        """add: the constant joins the bias."""
+        """add: the constant joins the bias; where nothing is left of it, there is none."""
         bias = constant
         if len(before.invars) == 3:
             bias = self.weights[before.invars[2].name].astype(np.float64) + bias
-        operands = (*before.invars[:2], self._param(result.name + ".bias", bias, result.dtype))
-        return replace(before, invars=operands, outvars=(result,))
+        known = (self._param(result.name + ".bias", bias, result.dtype),) if bias.any() else ()
+        return replace(before, invars=(*before.invars[:2], *known), outvars=(result,))
 
     def scale(self, eqn: Eqn, before: Eqn, weight: int, constant: np.ndarray, result: Var) -> Eqn | None:
         """mul, neg: the constant scales the weights' rows and the bias."""
