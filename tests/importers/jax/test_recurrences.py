@@ -66,6 +66,31 @@ def test_layers_of_all_libraries_are_those_of_onnx(name):
     check(model(), *layer)
 
 
+def test_a_map_that_an_activation_reads_alone_stays_with_it():
+    """One that the state's sum reads is in front of the loop, where steps written out have it as well."""
+    W, U = cells.drawn(5, cells.FEATURES, cells.STATE), cells.drawn(6, cells.FEATURES, cells.STATE)
+
+    def step(h, entry):
+        h = h * jnp.tanh(entry @ W * 9) + entry @ U
+        return h, h
+
+    def written_out(x):
+        h = x[:, 0] @ U
+        for t in range(cells.STEPS):
+            h, _ = step(h, x[:, t])
+        return h @ cells.head()[: cells.STATE]
+
+    def over_time(x):
+        return lax.scan(step, x[:, 0] @ U, jnp.swapaxes(x, 0, 1))[0] @ cells.head()[: cells.STATE]
+
+    found = simplified(over_time, cells.x)
+    (scan,) = (eqn for eqn in found.graph.eqns if eqn.op == "scan")
+    assert [eqn.op for eqn in scan.params["body"].eqns].count("matmul") == 1
+    assert operations(found).count("matmul") == 3
+    expected = relevance(simplified(written_out, cells.x), X, "default")
+    assert difference(relevance(found, X, "default"), expected) < EQUAL
+
+
 def test_time_may_come_first():
     layer, params = nn.RNN(nn.SimpleCell(cells.STATE), time_major=True), cells.linen("RNN")
     check(cells.headed(lambda x: layer.apply({"params": params}, x.swapaxes(0, 1)).swapaxes(0, 1)), "RNN")
