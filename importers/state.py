@@ -29,6 +29,7 @@ class Hash:
         plain: Types of values that their text tells.
         arrays: Types of arrays.
         foreign: Packages whose objects are nobody's settings.
+        cut: Whether there was more than is taken in.
     """
 
     plain: ClassVar[tuple[type, ...]] = _PLAIN
@@ -37,6 +38,7 @@ class Hash:
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
+        self.cut = False
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def add(self, value: Any) -> None:
@@ -44,6 +46,7 @@ class Hash:
         waiting = [value]
         while waiting and len(self._seen) < _MOST:
             waiting += reversed([*self._taken(waiting.pop())])
+        self.cut = self.cut or bool(waiting)
 
     def numbers(self, value: Any) -> bytes | memoryview:
         """The bytes of an array; nothing of one that holds no numbers."""

@@ -109,11 +109,15 @@ def module_path(name: str) -> str:
 def naming(kind: type, base: type, field: Callable[..., Any] | None = None) -> Any:
     """A subclass whose methods run in the scope of the path that an object has in `PATH`.
 
+    None for a class whose subclasses are heard of (`__init_subclass__`): nothing of the user's may know of this one.
+
     Args:
         kind: A class of modules.
         base: The framework's own class of all modules, whose methods stay as they are.
         field: Declares a field, where the framework has its classes declare their attributes.
     """
+    if any("__init_subclass__" in vars(each) for each in kind.__mro__ if each not in base.__mro__):
+        return None
     methods = {
         name: _scoped(value)
         for each in reversed(kind.__mro__)

@@ -26,13 +26,24 @@ def state_of(*values: Any) -> str | None:
     """Hash of a model and whatever belongs to it; None where something cannot be looked into."""
     found = _Hash()
     found.add(values)
-    return None if found.hidden else found.digest.hexdigest()
+    return None if found.hidden or found.cut else found.digest.hexdigest()
 
 
 class _Hash(state.Hash):
     plain = (*state.Hash.plain, np.generic, type(Ellipsis))
     arrays = (np.ndarray, jax.Array)
-    foreign = state.Hash.foreign | {"jax", "jaxlib", "flax", "equinox", "haiku", "optax", "einops", "jaxtyping", "chex"}
+    foreign = state.Hash.foreign | {
+        "jax",
+        "jaxlib",
+        "flax",
+        "equinox",
+        "haiku",
+        "optax",
+        "einops",
+        "jaxtyping",
+        "chex",
+        "scipy",
+    }
 
     def __init__(self) -> None:
         super().__init__()

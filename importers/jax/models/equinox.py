@@ -85,9 +85,10 @@ def _named(equinox: Any, module: Any, front: str = "") -> Any:
     inside = jax.tree_util.tree_map_with_path(
         named, module, is_leaf=lambda each: each is not module and _is_module(each)
     )
-    if not front or not callable(inside):
+    kind = scopes.naming(type(inside), equinox.Module, equinox.field) if front and callable(inside) else None
+    if kind is None:
         return inside
-    found = object.__new__(scopes.naming(type(inside), equinox.Module, equinox.field))
+    found = object.__new__(kind)
     for name, value in {**vars(inside), scopes.PATH: front}.items():
         object.__setattr__(found, name, value)  # modules are frozen
     return found

@@ -65,7 +65,8 @@ def _notes(nnx: Any, module: Any) -> tuple[str, ...]:
 def _named(nnx: Any, module: Any) -> Any:
     """A copy of a module whose parts say where they are when they are called."""
     for path, part in nnx.iter_modules(module):
-        if path:
-            part.__class__ = scopes.naming(type(part), nnx.Module)
+        kind = scopes.naming(type(part), nnx.Module) if path else None
+        if kind is not None:
+            part.__class__ = kind
             setattr(part, scopes.PATH, joined(*path))
     return module

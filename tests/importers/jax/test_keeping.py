@@ -4,6 +4,7 @@ import functools
 import gc
 import weakref
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,3 +145,36 @@ def test_the_users_module_stays_as_it_is():
         assert all(vars(part)[name] is value for name, value in before[path].items())
     assert module.dropout.deterministic is False
     assert arrays == bytes_of(module)
+
+
+@pytest.mark.parametrize("base", [nnx.Module, equinox.Module])
+def test_hooks_of_the_users_classes_hear_nothing(base):
+    heard = []
+
+    class Heard(base):
+        linear: object
+
+        def __init_subclass__(cls, **kwargs):
+            super().__init_subclass__(**kwargs)
+            heard.append(cls)
+
+    class Own(Heard):
+        def __init__(self):
+            self.linear = kinds.Nnx().layers[1] if base is nnx.Module else kinds.Equinox().second
+
+        def __call__(self, x):
+            return self.linear(x)
+
+    class Outer(base):
+        own: object
+
+        def __init__(self):
+            self.own = Own()
+
+        def __call__(self, x):
+            return self.own(x)
+
+    x = np.ones((2, 5), np.float32)
+    found = explain(Outer(), x, **GRADIENT, layers="own.linear")
+    assert [*found.layers] == ["own.linear"]
+    assert heard == [Own]
