@@ -23,6 +23,7 @@ from ..lowering import Lowering
 from .steadiness import Course, Loop, Steady, course, find_steady, pruned
 
 _CONTRACTIONS = ("matmul", "einsum", "conv", "conv_transpose")
+_OWN_BATCHES = ("custom_vmap_call", "pure_callback", "io_callback", "ffi_call")
 _STATE, _SEQUENCE, _CONSTANT = range(3)  # what an input of a body is, in the order in which a scan takes them
 
 
@@ -98,7 +99,7 @@ def _unknown(lowering: Lowering, loop: Loop, steady: Steady, known: Course, plac
     )
     jaxpr, used = pruned(loop.jaxpr, wanted, kept)
     operands = [_operand(loop, steady, known, k) for k in used]
-    if not any(each.kind == _STATE for each in operands):
+    if not any(each.kind == _STATE for each in operands) and not _batched_by_steps(jaxpr.jaxpr):
         return lowering.inline(_side_by_side(jaxpr, operands), [each.value for each in operands])
     inside = [each.inside(lowering) for each in operands]
     nodes = lowering.places.nodes.copy()
@@ -108,6 +109,12 @@ def _unknown(lowering: Lowering, loop: Loop, steady: Steady, known: Course, plac
         lowering.places.nodes = nodes
         return _written_out(lowering, loop, jaxpr, operands)
     return _scanned(lowering, loop, program, taken)
+
+
+def _batched_by_steps(jaxpr: Any) -> bool:
+    """Whether `jax.vmap` of a jaxpr may be a loop again: what has a batching of its own can ask for that."""
+    inner = (body for eqn in jaxpr.eqns for body in core.jaxprs_in_params(eqn.params))
+    return any(eqn.primitive.name in _OWN_BATCHES for eqn in jaxpr.eqns) or any(map(_batched_by_steps, inner))
 
 
 def _side_by_side(jaxpr: core.ClosedJaxpr, operands: Sequence[_Operand]) -> core.ClosedJaxpr:

@@ -133,6 +133,13 @@ def test_steps_that_hand_nothing_on_are_computed_side_by_side(name):
     assert "scan" not in operations(check_forward(MAPS[name], x))
 
 
+def test_what_is_batched_step_by_step_is_a_loop():
+    one = jax.custom_batching.sequential_vmap(lambda row: jnp.tanh(row @ W))
+    assert body_of(check_forward(lambda x: jax.vmap(one)(x), x)).params["states"] == 0
+    called = jax.vmap(lambda row: jax.pure_callback(lambda row: row, row, row, vmap_method="sequential"))
+    assert str(refused(lambda x: called(x))).startswith("pure_callback (from ")
+
+
 def layer(h, weights):
     K, bias = weights
     return jax.nn.relu(h @ K + bias), None
