@@ -103,6 +103,29 @@ def test_loops_become_one_scan_without_what_is_known(name):
     assert all(var.is_float for var in scan.params["body"].inputs[:1])
 
 
+def recurrences(x):
+    """Recurrent layers one on the other, their weights stacked."""
+
+    def layer(xs, weights):
+        return lax.scan(lambda h, x: (jnp.tanh(x @ weights + h @ weights),) * 2, jnp.zeros_like(xs[0]), xs)[1], None
+
+    return lax.scan(layer, jnp.swapaxes(x, 0, 1), jnp.asarray(STACK[:2]))[0][-1]
+
+
+@pytest.mark.parametrize(
+    ("model", "loops"),
+    [
+        (lambda x: lax.scan(lambda c, _: ((c[1], c[0] @ W), c[0]), (x, x * 2), length=3)[1].sum(0), 1),
+        (lambda x: lax.scan(lambda c, _: ((c[0] @ W + c[1], 2.0), None), (x, 1.0), length=3)[0][0], 1),
+        (lambda x: x * lax.scan(lambda c, r: ((c[0] + r.sum(), c[1] + 1), c[1]), (0.0, 0), x)[1].sum(), 0),
+        (lambda x: lax.scan(lambda h, i: (lax.cond(i % 2 == 0, jnp.tanh, jnp.sin, h), None), x, jnp.arange(3))[0], 1),
+        (recurrences, 2),
+    ],
+)
+def test_states_may_depend_on_each_other_and_on_what_is_known(model, loops):
+    assert operations(check_forward(model, x)).count("scan") == loops
+
+
 def test_carries_that_never_change_are_constants():
     def step(carry, x):
         weights, h = carry
