@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
-from backtrace_jax.ir import Program, Var
+from backtrace_jax.ir import Eqn, Program, Var
 from backtrace_jax.passes.build import Builder, Value
 
 from .keys import Held, Key, Origins, draws, handles_keys, is_key, is_random, refusal
@@ -162,6 +162,18 @@ class Lowering(Builder):
                 f"{self.place}: lowered to {result.dtype}{list(result.shape)} instead of "
                 f"{expected.dtype}{list(expected.shape)}; please report this"
             )
+
+    def maker(self, value: Value) -> Eqn | None:
+        """The equation that a variable is the result of."""
+        return (
+            next((eqn for eqn in reversed(self._eqns) if value in eqn.outvars), None)
+            if isinstance(value, Var)
+            else None
+        )
+
+    def held(self, var: Var) -> Value:
+        """An operand of an equation as it was given: a known array, or a variable."""
+        return next((array for param, array in self._params.values() if param is var), var)
 
     def part(self, value: Value, axis: int, low: int, high: int) -> Value:
         """The positions from `low` up to `high` along an axis."""

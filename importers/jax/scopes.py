@@ -23,6 +23,7 @@ PATH = "scope_path"
 
 _MARK, _NUMBER = "module@", "#"
 _OTHERS = ("eqx.nn.",)  # scopes that frameworks put around layers by themselves, under names of classes
+_EINSUM = frozenset(",>")  # jnp.einsum makes a scope of its equation: `...qhd,...khd->...hqk`
 _open: ContextVar[_Open | None] = ContextVar("modules that are being called", default=None)
 
 
@@ -163,6 +164,6 @@ class Scope(NamedTuple):
             if name.startswith(_MARK):
                 path, _, number = name.removeprefix(_MARK).rpartition(_NUMBER)
                 calls, own = [*calls, *([(path, int(number))] if path else [])], []
-            elif not name.startswith(_OTHERS):
+            elif not name.startswith(_OTHERS) and _EINSUM.isdisjoint(name):
                 own.append(name)
         return Scope(tuple(calls), tuple(own))

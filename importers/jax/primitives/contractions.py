@@ -13,6 +13,7 @@ from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .registry import primitive
+from .shaping import interspersed
 
 
 @primitive("dot_general")
@@ -59,17 +60,40 @@ def convolution(
     batch_group_count: int,
     **_: Any,
 ) -> Value:
-    """Convolution; batch and channels are brought in front, as ONNX has them."""
-    if batch_group_count != 1 or any(step != 1 for step in lhs_dilation):
-        raise UnsupportedError("a convolution of dilated inputs, or with groups in the batch")
+    """Convolution; batch and channels are brought in front, as ONNX has them.
+
+    One of inputs with zeros between their entries is a transposed convolution.
+    """
+    if batch_group_count != 1:
+        raise UnsupportedError("a convolution with groups in the batch")
     lhs, rhs, out = dimension_numbers
-    found = lowering.emit(
-        "conv",
-        lowering.transpose(x, lhs),
-        lowering.transpose(K, rhs),
-        strides=tuple(window_strides),
-        padding=tuple(map(tuple, padding)),
-        dilation=tuple(rhs_dilation),
-        groups=feature_group_count,
-    )
+    x, K = lowering.transpose(x, lhs), lowering.transpose(K, rhs)
+    borders = tuple(map(tuple, padding))
+    settings: dict[str, Any] = {"dilation": tuple(rhs_dilation), "groups": feature_group_count}
+    if any(step != 1 for step in lhs_dilation) and all(step == 1 for step in window_strides):
+        settings |= {"strides": tuple(lhs_dilation), "padding": _transposed_borders(K, borders, rhs_dilation)}
+        found = lowering.emit("conv_transpose", x, _transposed(lowering, K, feature_group_count), **settings)
+    else:
+        for axis, step in enumerate(lhs_dilation, 2):
+            x = interspersed(lowering, x, np.zeros((), x.dtype), axis, step - 1)
+        found = lowering.emit("conv", x, K, strides=tuple(window_strides), padding=borders, **settings)
     return lowering.transpose(found, [out.index(axis) for axis in range(len(out))])
+
+
+def _transposed_borders(
+    K: Value, borders: Sequence[Sequence[int]], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """What a transposed convolution cuts off for borders around the interspersed input."""
+    reach = [step * (size - 1) for step, size in zip(dilation, K.shape[2:], strict=True)]
+    return tuple((far - low, far - high) for far, (low, high) in zip(reach, borders, strict=True))
+
+
+def _transposed(lowering: Lowering, K: Value, groups: int) -> Value:
+    """The kernel [inputs, outputs / groups, *] of a transposed convolution, from [outputs, inputs / groups, *]."""
+    outputs, inputs, *window = K.shape
+    spatial = tuple(range(2, len(K.shape)))
+    turned = K[:, :, *(slice(None, None, -1) for _ in spatial)] if isinstance(K, np.ndarray) else None
+    K = lowering.emit("reverse", K, axes=spatial) if turned is None else lowering.derived(K, turned)
+    split = lowering.reshape(K, (groups, outputs // groups, inputs, *window))
+    swapped = lowering.transpose(split, (0, 2, 1, *(axis + 1 for axis in spatial)))
+    return lowering.reshape(swapped, (groups * inputs, outputs // groups, *window))

@@ -80,8 +80,26 @@ def power(lowering: Lowering, x: Value, y: Value) -> Value:
     return lowering.emit("pow", x, y if y.dtype == x.dtype else lowering.cast(y, x.dtype))
 
 
+@primitive("erfc")
+def erfc(lowering: Lowering, x: Value, **_: Any) -> Value:
+    """1 - erf x."""
+    return lowering.emit("sub", np.asarray(1, x.dtype), lowering.emit("erf", x))
+
+
+@primitive("log1p")
+def log1p(lowering: Lowering, x: Value, **_: Any) -> Value:
+    """log(1 + x)."""
+    return lowering.emit("log", lowering.emit("add", x, np.asarray(1, x.dtype)))
+
+
+@primitive("expm1")
+def expm1(lowering: Lowering, x: Value, **_: Any) -> Value:
+    """exp(x) - 1."""
+    return lowering.emit("sub", lowering.emit("exp", x), np.asarray(1, x.dtype))
+
+
 @primitive("exp2")
-def exp2(lowering: Lowering, x: Value) -> Value:
+def exp2(lowering: Lowering, x: Value, **_: Any) -> Value:
     """2 raised to x."""
     return lowering.emit("exp", lowering.scale(x, float(np.log(2))))
 

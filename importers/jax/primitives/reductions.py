@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Value
 
 from ..lowering import Lowering
 from .registry import primitive
 
 _REDUCED = {"reduce_sum": "reduce_sum", "reduce_max": "reduce_max", "reduce_min": "reduce_min"}
+_COMBINED = {"reduce_and": "reduce_min", "reduce_or": "reduce_max"}
 _CHOSEN = {"argmax": "argmax", "argmin": "argmin"}
 
 
@@ -20,6 +22,16 @@ _CHOSEN = {"argmax": "argmax", "argmin": "argmin"}
 def reduced(lowering: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
     """Sum, largest or smallest entry over axes."""
     return lowering.emit(_REDUCED[lowering.primitive], x, axes=tuple(axes), keepdims=False) if axes else x
+
+
+@primitive(*_COMBINED)
+def combined(lowering: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+    """Whether all, or any, of the booleans over axes are true."""
+    if x.dtype != np.bool_:
+        raise UnsupportedError("the bits of integers combined over axes")
+    numbers = lowering.cast(x, np.dtype(np.int32))
+    found = lowering.emit(_COMBINED[lowering.primitive], numbers, axes=tuple(axes), keepdims=False) if axes else numbers
+    return lowering.cast(found, np.dtype(np.bool_))
 
 
 @primitive(*_CHOSEN)

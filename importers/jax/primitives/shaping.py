@@ -74,6 +74,30 @@ def concatenate(lowering: Lowering, *operands: Value, dimension: int) -> Value:
     return lowering.emit("concat", *operands, axis=dimension)
 
 
+@primitive("stack")
+def stack(lowering: Lowering, *operands: Value, axis: int) -> Value:
+    """Arrays side by side along a new axis."""
+    shape = operands[0].shape
+    rows = [lowering.reshape(operand, (*shape[:axis], 1, *shape[axis:])) for operand in operands]
+    return rows[0] if len(rows) == 1 else lowering.emit("concat", *rows, axis=axis)
+
+
+@primitive("unstack")
+def unstack(lowering: Lowering, x: Value, *, axis: int) -> list[Value]:
+    """The entries along an axis, without it."""
+    shape = [size for k, size in enumerate(x.shape) if k != axis]
+    return [lowering.reshape(lowering.part(x, axis, k, k + 1), shape) for k in range(x.shape[axis])]
+
+
+@primitive("tile")
+def tile(lowering: Lowering, x: Value, *, reps: Sequence[int]) -> Value:
+    """Copies one after the other along every axis."""
+    split = lowering.reshape(x, [size for each in x.shape for size in (1, each)])
+    pairs = [size for pair in zip(reps, x.shape, strict=True) for size in pair]
+    copies = split if split.shape == tuple(pairs) else lowering.emit("expand", split, shape=tuple(pairs))
+    return lowering.reshape(copies, [count * size for count, size in zip(reps, x.shape, strict=True)])
+
+
 @primitive("split")
 def split(lowering: Lowering, x: Value, *, sizes: Sequence[int], axis: int) -> list[Value]:
     """An array cut into pieces along an axis."""
@@ -86,3 +110,24 @@ def iota(lowering: Lowering, *, dtype: Any, shape: Sequence[int], dimension: int
     """Positions along an axis."""
     along = [-1 if axis == dimension else 1 for axis in range(len(shape))]
     return np.broadcast_to(np.arange(shape[dimension]).astype(dtype).reshape(along), tuple(shape))
+
+
+@primitive("pad")
+def pad(lowering: Lowering, x: Value, fill: Value, *, padding_config: Sequence[tuple[int, int, int]]) -> Value:
+    """A border, and the same value between entries; negative sizes cut off."""
+    for axis, (_, _, between) in enumerate(padding_config):
+        x = interspersed(lowering, x, fill, axis, between)
+    low, high = (tuple(border[side] for border in padding_config) for side in (0, 1))
+    return lowering.emit("pad", x, fill, low=low, high=high) if any((*low, *high)) else x
+
+
+def interspersed(lowering: Lowering, x: Value, fill: Value, axis: int, between: int) -> Value:
+    """An array with a value between the entries along an axis."""
+    shape, count = x.shape, x.shape[axis]
+    if not between or not count:
+        return x
+    split = lowering.reshape(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+    none = (0,) * (len(shape) + 1)
+    filled = lowering.emit("pad", split, fill, low=none, high=(*none[: axis + 1], between, *none[axis + 2 :]))
+    joined = lowering.reshape(filled, (*shape[:axis], count * (1 + between), *shape[axis + 1 :]))
+    return lowering.part(joined, axis, 0, count + (count - 1) * between)
