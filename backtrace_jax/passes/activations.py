@@ -41,6 +41,13 @@ def _hard_sigmoid(rewriting: Rewriting, eqn: Eqn, bound: Bound) -> Replacement:
     return becomes("hard_sigmoid", alpha=bound["alpha"] / high, beta=0.5)(rewriting, eqn, bound)
 
 
+def _celu(rewriting: Rewriting, eqn: Eqn, bound: Bound) -> Replacement:
+    """alpha (exp(rate x) - 1) below 0, whose slope at 0 is 1."""
+    if not math.isclose(bound["alpha"] * bound["rate"], 1, rel_tol=1e-4):
+        return None
+    return becomes("celu", alpha=bound["alpha"])(rewriting, eqn, bound)
+
+
 def _prelu(multiple: float) -> Callable[[Rewriting, Eqn, Bound], Replacement]:
     """The slope is a known array times a number found, times this one."""
 
@@ -70,6 +77,7 @@ recognise_activations = Recogniser(
     Form(_halved(call("tanh", _cubic(_ROOT_TWO_OVER_PI))), becomes("gelu", approximate=True)),
     Form(call("log", 1 + call("exp", x)), becomes("softplus")),
     Form(_ramp + call("softplus", -call("abs", x)), becomes("softplus")),
+    Form(call("where", call("logical_not", call("equal", x, x)), x, call("softplus", x)), becomes("softplus")),
     Form(x * call("tanh", call("softplus", x)), becomes("mish")),
     Form(x / (1 + call("abs", x)), becomes("softsign")),
     Form(x * _inside * (1 / 6), becomes("hard_swish")),
@@ -90,5 +98,6 @@ recognise_activations = Recogniser(
         becomes("elu", alpha=lambda b: b["alpha"]),
     ),
     Form(_ramp + call("minimum", alpha * _growth, 0.0), becomes("elu", alpha=lambda b: b["alpha"])),
+    Form(_ramp + alpha * (call("exp", Number("rate", 1e-6, 1e6) * call("minimum", x, 0.0)) - 1), _celu),
 )
 """Formulae of activations, each before those that its parts would match."""

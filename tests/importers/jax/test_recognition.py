@@ -43,6 +43,11 @@ FUNCTIONS = {
     "clip": (lambda x: jnp.clip(x, -1, 2), "clip"),
     "leaky_relu": (jax.nn.leaky_relu, "leaky_relu"),
     "gelu": (jax.nn.gelu, "gelu"),
+    "gelu, exact": (partial(jax.nn.gelu, approximate=False), "gelu"),
+    "softplus": (jax.nn.softplus, "softplus"),
+    "elu": (jax.nn.elu, "elu"),
+    "celu": (partial(jax.nn.celu, alpha=1.5), "celu"),
+    "mish": (jax.nn.mish, "mish"),
     "silu": (jax.nn.silu, "silu"),
     "swish with a slope": (lambda x: x * jax.nn.sigmoid(1.702 * x), "swish"),
     "sigmoid": (jax.nn.sigmoid, "sigmoid"),
@@ -151,3 +156,20 @@ def test_a_normalisation_is_one_operation_with_its_scale_and_shift(name):
     x = drawn(shape)
     (found,) = (eqn for eqn in checked(build(x), x).graph.eqns if eqn.op not in MOVES)
     assert (found.op, len(found.invars)) == (operation, operands)
+
+
+HEADED = {
+    "flax": (lambda q: linen.dot_product_attention(q, q, q), 1),
+    "jax": (lambda q: jax.nn.dot_product_attention(q, q, q), 1),
+    "jax, causal": (lambda q: jax.nn.dot_product_attention(q, q, q, is_causal=True), 1),
+    "jax, keys of groups": (lambda q: jax.nn.dot_product_attention(q, q[:, :, :2], q[:, :, 2:]), 1),
+}
+"""Attention: one softmax of the product that alone makes its scores, moves and masks aside."""
+
+
+@pytest.mark.parametrize("name", HEADED)
+def test_attention_is_two_products_around_a_softmax(name):
+    function, count = HEADED[name]
+    found = operations(checked(function, drawn(HEADS)))
+    assert [op for op in found if op not in MOVES | {"slice", "where", "mul"}] == ["einsum", "softmax", "einsum"]
+    assert found.count("mul") == count
