@@ -178,7 +178,7 @@ def gate_position(eqn: Eqn, found: dict[str, str]) -> int | None:
 
 
 _BREAKING = {"acos", "acosh", "asin", "atanh", "cosh", "div", "exp", "log", "pow", "probit", "reciprocal", "rsqrt"}
-_BREAKING |= {"sinh", "sqrt", "tan"}
+_BREAKING |= {"digamma", "erf_inv", "lgamma", "sinh", "sqrt", "tan"}
 """Operations that make NaN or Inf of ordinary numbers."""
 _PICKING = {"gather", "gather_elements", "gather_nd", "pad", "slice", "where"}
 _BOUNDED = {"clip", "div", "exp", "hard_sigmoid", "reciprocal", "relu", "rsqrt", "sigmoid", "softmax", "tanh"}

@@ -8,6 +8,7 @@ from . import (
     pointwise,  # noqa: F401
     reductions,  # noqa: F401
     refusals,  # noqa: F401
+    scattering,  # noqa: F401
     shaping,  # noqa: F401
     sorting,  # noqa: F401
     windows,  # noqa: F401

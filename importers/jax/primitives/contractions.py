@@ -25,6 +25,8 @@ def dot_general(
     What is a matrix product up to moves is written as one, as ONNX has it, known weights second; anything else as an
     einsum.
     """
+    if preferred_element_type is not None:
+        a, b = (lowering.cast(each, np.dtype(preferred_element_type)) for each in (a, b))
     (left, right), (batch_a, batch_b) = dimension_numbers
     rank_a, rank_b = len(a.shape), len(b.shape)
     if isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) and not batch_a:

@@ -23,17 +23,21 @@ plain(
         "asinh": "asinh",
         "atan": "atan",
         "atanh": "atanh",
+        "cbrt": "cbrt",
         "ceil": "ceil",
         "cos": "cos",
         "cosh": "cosh",
+        "digamma": "digamma",
         "div": "div",
         "eq": "equal",
         "erf": "erf",
+        "erf_inv": "erf_inv",
         "exp": "exp",
         "floor": "floor",
         "ge": "greater_equal",
         "gt": "greater",
         "le": "less_equal",
+        "lgamma": "lgamma",
         "log": "log",
         "logistic": "sigmoid",
         "lt": "less",
@@ -42,6 +46,7 @@ plain(
         "mul": "mul",
         "neg": "neg",
         "rsqrt": "rsqrt",
+        "shift_left": "shift_left",
         "sign": "sign",
         "sin": "sin",
         "sinh": "sinh",
@@ -172,3 +177,33 @@ def remainder(lowering: Lowering, a: Value, b: Value) -> Value:
 
 def _is_float(value: Value) -> bool:
     return not (np.dtype(value.dtype) == np.bool_ or np.dtype(value.dtype).name.startswith(("int", "uint")))
+
+
+_NARROW = {(8, 7): "bfloat16", (5, 10): "float16"}
+
+
+@primitive("reduce_precision")
+def rounded_to(lowering: Lowering, x: Value, *, exponent_bits: int, mantissa_bits: int) -> Value:
+    """x rounded to a narrower float type, in its own type."""
+    if x.dtype == np.float32 and (exponent_bits, mantissa_bits) == (8, 23):
+        return x
+    if (exponent_bits, mantissa_bits) not in _NARROW:
+        raise UnsupportedError(f"rounding to {exponent_bits} bits of exponent and {mantissa_bits} of mantissa")
+    return lowering.emit("cast", x, dtype=np.dtype(x.dtype).name, rounded=_NARROW[exponent_bits, mantissa_bits])
+
+
+@primitive("bitcast_convert_type")
+def bitcast(lowering: Lowering, x: Value, *, new_dtype: Any) -> Value:
+    """The same bits read as another type of the same width."""
+    wanted = np.dtype(new_dtype)
+    if wanted.itemsize != x.dtype.itemsize:
+        raise UnsupportedError(f"the bits of {x.dtype} read as {wanted}, which is of another width")
+    return lowering.emit("bitcast", x, dtype=wanted.name)
+
+
+@primitive("shift_right_logical", "shift_right_arithmetic")
+def shifted(lowering: Lowering, x: Value, by: Value) -> Value:
+    """Bits moved to the right; zeros follow those of unsigned integers, the sign those of others."""
+    if x.dtype.name.startswith("uint") != (lowering.primitive == "shift_right_logical"):
+        raise UnsupportedError(f"bits of {x.dtype} moved as if they were of the other kind of integers")
+    return lowering.emit("shift_right", x, by)

@@ -10,6 +10,7 @@ import numpy as np
 from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Value
 
+from ...products import product_over, running
 from ..lowering import Lowering
 from .registry import primitive
 
@@ -46,3 +47,18 @@ def chosen(lowering: Lowering, x: Value, *, axes: Sequence[int], index_dtype: An
 def cumsum(lowering: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
     """Running sum along an axis."""
     return lowering.emit("cumsum", x, axis=axis, exclusive=False, reverse=reverse)
+
+
+@primitive("reduce_prod")
+def product(lowering: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+    """Product over axes."""
+    return product_over(lowering, x, tuple(axes), keepdims=False)
+
+
+_RUNNING = {"cumprod": "mul", "cummax": "maximum", "cummin": "minimum"}
+
+
+@primitive(*_RUNNING)
+def run_along(lowering: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
+    """Running product, largest or smallest entry along an axis."""
+    return running(lowering, _RUNNING[lowering.primitive], x, axis, reverse=reverse)

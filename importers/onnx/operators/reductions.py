@@ -9,9 +9,9 @@ import numpy as np
 
 from backtrace_jax.passes.build import Value
 
+from ...products import product_over
 from ..lowering import Lowering
 from .axes import from_front
-from .products import product_over
 from .registry import operator
 
 Axes: TypeAlias = tuple[int, ...]

@@ -9,80 +9,16 @@ that were written to are products, one after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Value
 
+from ...scattering import scatter_rows
 from ..lowering import Lowering
 from .axes import from_front
 from .indexing import check_range
 from .registry import operator
-
-_MOST_FACTORS = 64  # updates multiplied into one entry: each is a step of the graph
-
-
-def _last(lowering: Lowering, data: Value, updates: Value, cells: Value) -> Value:
-    """The last update written to each cell, or what was there."""
-    writers = lowering.emit("last_writers", cells, count=data.shape[0])
-    return _written(lowering, data, updates, writers, lambda candidates: candidates)
-
-
-def _written(
-    lowering: Lowering, data: Value, updates: Value, writers: Value, combine: Callable[[Value], Value]
-) -> Value:
-    """Data, but where a cell has a writer, what `combine` makes of the update that it is."""
-    if isinstance(writers, np.ndarray) and (writers < 0).all():
-        return data
-    zero = np.zeros((), np.int64)
-    candidates = lowering.emit("gather", updates, lowering.emit("maximum", writers, zero), axis=0)
-    column = lowering.reshape(writers, (*writers.shape, *(1,) * (len(data.shape) - 1)))
-    return lowering.emit("where", lowering.emit("greater_equal", column, zero), combine(candidates), data)
-
-
-def _add(lowering: Lowering, data: Value, updates: Value, cells: Value) -> Value:
-    total = lowering.emit("scatter_add", updates, cells, count=data.shape[0])
-    empty = isinstance(data, np.ndarray) and not data.any()  # sums of messages usually start from zeros
-    return total if empty else lowering.emit("add", data, total)
-
-
-def _multiply(lowering: Lowering, data: Value, updates: Value, cells: Value) -> Value:
-    """Factor after factor: the first one that each cell is multiplied by, then the second, ..."""
-    for writers in _rounds(lowering.known(cells, "where factors are scattered to"), data.shape[0]):
-        before = data
-        data = _written(lowering, before, updates, writers, lambda factor, x=before: lowering.emit("mul", x, factor))
-    return data
-
-
-def _rounds(cells: np.ndarray, count: int) -> list[np.ndarray]:
-    """Writers of each cell, one to a cell and round, in the order of the updates."""
-    inside = np.flatnonzero(cells < count)
-    order = inside[np.argsort(cells[inside], kind="stable")]
-    targets = cells[order]
-    turn = np.arange(targets.size) - np.searchsorted(targets, targets)
-    most = int(turn.max(initial=-1)) + 1
-    if most > _MOST_FACTORS:
-        raise UnsupportedError(
-            f"{most} factors scattered to one entry, more than {_MOST_FACTORS}; multiply them before they are scattered"
-        )
-    rounds = np.full((most, count), -1, np.int64)
-    rounds[turn, targets] = order
-    return list(rounds)
-
-
-def _extreme(op: str) -> Callable[[Lowering, Value, Value, Value], Value]:
-    return lambda lowering, data, updates, cells: lowering.emit(op, data, updates, cells)
-
-
-_REDUCTIONS: dict[str, Callable[[Lowering, Value, Value, Value], Value]] = {
-    "none": _last,
-    "add": _add,
-    "mul": _multiply,
-    "max": _extreme("scatter_max"),
-    "min": _extreme("scatter_min"),
-}
 
 
 def _scatter(lowering: Lowering, data: Value, updates: Value, cells: Value, width: int, reduction: str) -> Value:
@@ -93,7 +29,7 @@ def _scatter(lowering: Lowering, data: Value, updates: Value, cells: Value, widt
     inner = () if width == 1 else (width,)
     rows = lowering.reshape(data, (math.prod(data.shape) // width, *inner))
     written = lowering.reshape(updates, (count, *inner))
-    result = _REDUCTIONS[reduction](lowering, rows, written, lowering.reshape(cells, (count,)))
+    result = scatter_rows(lowering, rows, written, lowering.reshape(cells, (count,)), reduction)
     return lowering.reshape(result, data.shape)
 
 
