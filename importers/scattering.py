@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from backtrace_jax.errors import DataDependentError, UnsupportedError
+from backtrace_jax.errors import UnsupportedError
 from backtrace_jax.passes.build import Builder, Value
 
 _MOST_FACTORS = 64  # updates multiplied into one entry: each is a step of the graph
@@ -36,18 +36,10 @@ def _add(builder: Builder, data: Value, updates: Value, cells: Value) -> Value:
 
 def _multiply(builder: Builder, data: Value, updates: Value, cells: Value) -> Value:
     """Factor after factor: the first one that each cell is multiplied by, then the second, ..."""
-    for writers in _rounds(_known(cells), data.shape[0]):
+    for writers in _rounds(builder.known(cells, "where factors are scattered to"), data.shape[0]):
         before = data
         data = _written(builder, before, updates, writers, lambda factor, x=before: builder.emit("mul", x, factor))
     return data
-
-
-def _known(cells: Value) -> np.ndarray:
-    if isinstance(cells, np.ndarray):
-        return cells
-    raise DataDependentError(
-        "where factors are scattered to depends on the values of the inputs, so it is not known beforehand", frozenset()
-    )
 
 
 def _rounds(cells: np.ndarray, count: int) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError
+from backtrace_jax.errors import DataDependentError, ModelError
 from backtrace_jax.ir.graph import Eqn, Graph, Program, Source, Var
 from backtrace_jax.ops import MOVE, OPS, SELECT, evaluate, result_types
 
@@ -115,6 +115,21 @@ class Builder:
         results = self.emit("scan", *operands, body=graph, **settings)
         last = len(graph.outputs)
         return list(results[: len(first)]), list(results[len(first) : last])
+
+    def known(self, value: Value, what: str) -> np.ndarray:
+        """The array itself, where an operator cannot do without knowing it.
+
+        Raises:
+            DataDependentError: When the value depends on the model's inputs.
+        """
+        if isinstance(value, np.ndarray):
+            return value
+        inputs = self.inputs_of(value)
+        raise DataDependentError(
+            f"{what} depends on the values of the inputs ({', '.join(sorted(inputs))}), so it is not known beforehand; "
+            "make it a constant of the model",
+            inputs,
+        )
 
     def derived(self, original: Value, array: np.ndarray) -> np.ndarray:
         """A known array made from another one, under the other one's name."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from backtrace_jax.errors import DataDependentError, ModelError, UnsupportedError
+from backtrace_jax.errors import ModelError, UnsupportedError
 from backtrace_jax.ir import Program, Var
 from backtrace_jax.passes.build import Builder, Value
 
@@ -156,21 +156,6 @@ class Lowering(Builder):
             yield
         finally:
             self.scope, self.source, self.result_count = outer, source, count
-
-    def known(self, value: Value, what: str) -> np.ndarray:
-        """The array itself, where an operator cannot do without knowing it.
-
-        Raises:
-            DataDependentError: When the value depends on the model's inputs.
-        """
-        if isinstance(value, np.ndarray):
-            return value
-        inputs = self.inputs_of(value)
-        raise DataDependentError(
-            f"{what} depends on the values of the inputs ({', '.join(sorted(inputs))}), so it is not known beforehand; "
-            "make it a constant of the model",
-            inputs,
-        )
 
     def integers(self, value: Value | Sequence[int], what: str) -> tuple[int, ...]:
         """Sizes or positions as Python integers, from a known array or an attribute."""
