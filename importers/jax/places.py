@@ -83,10 +83,15 @@ class Places:
         return name if self.nodes[name] == 1 else f"{name}.{self.nodes[name] - 1}"
 
     def _numbered(self) -> tuple[str, ...]:
-        """The calls around, numbered as they come: calls that nothing is computed from do not count."""
-        names = []
+        """The calls around, numbered as they come: calls that nothing is computed from do not count.
+
+        Where paths are written with slashes, as Keras does, the number of a call is part of what is inside: `a:1/b`.
+        """
+        names: list[str] = []
+        around = ""
         for path, call in self._within.calls:
             path = self._turned(path)
+            around, path = path, names[-1] + path[len(around) :] if names and path.startswith(f"{around}/") else path
             known = self._calls.setdefault(path, {})
             number = known.setdefault(call, len(known))
             names.append(f"{path}:{number}" if number else path)

@@ -171,7 +171,7 @@ def _imported(function: Model, call: Call, given: Given, configuration: Configur
     traced = tracing.at(shapes)
     imported = Imported(
         name=function.name,
-        sha256=_digest(traced, function),
+        sha256=digest(traced, function),
         inputs=tuple(InputType(name, (None,) * given.arrays[name].ndim, dtype) for name, dtype in types.items()),
         lower=tracing.lower,
         unsupported=partial(tracing.unsupported, shapes),
@@ -202,7 +202,7 @@ def _single(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     return tuple(1 if k == axis else size for k, size in enumerate(shape))
 
 
-def _digest(traced: Traced, model: Model) -> str:
+def digest(traced: Traced, model: Model) -> str:
     """Hash of what a model computes, of its weights, and of the arrays that it holds."""
     found = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr.jaxpr)).encode())
     found.update(repr(traced.names).encode())

@@ -21,7 +21,7 @@ import jax
 PATH = "scope_path"
 """The attribute in which a part of a copied module keeps where it is."""
 
-_MARK, _NUMBER = "module@", "#"
+_MARK, _NUMBER, _SLASH = "module@", "#", "\x1f"
 _OTHERS = ("eqx.nn.",)  # scopes that frameworks put around layers by themselves, under names of classes
 _EINSUM = frozenset(",>")  # jnp.einsum makes a scope of its equation: `...qhd,...khd->...hqk`
 _open: ContextVar[_Open | None] = ContextVar("modules that are being called", default=None)
@@ -44,7 +44,7 @@ class _Open:
         self.calls[path] += 1
         self.inside.append(path)
         try:
-            with jax.named_scope(f"{_MARK}{path}{_NUMBER}{self.calls[path] - 1}"):
+            with jax.named_scope(marked(path, self.calls[path] - 1)):
                 yield
         finally:
             self.inside.pop()
@@ -94,6 +94,11 @@ def _called(path: str, function: Callable[..., Any], args: Any, kwargs: Any) -> 
         return function(*args, **kwargs)
     with current.entered(path):
         return function(*args, **kwargs)
+
+
+def marked(path: str, number: int) -> str:
+    """The name of a scope that says that a module computes: its path, and which of its calls this is."""
+    return f"{_MARK}{path.replace('/', _SLASH)}{_NUMBER}{number}"
 
 
 def joined(*parts: object) -> str:
@@ -162,7 +167,7 @@ class Scope(NamedTuple):
         calls, own = [*self.calls], [*self.own]
         for name in names:
             if name.startswith(_MARK):
-                path, _, number = name.removeprefix(_MARK).rpartition(_NUMBER)
+                path, _, number = name.removeprefix(_MARK).replace(_SLASH, "/").rpartition(_NUMBER)
                 calls, own = [*calls, *([(path, int(number))] if path else [])], []
             elif not name.startswith(_OTHERS) and _EINSUM.isdisjoint(name):
                 own.append(name)

@@ -57,12 +57,14 @@ class Tracing:
         call: How it is called.
         dtypes: Types of the inputs, by name.
         configuration: How JAX is set.
+        read_as: Types in which the graph takes inputs that the model itself converts to them.
     """
 
     model: Model
     call: Call
     dtypes: Mapping[str, np.dtype]
     configuration: Configuration
+    read_as: Mapping[str, np.dtype] = field(default_factory=dict)
     _known: OrderedDict[Any, Traced] = field(default_factory=OrderedDict, init=False)
 
     def at(self, shapes: Shapes) -> Traced:
@@ -146,7 +148,7 @@ class Tracing:
         for name, weight in weights.items():
             lowering.name(weight, name)
         inputs = {
-            name: given[name] if name in given else lowering.input(name, shapes[name], dtype)
+            name: given[name] if name in given else lowering.input(name, shapes[name], self.read_as.get(name, dtype))
             for name, dtype in self.dtypes.items()
         }
         operands = [weights[name] for name in sorted(weights)] + [inputs[name] for name in sorted(inputs)]

@@ -50,5 +50,5 @@ def read(model: Any, example: Any = None, batch_axis: Any = 0) -> Imported:
             "pass None where the examples of a batch are one example together"
         )
     if isinstance(model, str | os.PathLike):
-        return exported_file(Path(model), together=together)
-    return exported(model, together=together)
+        return exported_file(Path(model), example, together=together)
+    return exported(model, example, together=together)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from backtrace_jax.errors import UnsupportedError
+
+
+class NoRoadError(UnsupportedError):
+    """What can be read neither layer by layer nor from what JAX traces of the model."""
+
+
 _REASONS = {
     "runs Python of the user's own inside an operation; write it as layers and operations of the model": (
         "AssociativeScan", "Cond", "ForiLoop", "JVP", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop",

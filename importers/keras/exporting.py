@@ -43,11 +43,14 @@ from . import (
     shape,  # noqa: F401
     signals,  # noqa: F401
 )
-from .graph import is_network, network, walk
+from .calling import hosted, signature_of
+from .exclusions import NoRoadError
+from .graph import is_network, network, runs_a_graph, walk
 from .loading import Loaded, keras_package, load
 from .running import Feed, Runner, quietly
 from .tensor import Tensor, as_array
 from .text import hosts
+from .traced import traced_import
 from .writer import Writer
 
 _FILES_KEPT = 4  # models of files that are kept in memory
@@ -67,24 +70,31 @@ _LOADED: dict[tuple[str, str], Loaded] = {}  # by name and hash of the content
 _WRITTEN: WeakKeyDictionary[Any, _Written] = WeakKeyDictionary()
 
 
-def exported(model: Any, loaded: Loaded | None = None, *, together: bool = False, anew: bool = False) -> Imported:
-    """The import of a model; the same model with the same weights is written and proven once.
+def exported(
+    model: Any, example: Any = None, loaded: Loaded | None = None, *, together: bool = False, anew: bool = False
+) -> Imported:
+    """The import of a model; the same model with the same weights is read and proven once.
 
     Args:
         model: The model.
+        example: Inputs, for which a model is traced that runs a call of its own.
         loaded: The file it is from.
         together: Whether the examples of a batch are one example, so that inputs come with an axis in front.
-        anew: Whether it is written again in any case.
+        anew: Whether it is read again in any case.
     """
-    digest = _digest(model)
-    written = _WRITTEN.get(model)
-    if written is None or written.digest != digest or anew:
-        written = _WRITTEN[model] = _write(model, digest, loaded)
+    digest, written = _digest(model), _WRITTEN.get(model)
+    if written is None or written.digest != digest or not digest or anew:
+        written = _WRITTEN[model] = _kept(written, _read(model, digest, loaded, example, together=together), anew=anew)
     source = _Model(model, loaded, written, together)
     return replace(written.imported, prove=partial(_prove, source), source=source)
 
 
-def exported_file(path: Path, *, together: bool = False) -> Imported:
+def _kept(before: _Written | None, found: _Written, *, anew: bool) -> _Written:
+    """What was read before, where it is the same, with what was compiled for it."""
+    return before if before is not None and before.imported.sha256 == found.imported.sha256 and not anew else found
+
+
+def exported_file(path: Path, example: Any = None, *, together: bool = False) -> Imported:
     """The import of a file, read anew when its content changes; `exported` says more.
 
     Raises:
@@ -100,7 +110,7 @@ def exported_file(path: Path, *, together: bool = False) -> Imported:
     _LOADED[known] = loaded  # the last place is that of the newest
     for oldest in [*_LOADED][:-_FILES_KEPT]:
         _LOADED.pop(oldest, None)
-    return exported(loaded.model, loaded, together=together)
+    return exported(loaded.model, example, loaded, together=together)
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class _Model(Source):
     together: bool
 
     def read(self, inputs: Any, *, anew: bool = False) -> Imported:
-        return exported(self.model, self.loaded, together=self.together, anew=anew)
+        return exported(self.model, inputs, self.loaded, together=self.together, anew=anew)
 
     def answer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not self.together:
@@ -152,15 +162,15 @@ def _prove(source: _Model, feeds: Mapping[str, np.ndarray], forward: Forward | N
 
 
 def _digest(model: Any) -> str:
-    """Hash of the model's configuration and weights."""
+    """Hash of the model's configuration and weights; nothing where a configuration does not tell what it computes."""
     keras_package()
     found = hashlib.sha256()
-    if not is_network(model):
-        return ""  # nothing of it can be read: the walk says so
+    if not runs_a_graph(model):
+        return ""
     try:
         with quietly():
             found.update(json.dumps(model.get_config(), default=str, sort_keys=True).encode())
-    except (NotImplementedError, TypeError, ValueError):  # a layer of the user's own: the walk says which
+    except (NotImplementedError, TypeError, ValueError):  # a layer of the user's own
         return ""
     for variable in model.variables:
         if variable.dtype != "string":
@@ -168,13 +178,46 @@ def _digest(model: Any) -> str:
     return found.hexdigest()
 
 
-def _write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
+def _read(model: Any, digest: str, loaded: Loaded | None, example: Any, *, together: bool) -> _Written:
+    """Read a model layer by layer, or as a whole by what JAX traces of it, where layers have no ONNX form.
+
+    Raises:
+        UnsupportedError: When it can be read on neither road.
+    """
+    try:
+        return write(model, digest, loaded)
+    except NoRoadError:
+        raise
+    except UnsupportedError as error:
+        if keras_package().backend.backend() != "jax":
+            error.args = (f"{error}; or set KERAS_BACKEND=jax, where it is traced as it is",)
+            raise
+        return trace(model, digest, loaded, example, together=together)
+
+
+def trace(model: Any, digest: str, loaded: Loaded | None, example: Any = None, *, together: bool = False) -> _Written:
+    """Read a model as a whole, by what JAX traces of it."""
+    signature, layers = signature_of(model, example), hosted(network(model)) if runs_a_graph(model) else {}
+    fronts = hosts(layers, {} if loaded is None else loaded.fronts)
+    feed = Feed(signature.inputs, fronts, signature.ranks, signature)
+    given = {} if example is None else feed(example)
+    if together:
+        given = {name: array[0] for name, array in given.items()}
+    base, signature = traced_import(model, signature, given)
+    feed = replace(feed, declared=base.inputs)
+    name, more = (model.name, {}) if loaded is None else (loaded.name, loaded.origin)
+    imported = replace(base, name=name, origin={**base.origin, **more}, feed=feed)
+    return _Written(digest, imported, Runner(signature, signature.outputs))
+
+
+def write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
+    """Read a model layer by layer."""
     keras, functional, writer = keras_package(), network(model), Writer()
-    names = _input_names(functional)
+    signature = signature_of(model)
     with quietly():
-        tensors = [_input(writer, *each) for each in zip(names, functional._inputs, strict=True)]
+        tensors = [_input(writer, *each) for each in zip(signature.names, functional._inputs, strict=True)]
         outputs = keras.tree.flatten(walk(writer, functional, tensors))
-    named = writer.output_names(_output_names(functional), outputs)
+    named = writer.output_names(signature.outputs, outputs)
     proto = writer.finish(model.name, named)
     base = read_onnx(proto, copy=False)
     ranks = {each.name: len(each.dims or ()) for each in base.inputs}
@@ -182,10 +225,10 @@ def _write(model: Any, digest: str, loaded: Loaded | None) -> _Written:
         base,
         name=model.name if loaded is None else loaded.name,
         origin=_origin(keras, writer.opset, loaded),
-        feed=Feed(base.inputs, hosts(writer, {} if loaded is None else loaded.fronts), ranks),
+        feed=Feed(base.inputs, hosts(writer.hosts, {} if loaded is None else loaded.fronts), ranks),
         proto=proto,
     )
-    return _Written(digest, imported, Runner(tuple(each.name for each in base.inputs), tuple(named)))
+    return _Written(digest, imported, Runner(signature, tuple(named)))
 
 
 def _origin(keras: Any, opset: int, loaded: Loaded | None) -> dict[str, str]:
@@ -195,21 +238,5 @@ def _origin(keras: Any, opset: int, loaded: Loaded | None) -> dict[str, str]:
 
 def _input(writer: Writer, name: str, symbol: Any) -> Tensor:
     if getattr(symbol, "sparse", False) or getattr(symbol, "ragged", False):
-        raise UnsupportedError(f"input {name!r} is sparse or ragged; declare it dense")
+        raise NoRoadError(f"input {name!r} is sparse or ragged; declare it dense")
     return writer.input(name, tuple(symbol.shape), symbol.dtype)
-
-
-def _input_names(model: Any) -> list[str]:
-    """What users call the inputs: keys of a dict, or names of the Input layers."""
-    keys = _keys(model._inputs_struct)
-    return [keys.get(id(symbol), symbol.name) for symbol in model._inputs]
-
-
-def _output_names(model: Any) -> list[str]:
-    """Keys of a dict, or names of the layers that compute the outputs."""
-    keys = _keys(model._outputs_struct)
-    return [keys.get(id(symbol), symbol._keras_history.operation.name) for symbol in model._outputs]
-
-
-def _keys(struct: Any) -> Mapping[int, str]:
-    return {id(value): key for key, value in struct.items()} if isinstance(struct, dict) else {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from backtrace_jax.errors import BacktraceError, UnsupportedError
 
-from .exclusions import EXCLUDED
+from .exclusions import EXCLUDED, NoRoadError
 from .registry import LAYERS, MASKS, OPERATIONS
 from .tensor import Tensor, as_array
 from .writer import Writer
@@ -35,6 +35,11 @@ def is_network(layer: Any) -> bool:
     return hasattr(layer, "_nodes_by_depth") or hasattr(layer, "_functional")
 
 
+def runs_a_graph(model: Any) -> bool:
+    """Whether it computes what its graph of layers says, rather than a `call` of the user's own."""
+    return is_network(model) and type(model).call.__module__.startswith(_OWN) and "call" not in vars(model)
+
+
 def network(model: Any) -> Any:
     """The functional model that a sequential or functional model is.
 
@@ -42,12 +47,12 @@ def network(model: Any) -> Any:
         UnsupportedError: When its computation is the user's own Python, or it is not built yet.
     """
     where = describe(model)
-    if not is_network(model) or not type(model).call.__module__.startswith(_OWN):
+    if not runs_a_graph(model):
         raise UnsupportedError(f"{where} runs a call of its own, whose graph cannot be read; {_WAY_OUT}")
     if hasattr(model, "_nodes_by_depth"):
         return model
     if model._functional is None:
-        raise UnsupportedError(
+        raise NoRoadError(
             f"{where} has no graph yet; give it an Input as its first layer, or call it once on an example"
         )
     return model._functional
@@ -117,7 +122,7 @@ def _called(
         bound = inspect.signature(layer.call).bind(*args, **kwargs)
         return _as_tensors(emitter(writer, layer, *bound.args, **bound.kwargs), known)
     emitter = _emitter(layer)
-    _check(layer)
+    check_layer(layer)
     args, kwargs = tree().map_structure(lambda value: _converted(writer, layer, value), (args, kwargs))
     arguments = _bound(layer, args, kwargs)
     previous = _populate_masks(layer, arguments)
@@ -166,17 +171,20 @@ def _declared(writer: Writer, tensor: Tensor, symbol: Any) -> Tensor:
     return Tensor(str(writer.cast(tensor, symbol.dtype)), tensor.shape, symbol.dtype, tensor.mask)
 
 
-def _check(layer: Any) -> None:
+def check_layer(layer: Any) -> None:
+    """Refuse what a layer does on no road: arithmetic of few bits, and answers that hang on the batches before.
+
+    Raises:
+        UnsupportedError: Naming what it is.
+    """
     if getattr(layer, "quantization_mode", None):
-        raise UnsupportedError(f"is quantised ({layer.quantization_mode}); load the model before its quantisation")
+        raise NoRoadError(f"is quantised ({layer.quantization_mode}); load the model before its quantisation")
     if layer.compute_dtype in _HALF:
-        raise UnsupportedError(
+        raise NoRoadError(
             f"computes in {layer.compute_dtype}; set the dtype policy 'float32', load the model again and explain that"
         )
     if getattr(layer, "stateful", False):
-        raise UnsupportedError(
-            "is stateful: what it answers depends on the batches before; load it with stateful=False"
-        )
+        raise NoRoadError("is stateful: what it answers depends on the batches before; load it with stateful=False")
 
 
 def _converted(writer: Writer, layer: Any, value: Any) -> Any:
@@ -195,7 +203,7 @@ def _bound(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
     """The arguments by name, `training` aside."""
     arguments = dict(inspect.signature(layer.call).bind(*args, **kwargs).arguments)
     if arguments.pop("training", None) and "preprocessing" not in type(layer).__module__:
-        raise UnsupportedError("is called with training=True, so that its answers are drawn at random; call it without")
+        raise NoRoadError("is called with training=True, so that its answers are drawn at random; call it without")
     return {name: value for name, value in arguments.items() if name not in ("args", "kwargs")}
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,7 @@ import numpy as np
 from backtrace_jax.errors import InputError
 from backtrace_jax.ir.imported import InputType
 
-from .graph import network
-from .text import HOSTED
+from .calling import Signature, as_given
 
 _ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For what is run on a few examples: optimising it would cost more than it saves."""
@@ -41,55 +41,66 @@ def quietly() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def holding(model: Any, weights: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, the model computes with these weights instead of its own."""
+    keras = importlib.import_module("keras")
+    variables = weights_of(model)
+    with keras.StatelessScope(state_mapping=[(variables[name], value) for name, value in weights.items()]):
+        yield
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    """The variables of a model by their paths inside it: `dense/kernel`; a further one of a path has a number."""
+    found: dict[str, Any] = {}
+    for variable in model.variables:
+        if variable.dtype != "string":
+            stem = variable.path.removeprefix(f"{model.name}/")
+            names = (f"{stem}_{number}" if number else stem for number in count())
+            found[next(name for name in names if name not in found)] = variable
+    return found
+
+
 @dataclass
 class Runner:
     """How the model that was given is run; the model itself is passed to every run, and is not kept here.
 
     Attributes:
-        inputs: Names of its inputs in the ONNX model, in order.
-        outputs: Names of its outputs in the ONNX model, in order.
+        signature: How it is called.
+        outputs: Names of its outputs in the import, in order.
         compiled: What it computed so far, as programs by their text.
     """
 
-    inputs: tuple[str, ...]
+    signature: Signature
     outputs: tuple[str, ...]
     compiled: dict[str, Any] = field(default_factory=dict)
 
     def run(self, model: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name from inputs by name, of the model behind whatever turns text into ids."""
-        keras, functional = importlib.import_module("keras"), network(model)
-        symbols = [_ids_of(functional, symbol) for symbol in functional._inputs]
+        keras = importlib.import_module("keras")
         with quietly():
             values = [
-                keras.ops.convert_to_tensor(arrays[name].astype(symbol.dtype))
-                for name, symbol in zip(self.inputs, symbols, strict=True)
+                keras.ops.convert_to_tensor(arrays[each.name].astype(each.dtype)) for each in self.signature.inputs
             ]
-            found = [np.asarray(keras.ops.convert_to_numpy(each)) for each in self._called(functional, symbols, values)]
-        return dict(zip(self.outputs, found, strict=True))
+            on_jax = keras.backend.backend() == "jax"
+            found = self._jitted(model, values) if on_jax else self.signature.called(model, values)
+            return {
+                name: np.asarray(keras.ops.convert_to_numpy(each))
+                for name, each in zip(self.outputs, found, strict=True)
+            }
 
-    def _called(self, functional: Any, symbols: list[Any], values: list[Any]) -> list[Any]:
-        keras = importlib.import_module("keras")
-        if any(one is not other for one, other in zip(symbols, functional._inputs, strict=True)):
-            return keras.tree.flatten(keras.Function(symbols, functional._outputs_struct)(values))
-        if keras.backend.backend() == "jax":
-            return keras.tree.flatten(self._jitted(functional, values))
-        inputs = keras.tree.pack_sequence_as(functional._inputs_struct, values)
-        return keras.tree.flatten(functional(inputs, training=False))
-
-    def _jitted(self, functional: Any, values: list[Any]) -> Any:
+    def _jitted(self, model: Any, values: list[Any]) -> Any:
         """In one piece: operation by operation, every operation would be compiled on its own, at each batch size.
 
         The model is traced each time, since it may have been changed; what was compiled is kept by what it computes.
         """
         import jax
 
-        keras = importlib.import_module("keras")
-        groups = functional.trainable_variables, functional.non_trainable_variables
-        weights = [[each.value for each in group] for group in groups]
+        weights = {name: variable.value for name, variable in weights_of(model).items()}
 
         def pure(weights: Any, values: list[Any]) -> Any:
-            inputs = keras.tree.pack_sequence_as(functional._inputs_struct, values)
-            return functional.stateless_call(*weights, inputs, training=False)[0]
+            with holding(model, weights):
+                return self.signature.called(model, values)
 
         lowered = jax.jit(pure).lower(weights, values)
         text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
@@ -100,15 +111,6 @@ class Runner:
         return self.compiled[text](weights, values)
 
 
-def _ids_of(functional: Any, symbol: Any) -> Any:
-    """The input itself, or the ids that a layer for text makes of it."""
-    for nodes in functional._nodes_by_depth.values():
-        for node in nodes:
-            if type(node.operation).__name__ in HOSTED and any(each is symbol for each in node.input_tensors):
-                return node.outputs[0]
-    return symbol
-
-
 @dataclass(frozen=True)
 class Feed:
     """Turns what users pass to the model into arrays by input name.
@@ -117,11 +119,13 @@ class Feed:
         declared: The inputs of the ONNX model.
         hosts: What turns text (or other raw values) into numbers before the model, by input name.
         ranks: Number of axes that the user's values have, by input name.
+        signature: How a model is called that runs a call of its own.
     """
 
     declared: tuple[InputType, ...]
     hosts: Mapping[str, Callable[[Any], np.ndarray]]
     ranks: Mapping[str, int]
+    signature: Signature | None = None
 
     def __call__(self, inputs: Any) -> Any:
         """Arrays by input name.
@@ -129,6 +133,7 @@ class Feed:
         Raises:
             InputError: When there are more or fewer values than inputs, or they are not what the model takes.
         """
+        inputs = inputs if self.signature is None else self.signature.named(inputs)
         given = inputs if isinstance(inputs, Mapping) else self._by_name(inputs)
         known = {each.name: each for each in self.declared}
         return {name: self._array(known[name], value) if name in known else value for name, value in given.items()}
@@ -154,9 +159,7 @@ class Feed:
     def _array(self, declared: InputType, value: Any) -> np.ndarray:
         if declared.name in self.hosts:
             return self.hosts[declared.name](value)
-        if hasattr(value, "detach") or type(value).__module__.startswith(("tensorflow", "torch")):
-            value = importlib.import_module("keras").ops.convert_to_numpy(value)
-        return _read_as(_of_rank(np.asarray(value), self.ranks[declared.name]), declared)
+        return _read_as(_of_rank(as_given(value), self.ranks[declared.name]), declared)
 
 
 def _of_rank(array: np.ndarray, rank: int) -> np.ndarray:

@@ -169,9 +169,9 @@ def text_layer(writer: Writer, layer: Any, inputs: Tensor) -> Tensor:
     return writer.host(inputs, layer, shape)
 
 
-def hosts(writer: Writer, fronts: Mapping[str, Front]) -> dict[str, Callable[[Any], np.ndarray]]:
-    """What runs before the model, by input name."""
-    return {**{name: _Own(own) for name, own in writer.hosts.items()}, **fronts}
+def hosts(layers: Mapping[str, Any], fronts: Mapping[str, Front]) -> dict[str, Callable[[Any], np.ndarray]]:
+    """What runs before the model, by input name: layers of its own, and what a file held instead."""
+    return {**{name: _Own(own) for name, own in layers.items()}, **fronts}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from backtrace_jax.errors import UnsupportedError
-
 from ..onnx import CALLS, SCOPES
+from .exclusions import NoRoadError
 from .tensor import Operand, Shape, Tensor, as_array, dims, element, name_of
 
 OPSET = 23
@@ -70,9 +69,7 @@ class Writer:
             UnsupportedError: When something else reads the input as well.
         """
         if self._inputs.get(tensor.name) is not tensor or tensor.name in self.hosts:
-            raise UnsupportedError(
-                "stands behind another layer, or beside one; put it right behind an input of its own"
-            )
+            raise NoRoadError("stands behind another layer, or beside one; put it right behind an input of its own")
         self.hosts[tensor.name] = layer
         self._inputs[tensor.name] = Tensor(tensor.name, shape, "int64")
         return self._inputs[tensor.name]
