@@ -44,7 +44,7 @@ class _Groups:
             return None
         shape = (*eqn.outvars[0].shape[:-1], copies.outvars[0].shape[-2], 1)
         (value,) = copies.invars
-        if value.shape[-1] != 1 or value.shape[-2] != shape[-2]:
+        if len(value.shape) < 2 or value.shape[-1] != 1 or value.shape[-2] != shape[-2]:
             return None
         kept = rewriting.equation(eqn, "reshape", value, name=f"{value.name}.groups", shape=shape)
         spread = (*shape[:-1], copies.outvars[0].shape[-1])
@@ -83,6 +83,6 @@ class _Groups:
 
 def _splits(split: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     """Whether the last two axes of a shape, groups and channels of each, are the last axis of the other one."""
-    if len(split) < 2 or split[-2] * split[-1] != whole[-1] or split[-1] == 1:
+    if len(split) < 2 or not whole or split[-2] * split[-1] != whole[-1] or split[-1] == 1:
         return False
     return [size for size in split[:-2] if size > 1] == [size for size in whole[:-1] if size > 1]

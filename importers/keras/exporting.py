@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from backtrace_jax.errors import ModelError, UnsupportedError
+from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
 from backtrace_jax.errors.arguments import check_plain_file
 from backtrace_jax.ir.imported import Imported, Source
 
@@ -192,7 +192,13 @@ def _read(model: Any, digest: str, loaded: Loaded | None, example: Any, *, toget
         if keras_package().backend.backend() != "jax":
             error.args = (f"{error}; or set KERAS_BACKEND=jax, where it is traced as it is",)
             raise
-        return trace(model, digest, loaded, example, together=together)
+        if not runs_a_graph(model):
+            return trace(model, digest, loaded, example, together=together)
+        try:
+            return trace(model, digest, loaded, example, together=together)
+        except BacktraceError as other:
+            error.args = (f"{error}; nor can JAX's trace of it be explained: {other!s:.120}",)
+            raise error from other
 
 
 def trace(model: Any, digest: str, loaded: Loaded | None, example: Any = None, *, together: bool = False) -> _Written:
