@@ -21,6 +21,7 @@ from torch import nn
 from backtrace_jax import Explainer, explain
 from backtrace_jax.errors import ImportMismatchError, InputError, ModelError, SettingError, UnsupportedError
 from backtrace_jax.importers import read
+from backtrace_jax.importers.keras.exporting import write
 from tests.importers.keras_zoo import CLASSICS, FAMILIES, L, as_keras_runs, classic, family, keras, ops
 
 CLOSE, ROUNDING = 1e-5, 1e-5
@@ -313,15 +314,15 @@ def _with_activation():
 )
 def test_what_has_no_onnx_form_is_named(build, message):
     with pytest.raises(UnsupportedError, match=message):
-        read(build())
+        write(build(), "", None)
 
 
-def test_a_call_of_the_users_own_is_refused():
+def test_a_call_of_the_users_own_has_no_onnx_form():
     with as_keras_runs():
         model = Own()
         model(np.zeros((1, 4), np.float32))
     with pytest.raises(UnsupportedError, match="a call of its own"):
-        explain(model, np.zeros((1, 4), np.float32))
+        write(model, "", None)
 
 
 def test_the_model_is_left_as_it_is():
@@ -454,7 +455,7 @@ def test_operations_without_an_onnx_form_are_named():
         value = L.Input((4,))
         model = keras.Model(value, ops.erfinv(value))
     with pytest.raises(UnsupportedError, match="Erfinv"):
-        read(model)
+        write(model, "", None)
 
 
 def test_importing_the_package_imports_no_keras():
