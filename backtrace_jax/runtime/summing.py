@@ -49,7 +49,7 @@ def _shortened(jaxpr: Jaxpr) -> Jaxpr:
 
 def _rewritten(eqn: JaxprEqn) -> Iterator[JaxprEqn]:
     if eqn.primitive is primitives.reduce_sum_p and _is_long(eqn):
-        yield from _in_place_of(eqn, partial(total, axes=eqn.params["axes"]))
+        yield from _in_place_of(eqn, partial(total, axes=[*map(int, eqn.params["axes"])]))
         return
     params = {name: _inside(value) for name, value in eqn.params.items()}
     same = all(params[name] is value for name, value in eqn.params.items())

@@ -108,7 +108,7 @@ def bare(call: Call) -> Example:
 
 def haiku_net(x: Array) -> Array:
     """Convolution, pool and a perceptron, as Haiku has them."""
-    x = hk.avg_pool(jax.nn.relu(hk.Conv2D(4, 3, name="seen")(x)), 2, 2, "VALID")
+    x = hk.avg_pool(jax.nn.relu(hk.Conv2D(4, 3, name="seen")(x)), (2, 2, 1), (2, 2, 1), "VALID")
     return hk.nets.MLP([8, CLASSES], name="head")(hk.Flatten()(x))
 
 
