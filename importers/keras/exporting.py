@@ -15,8 +15,10 @@ import numpy as np
 
 from backtrace_jax.errors import BacktraceError, ModelError, UnsupportedError
 from backtrace_jax.errors.arguments import check_plain_file
-from backtrace_jax.ir.imported import Imported, Source
+from backtrace_jax.ir.imported import Gradient, Imported, Source
 
+from ..jax.gradients import gradient as traced_gradient
+from ..jax.tracing import Tracing
 from ..onnx import read as read_onnx
 from ..proof import Forward, lowered, prove
 from . import (
@@ -58,11 +60,12 @@ _FILES_KEPT = 4  # models of files that are kept in memory
 
 @dataclass
 class _Written:
-    """A model in one state of its weights as it was written; nothing here keeps the model alive."""
+    """A model in one state of its weights as it was written, or traced; nothing here keeps the model alive."""
 
     digest: str
     imported: Imported
     runner: Runner
+    tracing: Tracing | None = None
     proven: bool = False
 
 
@@ -131,8 +134,15 @@ class _Model(Source):
         found = self.written.runner.run(self.model, {name: array[0] for name, array in feeds.items()})
         return {name: array[None] for name, array in found.items()}
 
-    def gradient(self, feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> None:
-        """A model that stops gradients is refused, others have the gradient of what they compute."""
+    def gradient(self, feeds: Mapping[str, np.ndarray], output: str, start: np.ndarray) -> Gradient | None:
+        """A model that stops gradients is refused, others have the gradient of what they compute.
+
+        Of one that was traced, gradients are compared, as those of JAX models are.
+        """
+        if self.written.tracing is not None:
+            types = self.written.tracing.dtypes
+            own = {key: array.astype(types[key]) for key, array in feeds.items()}
+            return traced_gradient(self.written.tracing, own, output, start)
         name = next(_stops(self.model), None)
         if name is not None:
             raise UnsupportedError(
@@ -140,6 +150,7 @@ class _Model(Source):
                 "tells Keras another gradient. Other modes are not affected; for the derivative explain its export: "
                 "backtrace_jax.export(model, path)"
             )
+        return None
 
 
 def _stops(model: Any) -> Iterator[str]:
@@ -209,11 +220,11 @@ def trace(model: Any, digest: str, loaded: Loaded | None, example: Any = None, *
     given = {} if example is None else feed(example)
     if together:
         given = {name: array[0] for name, array in given.items()}
-    base, signature = traced_import(model, signature, given)
+    base, signature, tracing = traced_import(model, signature, given)
     feed = replace(feed, declared=base.inputs)
     name, more = (model.name, {}) if loaded is None else (loaded.name, loaded.origin)
     imported = replace(base, name=name, origin={**base.origin, **more}, feed=feed)
-    return _Written(digest, imported, Runner(signature, signature.outputs))
+    return _Written(digest, imported, Runner(signature, signature.outputs), tracing)
 
 
 def write(model: Any, digest: str, loaded: Loaded | None) -> _Written:

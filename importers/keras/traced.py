@@ -43,8 +43,10 @@ _COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 _MEANT = (("f", "i"), ("i", "f"), ("u", "f"))  # kinds of number: declared, and read
 
 
-def traced_import(model: Any, signature: Signature, given: Mapping[str, np.ndarray]) -> tuple[Imported, Signature]:
-    """The import of a model by what JAX traces of it, and how it is called, with the names of its outputs.
+def traced_import(
+    model: Any, signature: Signature, given: Mapping[str, np.ndarray]
+) -> tuple[Imported, Signature, Tracing]:
+    """The import of a model by what JAX traces of it, how it is called, with the names of its outputs, and the trace.
 
     Args:
         model: The model.
@@ -74,7 +76,7 @@ def traced_import(model: Any, signature: Signature, given: Mapping[str, np.ndarr
         unsupported=partial(tracing.unsupported, shapes),
         origin={"framework": pure.framework, "exporter": "jaxpr"},
     )
-    return imported, replace(signature, outputs=tuple(first.names))
+    return imported, replace(signature, outputs=tuple(first.names)), tracing
 
 
 def _check(model: Any) -> None:

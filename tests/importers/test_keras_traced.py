@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import numpy as np
 import pytest
 
@@ -149,3 +150,37 @@ def test_both_roads_give_the_same_relevance(mode, monkeypatch):
 def test_a_call_of_its_own_needs_inputs():
     with pytest.raises(backtrace_jax.BacktraceError, match="runs a call of its own, which is traced for its inputs"):
         backtrace_jax.Explainer(Classifier())
+
+
+class Stopping(keras.Model):
+    """Tells JAX another gradient than that of what it computes, or none at all."""
+
+    def __init__(self, stop):
+        super().__init__()
+        self.stop, self.head = stop, L.Dense(2, name="head")
+
+    def call(self, x):
+        gate = ops.sigmoid(x)
+        return self.head(x * (ops.stop_gradient(gate) if self.stop else gate))
+
+
+def test_gradients_of_a_call_of_its_own_are_compared():
+    x = generator.normal(size=(2, 4)).astype(np.float32)
+    for stop in (False, True):
+        model = Stopping(stop)
+        model(x)
+        if stop:
+            with pytest.raises(backtrace_jax.BacktraceError, match="stop_gradient"):
+                backtrace_jax.explain(model, x, mode="gradient", target=0)
+            continue
+        found = backtrace_jax.explain(model, x, mode="gradient", target=0)
+        expected = jax.grad(lambda x, model=model: model(x)[:, 0].sum())(jax.numpy.asarray(x))
+        np.testing.assert_allclose(found.relevance["x"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_trained_anew_is_read_anew():
+    model, x = Classifier(), generator.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    model(x)
+    _explained(model, x)
+    model.head.set_weights([-2 * each for each in model.head.get_weights()])
+    _explained(model, x)

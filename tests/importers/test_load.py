@@ -263,7 +263,9 @@ def test_no_such_file(tmp_path):
 
 
 def test_models_are_paths_or_protos(tmp_path):
-    with pytest.raises(SettingError, match=r"a path, an onnx\.ModelProto, .* or a keras\.Model, found dict"):
+    with pytest.raises(
+        SettingError, match=r"a path, an onnx\.ModelProto, .* a keras\.Model or a JAX function or module, found dict"
+    ):
         load({})
 
 
