@@ -19,7 +19,9 @@ def parameters(model: Any) -> tuple[tuple[str, ...], int] | None:
 
     if pytorch.is_module(model):
         return pytorch.parameters(model)
-    return jax.parameters(model) if jax.is_model(model) and not keras.is_model(model) else None
+    if keras.is_model(model):
+        return keras.parameters(model)
+    return jax.parameters(model) if jax.is_model(model) else None
 
 
 def read(model: Any, example: Any = None, batch_axis: Any = 0, *, proven: bool = True) -> Imported:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from backtrace_jax.errors import ImportMismatchError, ModelError, SettingError
+from backtrace_jax.errors import ImportMismatchError, ModelError, SettingError, UnsupportedError
 from backtrace_jax.errors.arguments import as_path, known_arguments
 from backtrace_jax.importers import jax, keras, pytorch, read
 from backtrace_jax.ir.imported import Imported
@@ -53,6 +53,10 @@ def export(model: Any, path: str | Path, inputs: Inputs = None) -> Imported:
         raise ImportMismatchError(
             f"{imported.name} decides by the values of its inputs what it computes, and a file holds one way only; "
             "explain the module itself, call by call"
+        )
+    if imported.origin.get("exporter") == keras.TRACED:
+        raise UnsupportedError(
+            f"{imported.name} has layers without an ONNX form, or runs a call of its own; explain the model itself"
         )
     if imported.proto is None:
         raise SettingError(f"{imported.name} has more weights than one file holds; export it by torch.onnx.export")

@@ -117,7 +117,8 @@ class Parameters:
         return named, (placed, {name: _placed(name, each, named) for name, each in kwargs.items()})
 
 
-def _parameters(model: Any) -> Parameters:
+def parameters_of(model: Any) -> Parameters:
+    """What a `call` of the user's own takes."""
     found = [each for each in inspect.signature(model.call).parameters.values() if each.name not in _SETTINGS]
     single = [each for each in found if each.kind in _SINGLE]
     return Parameters(tuple(each.name for each in single), sum(each.default is each.empty for each in single))
@@ -136,7 +137,7 @@ def signature_of(model: Any, example: Any = None) -> Signature:
             f"model {model.name!r} ({type(model).__name__}) runs a call of its own, which is traced for its inputs: "
             "pass them, or example= where an Explainer is made of it"
         )
-    parameters = _parameters(model)
+    parameters = parameters_of(model)
     named, places = parameters.filled(example)
     arrays = {name: as_given(value) for name, value in named.items()}
     inputs = tuple(InputType(name, (None,) * array.ndim, _type(model, array)) for name, array in arrays.items())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from backtrace_jax.errors import UnsupportedError
 
+TRACED = "jaxpr"
+"""What an import's origin calls its exporter where the model was traced as a whole."""
+
 
 class NoRoadError(UnsupportedError):
     """What can be read neither layer by layer nor from what JAX traces of the model."""

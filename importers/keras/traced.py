@@ -32,6 +32,7 @@ from ..jax.reading import digest
 from ..jax.scopes import marked
 from ..jax.tracing import Tracing
 from .calling import Signature
+from .exclusions import TRACED
 from .graph import check_layer, describe, network, runs_a_graph, tree
 from .running import holding, quietly, weights_of
 from .tensor import as_array
@@ -74,7 +75,7 @@ def traced_import(
         inputs=tuple(InputType(each.name, each.dims, read_as.get(each.name, each.dtype)) for each in signature.inputs),
         lower=tracing.lower,
         unsupported=partial(tracing.unsupported, shapes),
-        origin={"framework": pure.framework, "exporter": "jaxpr"},
+        origin={"framework": pure.framework, "exporter": TRACED},
     )
     return imported, replace(signature, outputs=tuple(first.names)), tracing
 

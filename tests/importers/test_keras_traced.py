@@ -184,3 +184,13 @@ def test_trained_anew_is_read_anew():
     _explained(model, x)
     model.head.set_weights([-2 * each for each in model.head.get_weights()])
     _explained(model, x)
+
+
+def test_a_call_of_its_own_is_checked_exported_and_run_over_a_dataset(tmp_path):
+    model, x = Classifier(), generator.normal(size=(5, 8, 8, 3)).astype(np.float32)
+    model(x)
+    assert backtrace_jax.check(model, x).ok
+    with pytest.raises(backtrace_jax.BacktraceError, match="call of its own; explain the model itself"):
+        backtrace_jax.export(model, tmp_path / "model.onnx", x)
+    run = backtrace_jax.explain_dataset(model, x, tmp_path / "store")
+    np.testing.assert_allclose(run[3].relevance["image"][0], _explained(model, x).relevance["image"][3], atol=1e-6)

@@ -71,8 +71,8 @@ def side_by_side(names: list[str]) -> Program:
     return builder.finish({"y": builder.emit("concat", *flat, axis=0)})
 
 
-POSITIVE_ONLY = ("log", "rsqrt", "sqrt", "pow", "acosh")
-RANGES = {"acos": (-0.9, 0.9), "asin": (-0.9, 0.9), "atanh": (-0.9, 0.9), "probit": (0.1, 0.9)}
+POSITIVE_ONLY = ("log", "rsqrt", "sqrt", "pow", "acosh", "lgamma", "digamma")
+RANGES = {**dict.fromkeys(("acos", "asin", "atanh", "erf_inv"), (-0.9, 0.9)), "probit": (0.1, 0.9)}
 
 
 def drawn(generator: np.random.Generator, name: str, position: int, shape: tuple[int, ...]) -> np.ndarray:
