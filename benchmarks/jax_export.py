@@ -1,6 +1,6 @@
 """`export` of JAX models by jax2onnx: which files are proven, and which models are refused with what reason.
 
-    python -m benchmarks.jax_export --output benchmarks/results/jax_export.json
+    python -m benchmarks.jax_export --output benchmarks/results/jax_export/kinds.json
 
 Needs the extra `jax2onnx`. Models are those of `tests/importers/jax/kinds.py`, of every kind.
 """
