@@ -113,7 +113,7 @@ def _job(model: Any, source: Any, carry: Any, reducing: Reducing, on_error: str,
     asking = Asking(Asked(**fields_of(Asked, chosen)))
     carried, reading = carrying(carry, asking.columns), Reading(**fields_of(Reading, chosen))
     example = None
-    taken = parameters(model)
+    taken = None if isinstance(model, Explainer) else parameters(model)  # an explainer can be called as well
     if taken is not None:
         example, source = example_for(taken, source, carried, reading)
     explainer = _explainer(model, example, fields_of(Settings, chosen))
