@@ -33,7 +33,7 @@ def geometries(draw):
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(case=geometries())
 def test_channels_last_is_the_same_transposed_convolution(case):
     window, chosen, rank = case["window"], case["settings"], len(case["window"])
