@@ -50,7 +50,10 @@ def _retyped_eqn(eqn: Eqn, dtype: np.dtype) -> tuple[Eqn, ...]:
     if eqn.op == "bitcast" and (invars, outvars) != (eqn.invars, eqn.outvars):
         return _kept(eqn, dtype)
     rounding = eqn.params["dtype"] if eqn.op == "cast" and eqn.outvars[0].dtype in _HALVES else None
-    params = {name: _retyped_param(value, dtype) for name, value in eqn.params.items()}
+    params = {
+        name: value if name == "rounded" else _retyped_param(value, dtype)  # a model's own rounding stays
+        for name, value in eqn.params.items()
+    }
     return (replace(eqn, invars=invars, outvars=outvars, params={**params, **_rounded(eqn.invars[0], rounding)}),)
 
 

@@ -51,6 +51,7 @@ ENTRYWISE = {
     "log1p": lambda x: jnp.log1p(jnp.abs(x)),
     "expm1": jnp.expm1,
     "exp2": jnp.exp2,
+    "rounded": lambda x: lax.reduce_precision(x, 8, 7),
     "bits": lambda x: lax.bitcast_convert_type(lax.bitcast_convert_type(x, jnp.int32) & -65536, jnp.float32) + x,
     "shifts": lambda x: (((jnp.abs(x) * 100).astype(jnp.int32) >> 2) << 1) * x,
     "half precision": lambda x: lax.dot_general(
