@@ -45,6 +45,7 @@ class Lowering(Builder):
         self.places = Places()
         self.origins = Origins(self.label_of)
         self._behind: dict[str, tuple[Lowering, Sequence[Held]]] = {}
+        self._squeezed: dict[str, tuple[Value, tuple[int, ...]]] = {}
 
     def inline(self, jaxpr: Any, operands: Sequence[Held]) -> list[Held]:
         """Lower a jaxpr, closed or not, where lowering is at, and give its results."""
@@ -174,6 +175,17 @@ class Lowering(Builder):
     def held(self, var: Var) -> Value:
         """An operand of an equation as it was given: a known array, or a variable."""
         return next((array for param, array in self._params.values() if param is var), var)
+
+    def squeeze(self, value: Value, axes: tuple[int, ...]) -> Value:
+        """A value without some axes of size 1."""
+        found = self.reshape(value, [size for axis, size in enumerate(value.shape) if axis not in axes])
+        if isinstance(found, Var) and axes:
+            self._squeezed[found.name] = value, axes
+        return found
+
+    def unsqueezed(self, value: Value) -> tuple[Value, tuple[int, ...]]:
+        """A value before axes of size 1 were taken out, and these axes; itself and none where none were."""
+        return self._squeezed.get(value.name, (value, ())) if isinstance(value, Var) else (value, ())
 
     def part(self, value: Value, axis: int, low: int, high: int) -> Value:
         """The positions from `low` up to `high` along an axis."""

@@ -28,6 +28,9 @@ def dot_general(
     if preferred_element_type is not None:
         a, b = (lowering.cast(each, np.dtype(preferred_element_type)) for each in (a, b))
     (left, right), (batch_a, batch_b) = dimension_numbers
+    (whole_a, ones), (whole_b, others) = lowering.unsqueezed(a), lowering.unsqueezed(b)
+    if ones and (ones == others or (isinstance(b, np.ndarray) and 0 in ones)):
+        return _of_one(lowering, whole_a, whole_b, ones, dimension_numbers)
     rank_a, rank_b = len(a.shape), len(b.shape)
     if isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) and not batch_a:
         swapped: Any = dot_general(lowering, b, a, dimension_numbers=((right, left), ((), ())))
@@ -45,6 +48,25 @@ def dot_general(
     free_b = [names_b[axis] for axis in range(rank_b) if axis not in (*right, *batch_b)]
     equation = f"{''.join(names_a)},{''.join(names_b)}->{''.join([*batch, *free_a, *free_b])}"
     return lowering.emit("einsum", a, b, equation=equation)
+
+
+def _of_one(lowering: Lowering, a: Value, b: Value, ones: Sequence[int], numbers: Any) -> Value:
+    """A product behind axes of size 1 that were taken out of its operands, or of the first, as one that has them.
+
+    `jnp.matmul` takes out the batch where it holds one example; the product of several has it as a batch axis, or as
+    one that stays.
+    """
+    kept_a, kept_b = ([axis for axis in range(len(each.shape)) if axis not in ones] for each in (a, b))
+    kept_b = [*range(len(b.shape))] if isinstance(b, np.ndarray) else kept_b
+    (left, right), batch = numbers
+    contracted = tuple(kept_a[axis] for axis in left), tuple(kept_b[axis] for axis in right)
+    paired = [] if isinstance(b, np.ndarray) else [(one, one) for one in ones]
+    pairs = sorted(paired + [(kept_a[i], kept_b[j]) for i, j in zip(*batch, strict=True)])
+    along = tuple(zip(*pairs, strict=True)) or ((), ())
+    whole: Any = dot_general(lowering, a, b, dimension_numbers=(contracted, along))
+    front = [*along[0], *(axis for axis in range(len(a.shape)) if axis not in (*along[0], *contracted[0]))]
+    gone = {place for place, axis in enumerate(front) if axis in ones}
+    return lowering.reshape(whole, [size for place, size in enumerate(whole.shape) if place not in gone])
 
 
 @primitive("conv_general_dilated")

@@ -22,7 +22,7 @@ def reshape(lowering: Lowering, x: Value, *, new_sizes: Sequence[int], **_: Any)
 @primitive("squeeze")
 def squeeze(lowering: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
     """Without some axes of size 1."""
-    return lowering.reshape(x, [size for axis, size in enumerate(x.shape) if axis not in dimensions])
+    return lowering.squeeze(x, tuple(dimensions))
 
 
 @primitive("expand_dims")
