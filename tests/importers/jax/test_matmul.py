@@ -43,6 +43,7 @@ def _pooled_by_attention(x):
 def test_products_of_batches(function):
     found = explain(function, X)
     np.testing.assert_allclose(found.outputs[found.output], np.asarray(function(X)), rtol=1e-5, atol=1e-6)
-    assert found.ledger is not None and found.ledger.error.max() <= 1e-5
+    assert found.ledger is not None
+    assert found.ledger.error.max() <= 1e-5
     alone = explain(function, X[:1])
     np.testing.assert_allclose(alone.relevance["x"], found.relevance["x"][:1], rtol=1e-4, atol=1e-6)
