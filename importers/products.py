@@ -14,15 +14,6 @@ import numpy as np
 from backtrace_jax.passes.build import Builder, Value
 
 
-def part(builder: Builder, value: Value, axis: int, low: int, high: int) -> Value:
-    """The positions from `low` up to `high` along an axis."""
-    if (low, high) == (0, value.shape[axis]):
-        return value
-    start = tuple(low if k == axis else 0 for k in range(len(value.shape)))
-    limit = tuple(high if k == axis else size for k, size in enumerate(value.shape))
-    return builder.emit("slice", value, start=start, limit=limit, stride=(1,) * len(limit))
-
-
 def product_over(builder: Builder, data: Value, axes: Sequence[int], keepdims: bool) -> Value:
     """Product over axes, half with half; 1 where there are no entries."""
     kept = tuple(axis for axis in range(len(data.shape)) if axis not in axes)
@@ -40,9 +31,9 @@ def _folded(builder: Builder, rows: Value) -> Value:
     axis = len(rows.shape) - 1
     while (count := rows.shape[axis]) > 1:
         half = count // 2
-        halves = (part(builder, rows, axis, low, low + half) for low in (0, half))
+        halves = (builder.part(rows, axis, low, low + half) for low in (0, half))
         product = builder.emit("mul", *halves)
-        left = [part(builder, rows, axis, 2 * half, count)] if count % 2 else []
+        left = [builder.part(rows, axis, 2 * half, count)] if count % 2 else []
         rows = builder.emit("concat", product, *left, axis=axis) if left else product
     return rows
 
@@ -51,7 +42,7 @@ def running(builder: Builder, op: str, x: Value, axis: int, *, reverse: bool = F
     """An operation of two operands running along an axis: each step doubles how many entries every position has."""
     result, count, reach = builder.emit("reverse", x, axes=(axis,)) if reverse else x, x.shape[axis], 1
     while reach < count:
-        first, others = (part(builder, result, axis, *span) for span in ((0, reach), (reach, count)))
-        joined = builder.emit(op, others, part(builder, result, axis, 0, count - reach))
+        first, others = (builder.part(result, axis, *span) for span in ((0, reach), (reach, count)))
+        joined = builder.emit(op, others, builder.part(result, axis, 0, count - reach))
         result, reach = builder.emit("concat", first, joined, axis=axis), 2 * reach
     return builder.emit("reverse", result, axes=(axis,)) if reverse else result

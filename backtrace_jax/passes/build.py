@@ -158,6 +158,21 @@ class Builder:
             return self.derived(value, value.transpose(perm))
         return self.emit("transpose", value, perm=perm)
 
+    def part(self, value: Value, axis: int, low: int, high: int) -> Value:
+        """The positions from `low` up to `high` along an axis."""
+        axis %= len(value.shape)
+        if (low, high) == (0, value.shape[axis]):
+            return value
+        start = tuple(low if k == axis else 0 for k in range(len(value.shape)))
+        limit = tuple(high if k == axis else size for k, size in enumerate(value.shape))
+        return self.emit("slice", value, start=start, limit=limit, stride=(1,) * len(limit))
+
+    def stack(self, values: Sequence[Value], axis: int) -> Value:
+        """Values side by side along a new axis."""
+        shape = values[0].shape
+        single = [self.reshape(value, (*shape[:axis], 1, *shape[axis:])) for value in values]
+        return single[0] if len(single) == 1 else self.emit("concat", *single, axis=axis)
+
     def scale(self, value: Value, factor: int | float) -> Value:
         """The value times a number; known arrays keep their name."""
         if factor == 1:

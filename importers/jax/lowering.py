@@ -187,14 +187,6 @@ class Lowering(Builder):
         """A value before axes of size 1 were taken out, and these axes; itself and none where none were."""
         return self._squeezed.get(value.name, (value, ())) if isinstance(value, Var) else (value, ())
 
-    def part(self, value: Value, axis: int, low: int, high: int) -> Value:
-        """The positions from `low` up to `high` along an axis."""
-        if (low, high) == (0, value.shape[axis]):
-            return value
-        start = tuple(low if k == axis else 0 for k in range(len(value.shape)))
-        limit = tuple(high if k == axis else size for k, size in enumerate(value.shape))
-        return self.emit("slice", value, start=start, limit=limit, stride=(1,) * len(limit))
-
 
 def plain(param: Any) -> Any:
     """A param whose whole numbers are Python's, where NumPy's got into it."""

@@ -194,8 +194,4 @@ def _written_out(lowering: Lowering, loop: Loop, jaxpr: core.ClosedJaxpr, operan
         results.append(found[len(carry) :])
         carry = found[: len(carry)]
     ordered = results[::-1] if loop.reverse else results
-    return [*carry, *(_stacked(lowering, each) for each in zip(*ordered, strict=True))]
-
-
-def _stacked(lowering: Lowering, entries: Sequence[Held]) -> Held:
-    return lowering.emit("concat", *(lowering.reshape(entry, (1, *entry.shape)) for entry in entries), axis=0)
+    return [*carry, *(lowering.stack(each, 0) for each in zip(*ordered, strict=True))]

@@ -77,9 +77,7 @@ def concatenate(lowering: Lowering, *operands: Value, dimension: int) -> Value:
 @primitive("stack")
 def stack(lowering: Lowering, *operands: Value, axis: int) -> Value:
     """Arrays side by side along a new axis."""
-    shape = operands[0].shape
-    rows = [lowering.reshape(operand, (*shape[:axis], 1, *shape[axis:])) for operand in operands]
-    return rows[0] if len(rows) == 1 else lowering.emit("concat", *rows, axis=axis)
+    return lowering.stack(operands, axis)
 
 
 @primitive("unstack")

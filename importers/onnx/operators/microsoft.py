@@ -166,12 +166,8 @@ def quick_gelu(lowering: Lowering, X: Value, *, alpha: float = 1.702) -> Value:
 def bias_split_gelu(lowering: Lowering, X: Value, bias: Value) -> Value:
     """Of a sum, the first half of the last axis times the Gaussian error linear unit of the second half."""
     total = lowering.emit("add", X, bias)
-    *before, width = total.shape
-    ones, half = (1,) * len(total.shape), width // 2
-    first, second = (
-        lowering.emit("slice", total, start=(*(0 for _ in before), at), limit=(*before, at + half), stride=ones)
-        for at in (0, half)
-    )
+    half = total.shape[-1] // 2
+    first, second = (lowering.part(total, -1, at, at + half) for at in (0, half))
     return lowering.emit("mul", first, gelu(lowering, second))
 
 

@@ -111,13 +111,8 @@ def cut(lowering: Lowering, X: Value, sizes: tuple[int, ...]) -> list[Value]:
     """The last axis in parts of these sizes."""
     if sum(sizes) != X.shape[-1]:
         raise ModelError(f"parts of sizes {tuple(sizes)} do not add up to {X.shape[-1]}")
-    *before, _ = X.shape
     ends = np.cumsum((0, *sizes)).tolist()
-    ones = (1,) * len(X.shape)
-    return [
-        lowering.emit("slice", X, start=(*(0 for _ in before), low), limit=(*before, high), stride=ones)
-        for low, high in pairwise(ends)
-    ]
+    return [lowering.part(X, -1, low, high) for low, high in pairwise(ends)]
 
 
 def _entry(lowering: Lowering, X: Value, position: int, axis: int = 0) -> Value:

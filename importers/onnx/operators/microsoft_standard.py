@@ -160,8 +160,7 @@ def _parts(lowering: Lowering, X: Value) -> list[Value]:
     """Real and imaginary parts."""
     if X.shape[-1] != 2:
         raise ModelError(f"the last axis holds real and imaginary parts and has size 2, not {X.shape[-1]}")
-    before, ones = (0,) * (len(X.shape) - 1), (1,) * len(X.shape)
-    return [lowering.emit("slice", X, start=(*before, i), limit=(*X.shape[:-1], i + 1), stride=ones) for i in range(2)]
+    return [lowering.part(X, -1, i, i + 1) for i in range(2)]
 
 
 @operator("CDist", domain=MICROSOFT)

@@ -85,13 +85,13 @@ def _gru_step(
 ) -> list[Value]:
     """ONNX's order of gates: update, reset, candidate."""
     product = step.product(h, R, R_bias)
-    sums = step.emit("add", step.part(x, 0, 2), step.part(product, 0, 2))
-    update, reset = (step.gate(0, step.part(sums, i), name) for i, name in enumerate(("update", "reset")))
+    sums = step.emit("add", step.gates_of(x, 0, 2), step.gates_of(product, 0, 2))
+    update, reset = (step.gate(0, step.gates_of(sums, i), name) for i, name in enumerate(("update", "reset")))
     if R_candidate is None:
-        recurrent = step.emit("mul", reset, step.part(product, 2))
+        recurrent = step.emit("mul", reset, step.gates_of(product, 2))
     else:
         recurrent = step.product(step.emit("mul", reset, h), R_candidate)
-    candidate = step.gate(1, step.emit("add", step.part(x, 2), recurrent), "candidate")
+    candidate = step.gate(1, step.emit("add", step.gates_of(x, 2), recurrent), "candidate")
     new, kept = step.emit("mul", step.complement(update), candidate), step.emit("mul", update, h)
     return [step.named("h", step.emit("add", new, kept))]
 
@@ -134,7 +134,7 @@ def lstm_step(step: Step, x: Value, h: Value, c: Value, *, coupled: bool, R: Val
 
     def total(position: int, *others: Value) -> Value:
         """What a gate reads is one sum, peephole included."""
-        own = [*(step.part(value, position) for value in shared), *others]
+        own = [*(step.gates_of(value, position) for value in shared), *others]
         return own[0] if len(own) == 1 else step.emit("add", *own)
 
     def gate(position: int, name: str, memory: Value) -> Value:

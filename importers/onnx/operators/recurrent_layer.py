@@ -90,7 +90,7 @@ def layer(lowering: Lowering, cell: Cell, operands: Operands, attributes: Attrib
         step = Step(lowering.source, operands.hidden, functions[direction], attributes.clip)
         runs.append(_run(lowering, cell, step, _of_direction(lowering, operands, direction), mask, reverse))
     results, *last = zip(*runs, strict=True)
-    stacked = [_stacked(lowering, results, 1), *(_stacked(lowering, states, 0) for states in last)]
+    stacked = [lowering.stack(results, 1), *(lowering.stack(states, 0) for states in last)]
     return tuple(_batch_first(lowering, stacked) if attributes.layout else stacked)
 
 
@@ -218,13 +218,6 @@ def _entry(lowering: Lowering, value: Value, position: int) -> Value:
     """One entry along the first axis, without that axis."""
     entry = value if value.shape[0] == 1 else part(lowering, value, position, position + 1)
     return lowering.reshape(entry, value.shape[1:])
-
-
-def _stacked(lowering: Lowering, values: Sequence[Value], axis: int) -> Value:
-    """Values side by side along a new axis."""
-    shape = values[0].shape
-    single = [lowering.reshape(value, (*shape[:axis], 1, *shape[axis:])) for value in values]
-    return single[0] if len(single) == 1 else lowering.emit("concat", *single, axis=axis)
 
 
 def under_name(lowering: Lowering, original: Value, value: Value) -> Value:

@@ -104,13 +104,9 @@ class Step(Builder):
         result = self.emit("matmul", h, R)
         return result if bias is None else self.emit("add", result, bias)
 
-    def part(self, value: Value, first: int, count: int = 1) -> Value:
+    def gates_of(self, value: Value, first: int, count: int = 1) -> Value:
         """The entries of some gates in a row."""
-        batch, width = value.shape
-        start, limit = first * self._hidden, (first + count) * self._hidden
-        if (start, limit) == (0, width):
-            return value
-        return self.emit("slice", value, start=(0, start), limit=(batch, limit), stride=(1, 1))
+        return self.part(value, 1, first * self._hidden, (first + count) * self._hidden)
 
     def gate(self, position: int, total: Value, name: str) -> Value:
         """The activation at a position of the ONNX list, of what a gate sums up, kept within the clip."""

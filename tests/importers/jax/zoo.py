@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 CLASSES, VOCABULARY, WIDTH, LENGTH, ROWS = 3, 24, 16, 6, 2
+HEADS, HEAD, HIDDEN = 2, WIDTH // 2, 2 * WIDTH
 PLAIN, TRANSFORMER = "lrp-epsilon-plus", "attnlrp"
 
 

@@ -12,6 +12,9 @@ from flax import linen as nn
 
 from .zoo import (
     CLASSES,
+    HEAD,
+    HEADS,
+    HIDDEN,
     LENGTH,
     NEXT,
     SENTENCE,
@@ -29,8 +32,6 @@ from .zoo import (
 from .zoo_linen import Feedforward, PreNorm, example
 
 Array = Any
-HEADS, HEAD = 2, WIDTH // 2
-HIDDEN = 2 * WIDTH
 
 
 class PostNorm(nn.Module):

@@ -12,6 +12,9 @@ from flax import nnx
 
 from .zoo import (
     CLASSES,
+    HEAD,
+    HEADS,
+    HIDDEN,
     LENGTH,
     NEXT,
     SENTENCE,
@@ -31,8 +34,6 @@ from .zoo import (
 from .zoo_nnx import Feedforward, PreNorm, example
 
 Array = Any
-HEADS, HEAD = 2, WIDTH // 2
-HIDDEN = 2 * WIDTH
 
 
 class PostNorm(nnx.Module):
